@@ -1,0 +1,341 @@
+//! Build steps as plain data, and their keys.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Key, Sha256};
+use crate::encode::{Encode, Encoder};
+use crate::python::Scheme;
+use crate::tree::TreePath;
+
+/// A derivation's place in its [`Graph`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct NodeId(usize);
+
+/// A derivation: a builder whose inputs are other derivations.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What a person calls it: `torch 2.7.1`.
+    pub name: String,
+    pub builder: Builder<NodeId>,
+}
+
+/// Derivations. Each refers to earlier ones only, so there are no cycles.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    /// Adds a derivation, or finds the equal one that is there.
+    pub fn add(&mut self, name: impl Into<String>, builder: Builder<NodeId>) -> NodeId {
+        if let Some(known) = self.nodes.iter().position(|node| node.builder == builder) {
+            return NodeId(known);
+        }
+        self.nodes.push(Node { name: name.into(), builder });
+        NodeId(self.nodes.len() - 1)
+    }
+
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// Every derivation, inputs before what needs them.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(index, node)| (NodeId(index), node))
+    }
+}
+
+/// What the engine knows how to run. `Input` is [`NodeId`] in a recipe, and the content's
+/// [`Sha256`] (a diffID or a file's digest) once it is known: only then there is a key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "builder")]
+pub enum Builder<Input> {
+    /// Bytes by their digest, wherever they come from: fixed-output.
+    Fetch(Fetch),
+    /// Debian packages to one tree, configured by their maintainer scripts.
+    UnpackDebs(UnpackDebs<Input>),
+    /// Wheels to one tree.
+    UnpackWheels(UnpackWheels<Input>),
+    /// Files of the project, and literal ones.
+    Files(Files),
+    /// A command in the sandbox.
+    Run(Run<Input>),
+}
+
+/// A locked file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fetch {
+    /// The file's own name: `torch-2.7.1-cp311-cp311-manylinux_2_28_x86_64.whl`.
+    pub file: String,
+    pub sha256: Sha256,
+    /// In bytes.
+    pub size: u64,
+    pub origin: Origin,
+}
+
+/// Which kind of place serves a locked file. Never an address: those are configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "from")]
+pub enum Origin {
+    /// A Debian archive: the suite that listed the file, and the file's path below the archive.
+    Debian { suite: String, path: String },
+    /// A Python index: a source named in `pyproject.toml`, or the default index.
+    Python { project: String, source: Option<String> },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnpackDebs<Input> {
+    /// Trees that stand below; the result is the difference to them.
+    pub over: Vec<Input>,
+    pub packages: Vec<DebInput<Input>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DebInput<Input> {
+    /// The package's name.
+    pub package: String,
+    pub file: Input,
+    /// Whether it is there as a dependency only; apt's `extended_states` says so.
+    pub automatic: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnpackWheels<Input> {
+    pub wheels: Vec<WheelInput<Input>>,
+    pub layout: Layout,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WheelInput<Input> {
+    /// The wheel's file name.
+    pub filename: String,
+    pub file: Input,
+    /// Whether the installer was asked for it by name; pip leaves a file `REQUESTED` then.
+    pub requested: bool,
+}
+
+/// Where a wheel's members go.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// As a Python installer does it.
+    Site(Scheme),
+    /// Folders of the wheel to folders of the tree; the first rule that fits counts.
+    Relocate(Vec<Relocation>),
+}
+
+/// One rule of [`Layout::Relocate`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Relocation {
+    /// A folder or file of the wheel; a part `*` stands for any one part.
+    pub from: String,
+    /// What takes its place; `None` leaves it out.
+    pub to: Option<TreePath>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Files {
+    pub entries: Vec<FileEntry>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileEntry {
+    pub path: TreePath,
+    pub mode: u32,
+    pub source: FileSource,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileSource {
+    Directory,
+    Symlink(String),
+    Literal(Vec<u8>),
+    /// A file of the project, as it was when the project was read.
+    Project { path: TreePath, sha256: Sha256, size: u64 },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Run<Input> {
+    /// The trees of the root, lowest first.
+    pub root: Vec<Input>,
+    /// The program and its arguments; nothing is read by a shell.
+    pub command: Vec<String>,
+    /// Beside the sandbox's own constants.
+    pub environment: BTreeMap<String, String>,
+    /// Absolute, inside the root.
+    pub working_directory: String,
+    pub output: Output,
+}
+
+/// What a command leaves.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Output {
+    /// Everything it changed in the root.
+    Difference,
+    /// One folder; its content is the tree.
+    Folder(TreePath),
+}
+
+impl<Input> Builder<Input> {
+    /// The builder's name, as keys and records have it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Fetch(_) => "fetch",
+            Self::UnpackDebs(_) => "unpack-debs",
+            Self::UnpackWheels(_) => "unpack-wheels",
+            Self::Files(_) => "files",
+            Self::Run(_) => "run",
+        }
+    }
+
+    /// The builder's version: raised whenever its output changes for an unchanged input. The tests
+    /// in `tests/golden.rs` notice if it was not.
+    pub fn version(&self) -> u32 {
+        match self {
+            Self::Fetch(_) => 1,
+            Self::UnpackDebs(_) => 1,
+            Self::UnpackWheels(_) => 1,
+            Self::Files(_) => 1,
+            Self::Run(_) => 1,
+        }
+    }
+
+    /// What it is built from.
+    pub fn inputs(&self) -> Vec<&Input> {
+        match self {
+            Self::Fetch(_) | Self::Files(_) => Vec::new(),
+            Self::UnpackDebs(it) => it.over.iter().chain(it.packages.iter().map(|deb| &deb.file)).collect(),
+            Self::UnpackWheels(it) => it.wheels.iter().map(|wheel| &wheel.file).collect(),
+            Self::Run(it) => it.root.iter().collect(),
+        }
+    }
+
+    /// The same builder with each input replaced.
+    ///
+    /// # Errors
+    /// The first that `replace` returns.
+    pub fn try_map<Other, E>(
+        &self,
+        mut replace: impl FnMut(&Input) -> Result<Other, E>,
+    ) -> Result<Builder<Other>, E> {
+        Ok(match self {
+            Self::Fetch(it) => Builder::Fetch(it.clone()),
+            Self::Files(it) => Builder::Files(it.clone()),
+            Self::UnpackDebs(it) => Builder::UnpackDebs(UnpackDebs {
+                over: it.over.iter().map(&mut replace).collect::<Result<_, E>>()?,
+                packages: it
+                    .packages
+                    .iter()
+                    .map(|deb| {
+                        Ok(DebInput {
+                            package: deb.package.clone(),
+                            file: replace(&deb.file)?,
+                            automatic: deb.automatic,
+                        })
+                    })
+                    .collect::<Result<_, E>>()?,
+            }),
+            Self::UnpackWheels(it) => Builder::UnpackWheels(UnpackWheels {
+                wheels: it
+                    .wheels
+                    .iter()
+                    .map(|wheel| {
+                        Ok(WheelInput {
+                            filename: wheel.filename.clone(),
+                            file: replace(&wheel.file)?,
+                            requested: wheel.requested,
+                        })
+                    })
+                    .collect::<Result<_, E>>()?,
+                layout: it.layout.clone(),
+            }),
+            Self::Run(it) => Builder::Run(Run {
+                root: it.root.iter().map(&mut replace).collect::<Result<_, E>>()?,
+                command: it.command.clone(),
+                environment: it.environment.clone(),
+                working_directory: it.working_directory.clone(),
+                output: it.output.clone(),
+            }),
+        })
+    }
+}
+
+impl Builder<Sha256> {
+    /// The key: the builder and its version, the platform, the arguments, and the inputs by content.
+    pub fn key(&self, platform: &str) -> Key {
+        let mut encoder = Encoder::default();
+        encoder.put("assemble derivation").put(self.name()).put(&self.version()).put(platform).put(self);
+        Key(encoder.finish())
+    }
+}
+
+impl Encode for Builder<Sha256> {
+    fn encode(&self, encoder: &mut Encoder) {
+        match self {
+            // Fixed-output: the name and the origin are no part of what it is.
+            Self::Fetch(it) => encoder.put(&it.sha256).put(&it.size),
+            Self::UnpackDebs(it) => encoder.put(&it.over).put(&it.packages),
+            Self::UnpackWheels(it) => encoder.put(&it.wheels).put(&it.layout),
+            Self::Files(it) => encoder.put(&it.entries),
+            Self::Run(it) => encoder
+                .put(&it.root)
+                .put(&it.command)
+                .put(&it.environment)
+                .put(&it.working_directory)
+                .put(&it.output),
+        };
+    }
+}
+
+impl Encode for DebInput<Sha256> {
+    fn encode(&self, encoder: &mut Encoder) {
+        encoder.put(&self.package).put(&self.file).put(&self.automatic);
+    }
+}
+
+impl Encode for WheelInput<Sha256> {
+    fn encode(&self, encoder: &mut Encoder) {
+        encoder.put(&self.filename).put(&self.file).put(&self.requested);
+    }
+}
+
+impl Encode for Layout {
+    fn encode(&self, encoder: &mut Encoder) {
+        match self {
+            Self::Site(scheme) => encoder.put("site").put(scheme),
+            Self::Relocate(rules) => encoder.put("relocate").put(rules),
+        };
+    }
+}
+
+impl Encode for Relocation {
+    fn encode(&self, encoder: &mut Encoder) {
+        encoder.put(&self.from).put(&self.to);
+    }
+}
+
+impl Encode for FileEntry {
+    fn encode(&self, encoder: &mut Encoder) {
+        encoder.put(&self.path).put(&self.mode);
+        match &self.source {
+            FileSource::Directory => encoder.put("directory"),
+            FileSource::Symlink(target) => encoder.put("symlink").put(target),
+            FileSource::Literal(bytes) => encoder.put("literal").put(&bytes[..]),
+            // Where in the project it stood is no part of what it is.
+            FileSource::Project { sha256, size, .. } => encoder.put("project").put(sha256).put(size),
+        };
+    }
+}
+
+impl Encode for Output {
+    fn encode(&self, encoder: &mut Encoder) {
+        match self {
+            Self::Difference => encoder.put("difference"),
+            Self::Folder(path) => encoder.put("folder").put(path),
+        };
+    }
+}

@@ -1,0 +1,46 @@
+//! An image: an ordered list of layers, and the configuration that a container starts with.
+
+use std::collections::BTreeMap;
+
+use crate::derivation::{Graph, NodeId};
+
+/// The one platform that is built so far, as the OCI specifications write it.
+pub const PLATFORM: &str = "linux/amd64";
+
+/// What a recipe declares.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The repository part of the default tag: `spectralmc`.
+    pub name: String,
+    /// The tag part of the default tag: `binary`.
+    pub variant: String,
+    pub graph: Graph,
+    /// Lowest first: in the order of stability, not of the steps.
+    pub layers: Vec<Layer>,
+    pub config: Config,
+    /// Seconds since 1970, from the lock: `created` in the image configuration and its history.
+    pub created: u64,
+}
+
+/// One layer of an image.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    pub tree: NodeId,
+    /// The step of the recipe that it belongs to: `poetry install`.
+    pub step: String,
+    /// For the history: what a person would have typed in a Dockerfile.
+    pub created_by: String,
+}
+
+/// What a container starts with (OCI image-spec, `config.md`).
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// In order, for a later value may be meant to be read after an earlier one.
+    pub environment: Vec<(String, String)>,
+    pub entrypoint: Vec<String>,
+    pub command: Vec<String>,
+    pub working_directory: String,
+    /// `6006/tcp`.
+    pub exposed_ports: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+}

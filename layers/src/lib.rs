@@ -1,0 +1,25 @@
+//! What a layer **is**: digests, trees, derivations, images and the lock, as plain data.
+//!
+//! Nothing here reads a file, a clock, an environment variable or the network. A recipe is a pure
+//! function from a [`lock::Lock`] and a [`project::Project`] to an [`image::Image`]; everything
+//! that makes it real lives in the crate `assemble`.
+//!
+//! Invariant: whatever reaches a digest is encoded here, by [`encode::Encoder`] (keys) or
+//! [`json::canonical`] (OCI documents), and each encoding has a golden test.
+
+pub mod derivation;
+pub mod digest;
+pub mod encode;
+pub mod image;
+pub mod json;
+pub mod lock;
+pub mod project;
+pub mod python;
+pub mod tree;
+
+pub use derivation::{Builder, Graph, NodeId};
+pub use digest::{BlobDigest, DiffId, Key, Sha256};
+pub use image::Image;
+pub use lock::Lock;
+pub use project::Project;
+pub use tree::{Content, Entry, Kind, Tree, TreePath};

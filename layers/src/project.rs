@@ -1,0 +1,31 @@
+//! The project's files, as a recipe sees them.
+
+use crate::digest::Sha256;
+use crate::tree::TreePath;
+
+/// What was found in the project's folder, after `.dockerignore`.
+#[derive(Clone, Debug, Default)]
+pub struct Project {
+    /// Sorted by path.
+    pub files: Vec<ProjectFile>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProjectFile {
+    /// Below the project's folder.
+    pub path: TreePath,
+    pub kind: ProjectFileKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProjectFileKind {
+    Directory,
+    Symlink(String),
+    File { sha256: Sha256, size: u64, executable: bool },
+}
+
+impl Project {
+    pub fn find(&self, path: &str) -> Option<&ProjectFile> {
+        self.files.iter().find(|file| file.path.as_bytes() == path.as_bytes())
+    }
+}

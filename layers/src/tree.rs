@@ -1,0 +1,327 @@
+//! A tree: the sorted entries of one layer, whose contents are references into the store.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::digest::BlobDigest;
+
+/// The modification time, in seconds since 1970, of whatever has none of its own: 1980-01-01, the
+/// first moment a zip entry can name.
+pub const MTIME: u64 = 315_532_800;
+
+/// A path inside a tree: relative, `/`-separated, without `.`, `..`, empty parts or NUL; bytes, for
+/// file names need not be UTF-8. Ordered by bytes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TreePath(Vec<u8>);
+
+/// Why a path cannot stand in a tree.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{path}` is no path inside a tree: {reason}")]
+pub struct InvalidPath {
+    pub path: String,
+    pub reason: &'static str,
+}
+
+impl TreePath {
+    /// Checks `path`.
+    ///
+    /// # Errors
+    /// A path that is absolute, empty, or has a part that is empty, `.`, `..` or holds a NUL.
+    pub fn new(path: impl Into<Vec<u8>>) -> Result<Self, InvalidPath> {
+        let path = path.into();
+        let reason = if path.is_empty() {
+            "it is empty"
+        } else if path[0] == b'/' {
+            "it is absolute"
+        } else if path.contains(&0) {
+            "it holds a NUL"
+        } else if path.split(|byte| *byte == b'/').any(|part| part == b"..") {
+            "it leaves its folder by `..`"
+        } else if path.split(|byte| *byte == b'/').any(|part| part.is_empty() || part == b".") {
+            "a part of it is empty or `.`"
+        } else {
+            return Ok(Self(path));
+        };
+        Err(InvalidPath { path: escape(&path).into_owned(), reason })
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The path as the operating system takes it.
+    pub fn as_path(&self) -> &std::path::Path {
+        use std::os::unix::ffi::OsStrExt;
+        std::path::Path::new(std::ffi::OsStr::from_bytes(&self.0))
+    }
+
+    /// The folder that holds this, unless it stands at the root.
+    pub fn parent(&self) -> Option<Self> {
+        let slash = self.0.iter().rposition(|byte| *byte == b'/')?;
+        Some(Self(self.0[..slash].to_vec()))
+    }
+
+    /// The last part.
+    pub fn name(&self) -> &[u8] {
+        self.0.rsplit(|byte| *byte == b'/').next().unwrap_or(&self.0)
+    }
+
+    /// `self/below`.
+    ///
+    /// # Errors
+    /// As [`TreePath::new`], for `below`.
+    pub fn join(&self, below: impl AsRef<[u8]>) -> Result<Self, InvalidPath> {
+        let below = Self::new(below.as_ref())?;
+        Ok(Self([&self.0[..], b"/", &below.0[..]].concat()))
+    }
+
+    /// Whether this is `folder` or stands below it.
+    pub fn is_within(&self, folder: &Self) -> bool {
+        self.0.strip_prefix(&folder.0[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    }
+}
+
+/// Bytes as text, without loss: `%` and what is not UTF-8 become `%XX`.
+fn escape(bytes: &[u8]) -> Cow<'_, str> {
+    if !bytes.contains(&b'%')
+        && let Ok(text) = std::str::from_utf8(bytes)
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(&chunk.valid().replace('%', "%25"));
+        for byte in chunk.invalid() {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    Cow::Owned(text)
+}
+
+/// The reverse of [`escape`]; `None` where a `%` is not followed by two hex digits.
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    Some(bytes)
+}
+
+impl fmt::Display for TreePath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&escape(&self.0))
+    }
+}
+
+impl fmt::Debug for TreePath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+impl Serialize for TreePath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&escape(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for TreePath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let bytes = unescape(&text).ok_or_else(|| serde::de::Error::custom("a `%` without two hex digits"))?;
+        Self::new(bytes).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Bytes of a link or an attribute, written as [`TreePath`] is, but not checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RawBytes(pub Vec<u8>);
+
+impl Serialize for RawBytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&escape(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        unescape(&text).map(Self).ok_or_else(|| serde::de::Error::custom("a `%` without two hex digits"))
+    }
+}
+
+/// Where a file's bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Content {
+    /// `length` bytes of `blob` from `offset` on.
+    Plain { blob: BlobDigest, offset: u64, length: u64 },
+    /// A raw deflate stream (RFC 1951) of `length` bytes in `blob` from `offset` on: a zip member.
+    /// Inflated it has `size` bytes whose CRC-32 is `crc32`.
+    Deflated { blob: BlobDigest, offset: u64, length: u64, crc32: u32, size: u64 },
+}
+
+impl Content {
+    /// The size of the file, in bytes.
+    pub fn size(&self) -> u64 {
+        match *self {
+            Self::Plain { length, .. } => length,
+            Self::Deflated { size, .. } => size,
+        }
+    }
+
+    pub fn blob(&self) -> BlobDigest {
+        match *self {
+            Self::Plain { blob, .. } | Self::Deflated { blob, .. } => blob,
+        }
+    }
+}
+
+/// What stands at a path.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Directory,
+    File(Content),
+    /// A symbolic link and what it says, unresolved.
+    Symlink(RawBytes),
+    /// Another name of a file of this tree that stands before it.
+    Hardlink(TreePath),
+    /// What stood here in a lower tree is gone (OCI image-spec, `layer.md`, "Whiteouts").
+    Whiteout,
+}
+
+/// One entry of a tree.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    pub path: TreePath,
+    pub kind: Kind,
+    /// Permission bits, with set-uid, set-gid and sticky: `0o7777` at most.
+    pub mode: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uid: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gid: u32,
+    /// Seconds since 1970.
+    pub mtime: u64,
+    /// Extended attributes: `security.capability`, `user.*`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub xattrs: BTreeMap<String, RawBytes>,
+}
+
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+impl Entry {
+    /// A folder of root's, mode 0755.
+    pub fn directory(path: TreePath) -> Self {
+        Self::new(path, Kind::Directory, 0o755)
+    }
+
+    /// A file of root's.
+    pub fn file(path: TreePath, content: Content, mode: u32) -> Self {
+        Self::new(path, Kind::File(content), mode)
+    }
+
+    /// A symbolic link.
+    pub fn symlink(path: TreePath, target: impl Into<Vec<u8>>) -> Self {
+        Self::new(path, Kind::Symlink(RawBytes(target.into())), 0o777)
+    }
+
+    fn new(path: TreePath, kind: Kind, mode: u32) -> Self {
+        Self { path, kind, mode, uid: 0, gid: 0, mtime: MTIME, xattrs: BTreeMap::new() }
+    }
+}
+
+/// Two entries at one path that are not the same folder.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("two entries stand at `{0}`")]
+pub struct DuplicateEntry(pub TreePath);
+
+/// Entries in the order of their paths' bytes, each path once.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Tree {
+    entries: Vec<Entry>,
+}
+
+impl Tree {
+    /// Sorts the entries. The same folder may be given several times.
+    ///
+    /// # Errors
+    /// Two different entries at one path.
+    pub fn new(mut entries: Vec<Entry>) -> Result<Self, DuplicateEntry> {
+        entries.sort_by(|one, other| one.path.cmp(&other.path));
+        entries.dedup_by(|later, earlier| later.kind == Kind::Directory && later == earlier);
+        match entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
+            Some(pair) => Err(DuplicateEntry(pair[0].path.clone())),
+            None => Ok(Self { entries }),
+        }
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The bytes of all its files.
+    pub fn size(&self) -> u64 {
+        let sizes = self.entries.iter().map(|entry| match &entry.kind {
+            Kind::File(content) => content.size(),
+            _ => 0,
+        });
+        sizes.sum()
+    }
+
+    /// The blobs that hold its contents, each once, sorted.
+    pub fn blobs(&self) -> std::collections::BTreeSet<BlobDigest> {
+        let blobs = self.entries.iter().filter_map(|entry| match &entry.kind {
+            Kind::File(content) => Some(content.blob()),
+            _ => None,
+        });
+        blobs.collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(Vec::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_leave_their_tree_are_refused() {
+        for path in ["", "/etc", "a//b", "a/", "./a", "a/..", "../a", "a/./b", "a\0b"] {
+            assert!(TreePath::new(path).is_err(), "{path:?}");
+        }
+        assert!(TreePath::new("a/..b/c...").is_ok());
+    }
+
+    #[test]
+    fn paths_survive_json_whatever_their_bytes() {
+        for path in [&b"usr/bin"[..], b"100%", b"caf\xc3\xa9", b"caf\xe9/%41", b"\xff\xfe"] {
+            let path = TreePath::new(path).unwrap();
+            let text = serde_json::to_string(&path).unwrap();
+            assert_eq!(serde_json::from_str::<TreePath>(&text).unwrap(), path, "{text}");
+        }
+    }
+
+    #[test]
+    fn entries_are_sorted_and_unique() {
+        let path = |text: &str| TreePath::new(text).unwrap();
+        let folder = |text: &str| Entry::directory(path(text));
+        let tree = Tree::new(vec![folder("b"), folder("a"), folder("b")]).unwrap();
+        assert_eq!(tree.entries().iter().map(|entry| entry.path.to_string()).collect::<Vec<_>>(), ["a", "b"]);
+        let link = Entry::symlink(path("a"), "b");
+        assert_eq!(Tree::new(vec![folder("a"), link]), Err(DuplicateEntry(path("a"))));
+    }
+}

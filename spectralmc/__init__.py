@@ -1,0 +1,1 @@
+"""SpectralMC: Monte Carlo option pricing, checked against a spectral method."""

@@ -1,0 +1,3 @@
+//! Archives, read and written: tar, gzip, wheels, `.deb`. Synchronous; knows `layers` alone.
+
+pub mod tar;
