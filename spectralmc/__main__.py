@@ -47,9 +47,9 @@ def run(option: European, paths: int, seed: int) -> Report:
     backend, unusable = select()
     estimate = simulate(option, backend, paths, seed)
     spectral = cos_price(option)
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     return Report(
-        versions={"python": platform.python_version()}
-        | {library: _version(library) for library in LIBRARIES},
+        versions=versions | {library: _version(library) for library in LIBRARIES},
         device=f"{backend.library} on {backend.device}",
         unusable={entry.library: entry.reason for entry in unusable},
         option=option,

@@ -3,5 +3,6 @@
 mod error;
 pub mod pack;
 pub mod sandbox;
+pub mod store;
 
 pub use error::{Error, Kind, Result};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Key, Sha256};
 use crate::encode::{Encode, Encoder};
 use crate::python::Scheme;
-use crate::tree::TreePath;
+use crate::tree::{RawBytes, TreePath};
 
 /// A derivation's place in its [`Graph`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -151,8 +151,8 @@ pub struct FileEntry {
 #[serde(rename_all = "kebab-case")]
 pub enum FileSource {
     Directory,
-    Symlink(String),
-    Literal(Vec<u8>),
+    Symlink(RawBytes),
+    Literal(RawBytes),
     /// A file of the project, as it was when the project was read.
     Project { path: TreePath, sha256: Sha256, size: u64 },
 }
@@ -323,8 +323,8 @@ impl Encode for FileEntry {
         encoder.put(&self.path).put(&self.mode);
         match &self.source {
             FileSource::Directory => encoder.put("directory"),
-            FileSource::Symlink(target) => encoder.put("symlink").put(target),
-            FileSource::Literal(bytes) => encoder.put("literal").put(&bytes[..]),
+            FileSource::Symlink(target) => encoder.put("symlink").put(&target.0[..]),
+            FileSource::Literal(bytes) => encoder.put("literal").put(&bytes.0[..]),
             // Where in the project it stood is no part of what it is.
             FileSource::Project { sha256, size, .. } => encoder.put("project").put(sha256).put(size),
         };

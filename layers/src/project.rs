@@ -1,7 +1,7 @@
 //! The project's files, as a recipe sees them.
 
 use crate::digest::Sha256;
-use crate::tree::TreePath;
+use crate::tree::{RawBytes, TreePath};
 
 /// What was found in the project's folder, after `.dockerignore`.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +20,7 @@ pub struct ProjectFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProjectFileKind {
     Directory,
-    Symlink(String),
+    Symlink(RawBytes),
     File { sha256: Sha256, size: u64, executable: bool },
 }
 

@@ -66,8 +66,8 @@ pub fn script(interpreter: &str, module: &str, attribute: &str) -> String {
          import re\n\
          import sys\n\
          from {module} import {function}\n\
-         if __name__ == '__main__':\n    \
-         sys.argv[0] = re.sub(r'(-script\\.pyw|\\.exe)?$', '', sys.argv[0])\n    \
+         if __name__ == \"__main__\":\n    \
+         sys.argv[0] = re.sub(r\"(-script\\.pyw|\\.exe)?$\", \"\", sys.argv[0])\n    \
          sys.exit({attribute}())\n"
     )
 }

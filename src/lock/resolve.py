@@ -85,7 +85,7 @@ class Failure(Exception):
 
 
 class CommandFailed(Exception):
-    """A command ended badly; the text is all that it printed."""
+    """A command ended badly; the text is what it printed, from its first error on."""
 
 
 def without_credentials(text: str) -> str:
@@ -96,8 +96,8 @@ def say(text: str) -> None:
     print(without_credentials(text), file=sys.stderr, flush=True)
 
 
-def run(*command: str | Path) -> None:
-    """Run a command; its output is progress, and the reason if it fails."""
+def run(*command: str | Path, show: bool = False) -> None:
+    """Run a command; its output is the reason if it fails, and progress if worth showing."""
     printed = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -105,10 +105,11 @@ def run(*command: str | Path) -> None:
         assert process.stdout
         for line in process.stdout:
             printed.append(line)
-            if line.strip():
+            if show and line.strip():
                 say("  " + line.rstrip())
     if process.returncode:
-        raise CommandFailed("".join(printed))
+        first = next((at for at, line in enumerate(printed) if line.startswith("ERROR:")), 0)
+        raise CommandFailed("".join(printed[first:]))
 
 
 def canonical(name: str) -> str:
@@ -124,14 +125,13 @@ def kept(entries: Iterable[Entry], update: Iterable[str]) -> list[str]:
 def pip(*arguments: str | Path, constraints: list[str], preferences: list[str]) -> None:
     """`pip install`; the preferences are constraints that give way to a conflict.
 
-    It runs as a child of this interpreter, with the index in its environment. `fast-deps`
-    reads metadata out of remote wheels, instead of fetching gigabytes to look inside.
+    A conflict is explained at the level of plain messages, so pip is not told to be quiet.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join([*constraints, *preferences]))
         file.flush()
         try:
-            run(sys.executable, "-m", "pip", "install", "--quiet", "--constraint", file.name, *arguments)
+            run(sys.executable, "-m", "pip", "install", "--constraint", file.name, *arguments)
         except CommandFailed:
             if not preferences:
                 raise
@@ -153,7 +153,7 @@ def bootstrap(request: Request, home: Path) -> Path:
         raise Failure(
             "bootstrap", "this Python cannot make environments (Debian: python3-venv)", detail=str(error)
         ) from error
-    arguments = ["-m", "pip", "install", "--quiet", "--no-compile", "--upgrade", "pip", "poetry"]
+    arguments = ["-m", "pip", "install", "--no-compile", "--upgrade", "pip", "poetry"]
     limits = home / "constraints.txt"
     preferences = kept(previous["tools"], request["update"])
     while True:
@@ -357,7 +357,7 @@ def lock(request: Request, copy: Poetry, sources: list[Entry]) -> dict[str, Any]
     def poetry(*arguments: str) -> None:
         options = ("--no-interaction", "--no-ansi", "--no-plugins", "--directory", folder)
         try:
-            run(sys.executable, "-m", "poetry", *arguments, *options)
+            run(sys.executable, "-m", "poetry", *arguments, *options, show=True)
         except CommandFailed as error:
             raise Failure("resolve", "Poetry found no solution", detail=str(error)) from error
 
@@ -462,7 +462,10 @@ def pip_packages(
     constraints: list[str],
     previous: list[Entry],
 ) -> list[Entry]:
-    """What pip would install for `requirements` from the default index, and nothing else."""
+    """What pip would install for `requirements` from the default index, and nothing else.
+
+    `fast-deps` reads metadata out of remote wheels instead of fetching gigabytes to look inside.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ("--dry-run", "--ignore-installed", "--use-feature=fast-deps", "--report", report)

@@ -1,0 +1,122 @@
+//! Putting a tree together from members of archives and from bytes of one's own.
+
+use std::collections::BTreeMap;
+
+use assemble_layers::{BlobDigest, Content, Entry, Kind as EntryKind, Sha256, Tree, TreePath};
+
+use crate::{Error, Kind, Result};
+
+/// A tree in the making.
+#[derive(Default)]
+pub struct TreeBuilder {
+    entries: BTreeMap<TreePath, (Entry, Option<Literal>)>,
+    literals: Vec<u8>,
+}
+
+/// Where in the literals an entry's bytes are.
+#[derive(Clone, Copy)]
+struct Literal {
+    offset: usize,
+    length: usize,
+}
+
+impl TreeBuilder {
+    /// A file whose bytes are in the store.
+    ///
+    /// # Errors
+    /// Another entry stands there.
+    pub fn stored(&mut self, path: TreePath, content: Content, mode: u32) -> Result<()> {
+        self.add(Entry::file(path, content, mode), None)
+    }
+
+    /// A file of these bytes.
+    ///
+    /// # Errors
+    /// Another entry stands there.
+    pub fn literal(&mut self, path: TreePath, bytes: &[u8], mode: u32) -> Result<()> {
+        let literal = Literal { offset: self.literals.len(), length: bytes.len() };
+        self.literals.extend_from_slice(bytes);
+        // The blob gets its name when all its bytes are there.
+        let nowhere = Content::Plain { blob: BlobDigest(Sha256::of(b"")), offset: 0, length: 0 };
+        self.add(Entry::file(path, nowhere, mode), Some(literal))
+    }
+
+    /// # Errors
+    /// Something other than this folder stands there.
+    pub fn directory(&mut self, path: TreePath, mode: u32) -> Result<()> {
+        self.add(Entry { mode, ..Entry::directory(path) }, None)
+    }
+
+    /// # Errors
+    /// Another entry stands there.
+    pub fn symlink(&mut self, path: TreePath, target: &str) -> Result<()> {
+        self.add(Entry::symlink(path, target), None)
+    }
+
+    /// Adds an entry and the folders above it.
+    fn add(&mut self, entry: Entry, literal: Option<Literal>) -> Result<()> {
+        let mut above = entry.path.parent();
+        while let Some(folder) = above {
+            above = folder.parent();
+            match self.entries.get(&folder) {
+                None => {
+                    self.entries.insert(folder.clone(), (Entry::directory(folder), None));
+                }
+                Some((there, _)) if there.kind == EntryKind::Directory => break,
+                Some(_) => return Err(conflict(&folder).detail(format!("`{}` needs it to be a folder", entry.path))),
+            }
+        }
+        match self.entries.get(&entry.path) {
+            Some(there) if self.is_same(there, &(entry.clone(), literal)) => Ok(()),
+            Some(_) => Err(conflict(&entry.path)),
+            None => {
+                self.entries.insert(entry.path.clone(), (entry, literal));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether two entries put the same thing in one place: many wheels of a namespace ship the same
+    /// empty `__init__.py`.
+    fn is_same(&self, one: &(Entry, Option<Literal>), other: &(Entry, Option<Literal>)) -> bool {
+        let bytes = |literal: &Literal| &self.literals[literal.offset..literal.offset + literal.length];
+        let contents = match (&one.0.kind, &other.0.kind, &one.1, &other.1) {
+            (_, _, Some(one), Some(other)) => bytes(one) == bytes(other),
+            (EntryKind::File(one), EntryKind::File(other), None, None) => same_content(one, other),
+            (one_kind, other_kind, None, None) => one_kind == other_kind,
+            _ => false,
+        };
+        contents && one.0.mode == other.0.mode
+    }
+
+    /// The tree, and the blob that its literal files refer to.
+    ///
+    /// # Errors
+    /// None is known; a tree checks its entries.
+    pub fn finish(self) -> Result<(Tree, Vec<u8>)> {
+        let blob = BlobDigest(Sha256::of(&self.literals));
+        let entries = self.entries.into_values().map(|(mut entry, literal)| {
+            if let Some(Literal { offset, length }) = literal {
+                entry.kind =
+                    EntryKind::File(Content::Plain { blob, offset: offset as u64, length: length as u64 });
+            }
+            entry
+        });
+        Ok((Tree::new(entries.collect())?, self.literals))
+    }
+}
+
+/// Whether two contents are the same, as far as their archives say.
+fn same_content(one: &Content, other: &Content) -> bool {
+    match (one, other) {
+        (
+            Content::Deflated { crc32: one_crc, size: one_size, .. },
+            Content::Deflated { crc32: other_crc, size: other_size, .. },
+        ) => one_crc == other_crc && one_size == other_size,
+        _ => one.size() == 0 && other.size() == 0,
+    }
+}
+
+fn conflict(path: &TreePath) -> Error {
+    Error::new(Kind::Input, format!("two different entries stand at `{path}`"))
+}

@@ -1,0 +1,410 @@
+//! The store on this machine's disk.
+
+use std::io::{self, BufRead, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use assemble_layers::{BlobDigest, DiffId, Key, Sha256, Tree, digest::Hasher};
+use fs_err as fs;
+use fs_err::File;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{BlobReader, Record, Substituter};
+use crate::pack::{Segment, Spliced};
+use crate::{Error, Kind, Result};
+
+/// The format of the folder. A store of another version is refused, never touched.
+const VERSION: &str = "1\n";
+
+/// A store in a folder. Cheap to share; every method may be called from many threads and by many
+/// processes at once.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// Opens the store in `folder`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// A store of another version; a folder that cannot be written.
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
+        let store = Self::at(folder.into())?;
+        if store.version()?.is_none() {
+            store.initialise().map_err(|error| {
+                Error::from(error)
+                    .within(format!("the store `{}` cannot be written", store.folder.display()))
+                    .hint("`--store DIR` or `ASSEMBLE_STORE` names another")
+            })?;
+        }
+        Ok(store)
+    }
+
+    /// Opens a store to take from, never to write to.
+    ///
+    /// # Errors
+    /// A folder that is no store, or one of another version.
+    pub fn open_cache(folder: impl Into<PathBuf>) -> Result<Self> {
+        let store = Self::at(folder.into())?;
+        match store.version()? {
+            Some(()) => Ok(store),
+            None => Err(Error::new(Kind::Usage, format!("`{}` is no store", store.folder.display()))
+                .hint("`--cache` takes the folder of another `--store`")),
+        }
+    }
+
+    fn at(folder: PathBuf) -> Result<Self> {
+        Ok(Self { folder: std::path::absolute(folder)? })
+    }
+
+    fn version(&self) -> Result<Option<()>> {
+        match fs::read_to_string(self.folder.join("version")) {
+            Ok(version) if version == VERSION => Ok(Some(())),
+            Ok(version) => Err(Error::new(
+                Kind::Store,
+                format!(
+                    "the store `{}` is of version `{}`, and this program reads version `{}`",
+                    self.folder.display(),
+                    version.trim_end(),
+                    VERSION.trim_end()
+                ),
+            )
+            .hint("use the newer program, or `--store` with another folder")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn initialise(&self) -> io::Result<()> {
+        for name in ["blobs", "spliced", "trees", "records", "logs", "roots", "partial", "locks", "tmp"] {
+            fs::create_dir_all(self.folder.join(name))?;
+        }
+        let draft = self.folder.join(format!("tmp/version-{}", std::process::id()));
+        fs::write(&draft, VERSION)?;
+        fs::rename(draft, self.folder.join("version"))
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file of a blob, where it is one file. Inputs of builders always are.
+    pub fn blob_file(&self, digest: BlobDigest) -> PathBuf {
+        self.folder.join("blobs").join(digest.hex())
+    }
+
+    fn spliced_file(&self, digest: BlobDigest) -> PathBuf {
+        self.folder.join("spliced").join(digest.hex())
+    }
+
+    /// Where a download of that digest goes on.
+    pub fn partial_file(&self, digest: BlobDigest) -> PathBuf {
+        self.folder.join("partial").join(digest.hex())
+    }
+
+    /// Where the log of a key's build is kept.
+    pub fn log_file(&self, key: Key) -> PathBuf {
+        self.folder.join("logs").join(key.hex())
+    }
+
+    /// Whether the blob is here: as a file, or as ranges of files that are.
+    pub fn has_blob(&self, digest: BlobDigest) -> bool {
+        self.has_blob_file(digest)
+            || self.spliced_sources(digest).is_some_and(|(sources, _)| {
+                sources.iter().all(|source| self.has_blob_file(*source))
+            })
+    }
+
+    /// The first line of a spliced blob's file, and the rest, which is long and seldom needed.
+    fn spliced_sources(&self, digest: BlobDigest) -> Option<(Vec<BlobDigest>, io::BufReader<File>)> {
+        let mut reader = io::BufReader::new(File::open(self.spliced_file(digest)).ok()?);
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        Some((serde_json::from_str(&line).ok()?, reader))
+    }
+
+    /// Whether the blob is here as one file.
+    pub fn has_blob_file(&self, digest: BlobDigest) -> bool {
+        self.blob_file(digest).exists()
+    }
+
+    /// Opens a blob, wherever its bytes are.
+    ///
+    /// # Errors
+    /// It is not here, or a file it is made of is not.
+    pub fn open_blob(&self, digest: BlobDigest) -> Result<BlobReader> {
+        match File::open(self.blob_file(digest)) {
+            Ok(file) => {
+                let size = file.metadata()?.len();
+                return Ok(BlobReader::of_file(file, size));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        let missing = || Error::new(Kind::Store, format!("the blob `{digest}` is not in the store"));
+        let (sources, segments) = self.spliced_sources(digest).ok_or_else(missing)?;
+        let segments: Vec<Segment> =
+            serde_json::from_reader(segments).map_err(|_| corrupt(&self.spliced_file(digest)))?;
+        let open = |source: &BlobDigest| Ok(Arc::new(File::open(self.blob_file(*source))?));
+        let files = sources.iter().map(open).collect::<io::Result<Vec<_>>>()?;
+        if segments.iter().any(|segment| segment.source >= files.len()) {
+            return Err(corrupt(&self.spliced_file(digest)));
+        }
+        Ok(BlobReader::new(files, segments))
+    }
+
+    /// Takes over a finished file, whose digest the caller has computed.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn adopt(&self, file: &Path, digest: BlobDigest) -> Result<()> {
+        fs::rename(file, self.blob_file(digest))?;
+        Ok(())
+    }
+
+    /// Keeps bytes as a blob.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<BlobDigest> {
+        let digest = BlobDigest(Sha256::of(bytes));
+        if !self.has_blob_file(digest) {
+            self.write_whole(&self.blob_file(digest), bytes)?;
+        }
+        Ok(digest)
+    }
+
+    /// Copies what `reader` gives, if it is what `digest` says.
+    ///
+    /// # Errors
+    /// Other bytes than those asked for; those of the disk.
+    pub fn put_reader(&self, reader: &mut dyn Read, digest: BlobDigest) -> Result<()> {
+        let working = self.working_folder()?;
+        let path = working.path().join("blob");
+        let mut file = File::create(&path)?;
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = reader.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+            file.write_all(&buffer[..read])?;
+        }
+        let found = BlobDigest(hasher.finish());
+        if found != digest {
+            return Err(Error::new(Kind::Input, format!("a copy of the blob `{digest}` has the digest `{found}`")));
+        }
+        self.adopt(&path, digest)
+    }
+
+    /// Keeps a blob as ranges of others, which are files here.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn put_spliced(&self, digest: BlobDigest, spliced: &Spliced) -> Result<()> {
+        let json = |error: serde_json::Error| Error::new(Kind::Internal, error.to_string());
+        let mut bytes = serde_json::to_vec(&spliced.sources).map_err(json)?;
+        bytes.push(b'\n');
+        serde_json::to_writer(&mut bytes, &spliced.segments).map_err(json)?;
+        self.write_whole(&self.spliced_file(digest), &bytes)
+    }
+
+    /// # Errors
+    /// A tree that cannot be read: the file is removed then, so that it is built again.
+    pub fn tree(&self, diff_id: DiffId) -> Result<Option<Tree>> {
+        read_json(&self.folder.join("trees").join(diff_id.hex()))
+    }
+
+    /// # Errors
+    /// Those of the disk.
+    pub fn put_tree(&self, diff_id: DiffId, tree: &Tree) -> Result<()> {
+        self.write_json(&self.folder.join("trees").join(diff_id.hex()), tree)
+    }
+
+    /// The file of a tree, for the sandbox, which reads it itself.
+    pub fn tree_file(&self, diff_id: DiffId) -> PathBuf {
+        self.folder.join("trees").join(diff_id.hex())
+    }
+
+    /// Whether a tree and every content of it are here, so that a builder can use it.
+    pub fn has_tree_content(&self, diff_id: DiffId) -> Result<bool> {
+        let Some(tree) = self.tree(diff_id)? else { return Ok(false) };
+        Ok(tree.blobs().into_iter().all(|blob| self.has_blob_file(blob)))
+    }
+
+    /// # Errors
+    /// Those of the disk.
+    pub fn record(&self, key: Key) -> Result<Option<Record>> {
+        read_json(&self.folder.join("records").join(key.hex()))
+    }
+
+    /// Keeps a record. Everything that it names must be here already.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn put_record(&self, key: Key, record: &Record) -> Result<()> {
+        self.write_json(&self.folder.join("records").join(key.hex()), record)
+    }
+
+    /// Forgets a record whose result turned out to be gone or wrong.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn forget(&self, key: Key) -> Result<()> {
+        remove_if_there(&self.folder.join("records").join(key.hex()))
+    }
+
+    /// Removes a blob that turned out to be corrupt; it is fetched or built again.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn discard_blob(&self, digest: BlobDigest) -> Result<()> {
+        remove_if_there(&self.blob_file(digest))?;
+        remove_if_there(&self.spliced_file(digest))
+    }
+
+    /// Waits until no other process builds `key`, and keeps others from it while the lock is held.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn lock(&self, key: Key) -> Result<File> {
+        let file = File::create(self.folder.join("locks").join(key.hex()))?;
+        file.file().lock()?;
+        Ok(file)
+    }
+
+    /// A small file of the store's own, such as what the project's files were hashed to.
+    ///
+    /// # Errors
+    /// Those of the disk; `None` where there is none, or an unreadable one.
+    pub fn note<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        read_json(&self.folder.join("roots").join(name)).ok().flatten()
+    }
+
+    /// # Errors
+    /// Those of the disk.
+    pub fn put_note(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        self.write_json(&self.folder.join("roots").join(name), value)
+    }
+
+    /// A folder for work in progress, removed when it is dropped; one that a killed process left is
+    /// removed by the next.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn working_folder(&self) -> Result<WorkingFolder> {
+        static ABANDONED_REMOVED: AtomicBool = AtomicBool::new(false);
+        if !ABANDONED_REMOVED.swap(true, Ordering::Relaxed) {
+            self.remove_abandoned()?;
+        }
+        let tmp = self.folder.join("tmp");
+        let lock = tempfile::Builder::new().prefix("work-").suffix(".lock").tempfile_in(&tmp)?;
+        lock.as_file().lock()?;
+        let path = lock.path().with_extension("");
+        fs::create_dir(&path)?;
+        let (file, lock_path) = lock.keep().map_err(|error| error.error)?;
+        Ok(WorkingFolder { path, lock_path, _lock: file })
+    }
+
+    fn remove_abandoned(&self) -> Result<()> {
+        for entry in fs::read_dir(self.folder.join("tmp"))? {
+            let lock_path = entry?.path();
+            if lock_path.extension().is_none_or(|extension| extension != "lock") {
+                continue;
+            }
+            // A lock file that is gone belongs to a process that ended just now.
+            let Ok(lock) = File::open(&lock_path) else { continue };
+            if lock.file().try_lock().is_ok() {
+                let folder = lock_path.with_extension("");
+                if folder.exists() {
+                    crate::sandbox::remove(&folder)?;
+                }
+                remove_if_there(&lock_path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<()> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|error| Error::new(Kind::Internal, format!("`{}`: {error}", path.display())))?;
+        self.write_whole(path, &bytes)
+    }
+
+    /// Writes a file that is there whole or not at all.
+    fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut draft = tempfile::Builder::new().prefix("draft-").tempfile_in(self.folder.join("tmp"))?;
+        draft.write_all(bytes)?;
+        draft.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+}
+
+impl Substituter for Store {
+    fn name(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    fn record(&self, key: Key) -> Result<Option<Record>> {
+        Store::record(self, key)
+    }
+
+    fn tree(&self, diff_id: DiffId) -> Result<Option<Tree>> {
+        Store::tree(self, diff_id)
+    }
+
+    fn blob(&self, digest: BlobDigest) -> Result<Option<Box<dyn Read + Send + '_>>> {
+        match self.has_blob(digest) {
+            true => Ok(Some(Box::new(self.open_blob(digest)?))),
+            false => Ok(None),
+        }
+    }
+}
+
+/// See [`Store::working_folder`].
+#[derive(Debug)]
+pub struct WorkingFolder {
+    path: PathBuf,
+    lock_path: PathBuf,
+    _lock: std::fs::File,
+}
+
+impl WorkingFolder {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for WorkingFolder {
+    /// What cannot be removed now is removed by the next process.
+    fn drop(&mut self) {
+        if crate::sandbox::remove(&self.path).is_ok() {
+            let _ = fs::remove_file(&self.lock_path);
+        }
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    // What cannot be read counts as not there: it is made again, and written over.
+    Ok(serde_json::from_slice(&bytes).ok())
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn corrupt(path: &Path) -> Error {
+    Error::new(Kind::Store, format!("`{}` is corrupt", path.display())).hint("remove it; it is made again")
+}

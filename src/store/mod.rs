@@ -1,0 +1,50 @@
+//! The store: everything that was fetched or built, by content.
+//!
+//! ```text
+//! STORE/
+//!   version            the format of this folder: `1`
+//!   blobs/HEX          files: wheels, `.deb`s, tars, packed layers; the name is their SHA-256
+//!   spliced/HEX        packed layers that are ranges of other blobs, as two lines of JSON
+//!   trees/HEX          trees as JSON, by diffID
+//!   records/HEX        what a key came to, as JSON
+//!   logs/HEX           what a build step printed, by key
+//!   roots/NAME         the keys and blobs that an image needs: what is not reachable from here may go
+//!   partial/HEX        downloads that have not ended
+//!   locks/HEX          held while a key is built
+//!   tmp/NAME/          work in progress; `NAME.lock` is held while its process lives
+//! ```
+//!
+//! Crash safety: a file is written under `tmp/` and renamed into place when it is whole, so a name
+//! in `blobs/`, `trees/` or `records/` always stands for a whole file, whenever the process is
+//! killed. A record is written after everything that it names. Two processes that make the same
+//! thing rename the same bytes to the same name. There is no `fsync`: after a power failure a blob
+//! may be short, and is found out by its size, or by its digest when it is read.
+//!
+//! Architecture invariant: nothing outside this module forms a path inside the store.
+
+mod blob;
+mod folder;
+mod record;
+
+pub use blob::BlobReader;
+pub use folder::{Store, WorkingFolder};
+pub use record::{Outcome, Packed, Record};
+
+use assemble_layers::{BlobDigest, DiffId, Key, Tree};
+
+use crate::Result;
+
+/// What results can be taken from instead of building them: another store's folder, a registry.
+pub trait Substituter: Send + Sync {
+    /// What a person calls it.
+    fn name(&self) -> String;
+
+    /// The record of a key, if it has one.
+    fn record(&self, key: Key) -> Result<Option<Record>>;
+
+    /// The tree of a diffID, if it has it.
+    fn tree(&self, diff_id: DiffId) -> Result<Option<Tree>>;
+
+    /// A blob's bytes, if it has them. The reader is not trusted: who takes it checks the digest.
+    fn blob(&self, digest: BlobDigest) -> Result<Option<Box<dyn std::io::Read + Send + '_>>>;
+}

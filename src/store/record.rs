@@ -1,0 +1,34 @@
+//! What a key came to.
+
+use assemble_layers::{BlobDigest, DiffId};
+use serde::{Deserialize, Serialize};
+
+/// The result of a derivation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The builder's name and version: `unpack-wheels 1`.
+    pub builder: String,
+    /// What a person called it when it was built.
+    pub name: String,
+    pub outcome: Outcome,
+    /// How long it took, in milliseconds.
+    pub milliseconds: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// A tree, by its identity; the size of its tar in bytes.
+    Tree { diff_id: DiffId, size: u64 },
+    /// A tree, packed.
+    Packed(Packed),
+}
+
+/// A packed layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Packed {
+    pub digest: BlobDigest,
+    /// In bytes.
+    pub size: u64,
+}
