@@ -1,7 +1,11 @@
 //! `assemble` makes OCI images from recipes written in Rust, without Dockerfiles. See below for the map.
 
 mod error;
+pub mod deliver;
+pub mod oci;
 pub mod pack;
+pub mod project;
+pub mod realise;
 pub mod sandbox;
 pub mod store;
 

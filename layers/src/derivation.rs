@@ -13,6 +13,13 @@ use crate::tree::{RawBytes, TreePath};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct NodeId(usize);
 
+impl NodeId {
+    /// Its number, from 0 on.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// A derivation: a builder whose inputs are other derivations.
 #[derive(Clone, Debug)]
 pub struct Node {

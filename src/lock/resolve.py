@@ -89,7 +89,8 @@ class CommandFailed(Exception):
 
 
 def without_credentials(text: str) -> str:
-    return re.sub(r"(\w+://)[^/@\s]+@", r"\1", text)
+    """`text` without what stands before the host in URLs, or in what is left of them."""
+    return re.sub(r"(?<=://)[^\s/@]+@|[^\s/@:]+:[^\s/@]+@", "", text)
 
 
 def say(text: str) -> None:
@@ -117,9 +118,18 @@ def canonical(name: str) -> str:
 
 
 def kept(entries: Iterable[Entry], update: Iterable[str]) -> list[str]:
-    """Constraints that hold `entries` at their versions, but for those in `update`."""
-    moving = {canonical(name) for name in update}
-    return [f"{e['name']}=={e['version']}" for e in entries if canonical(e["name"]) not in moving]
+    """Constraints that hold `entries` at their versions.
+
+    What is in `update` may move, and so may what it requires: else it could not.
+    """
+    by_name = {entry["name"]: entry for entry in entries}
+    moving, queue = set(), [canonical(name) for name in update]
+    while queue:
+        name = queue.pop()
+        if name in by_name and name not in moving:
+            moving.add(name)
+            queue += by_name[name]["requires"]
+    return [f"{name}=={entry['version']}" for name, entry in by_name.items() if name not in moving]
 
 
 def pip(*arguments: str | Path, constraints: list[str], preferences: list[str]) -> None:
@@ -359,7 +369,8 @@ def lock(request: Request, copy: Poetry, sources: list[Entry]) -> dict[str, Any]
         try:
             run(sys.executable, "-m", "poetry", *arguments, *options, show=True)
         except CommandFailed as error:
-            raise Failure("resolve", "Poetry found no solution", detail=str(error)) from error
+            reason = re.sub(r"^\w+ dependencies(\.\.\.)?\n", "", str(error), flags=re.MULTILINE)
+            raise Failure("resolve", "Poetry found no solution", detail=reason) from error
 
     say("resolving the project")
     poetry("lock")
@@ -465,7 +476,10 @@ def pip_packages(
     """What pip would install for `requirements` from the default index, and nothing else.
 
     `fast-deps` reads metadata out of remote wheels instead of fetching gigabytes to look inside.
+    An entry's `requires` are those of the others that it may ask for, under whatever marker.
     """
+    from packaging.requirements import Requirement
+
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ("--dry-run", "--ignore-installed", "--use-feature=fast-deps", "--report", report)
@@ -477,6 +491,7 @@ def pip_packages(
             preferences=kept(previous, request["update"]),
         )
         installs = json.loads(report.read_text())["install"]
+    names = {canonical(install["metadata"]["name"]) for install in installs}
 
     def describe(install: Entry) -> Entry:
         name, version = canonical(install["metadata"]["name"]), install["metadata"]["version"]
@@ -484,10 +499,12 @@ def pip_packages(
         link = next((link for link in index.get_page(name).links if link.filename == filename), None)
         if link is None:
             raise Failure("file", f"the default index does not list {filename}", subject=name)
+        requires = {canonical(Requirement(text).name) for text in install["metadata"].get("requires_dist", [])}
         return {
             "name": name,
             "version": version,
             "requested": install["requested"],
+            "requires": sorted(requires & names),
             "file": file_of(index, link),
         }
 
@@ -544,14 +561,15 @@ def answer(request: Request, index_url: str) -> dict[str, Any]:
     previous = request["previous"] or {"tools": [], "collections": {}}
     index = LegacyRepository(DEFAULT, index_url, config=copy.config)
     say("resolving the tools")
-    versions = kept(packages, [])
+    versions = [f"{package['name']}=={package['version']}" for package in packages]
     names = {package["name"] for package in packages}
     try:
         tools = pip_packages(
             request,
             index,
             request["tools"],
-            constraints=[*versions, *request["tool_constraints"]],
+            # The Poetry of the image is the one that locked: it must be able to read its lock.
+            constraints=[*versions, *request["tool_constraints"], f"poetry=={version('poetry')}"],
             previous=[tool for tool in previous["tools"] if tool["name"] not in names],
         )
     except CommandFailed as error:

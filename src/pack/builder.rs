@@ -49,7 +49,7 @@ impl TreeBuilder {
 
     /// # Errors
     /// Another entry stands there.
-    pub fn symlink(&mut self, path: TreePath, target: &str) -> Result<()> {
+    pub fn symlink(&mut self, path: TreePath, target: &[u8]) -> Result<()> {
         self.add(Entry::symlink(path, target), None)
     }
 

@@ -16,13 +16,16 @@ use super::{Contents, Segment, Spliced, tar};
 use crate::{Error, Kind, Result};
 
 /// The most that a member of our own holds, in bytes before compression.
-const CHUNK: usize = 4 << 20;
+pub const CHUNK: usize = 4 << 20;
 
 /// Chunks that are compressed at once.
 const BATCH: usize = 8;
 
 /// libdeflate's level. See `docs/performance.md` for what others cost and gain.
-pub const LEVEL: i32 = 6;
+const LEVEL: i32 = 6;
+
+/// What compresses, for the key of packing: raised with libdeflate, should its bytes change.
+pub const BACKEND: &str = "libdeflate 1, level 6";
 
 /// A member's header: deflate, no name, no time, unknown system (RFC 1952, 2.3).
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];

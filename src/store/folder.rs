@@ -230,10 +230,8 @@ impl Store {
         self.folder.join("trees").join(diff_id.hex())
     }
 
-    /// Whether a tree and every content of it are here, so that a builder can use it.
-    pub fn has_tree_content(&self, diff_id: DiffId) -> Result<bool> {
-        let Some(tree) = self.tree(diff_id)? else { return Ok(false) };
-        Ok(tree.blobs().into_iter().all(|blob| self.has_blob_file(blob)))
+    pub fn has_tree(&self, diff_id: DiffId) -> bool {
+        self.tree_file(diff_id).exists()
     }
 
     /// # Errors

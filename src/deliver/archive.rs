@@ -1,0 +1,177 @@
+//! One archive that everything loads: an OCI layout that is also what `docker save` writes. Its
+//! bytes depend on the image and its names alone.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+use assemble_layers::{BlobDigest, Content, Entry, TreePath};
+use fs_err as fs;
+use fs_err::File;
+
+use crate::oci::{self, Assembled, Reference};
+use crate::pack::tar;
+use crate::store::Store;
+use crate::{Error, Kind, Result};
+
+/// OCI image-spec, `image-layout.md`.
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// A file of the layout.
+enum Source {
+    Bytes(Vec<u8>),
+    /// A blob of the store, and its size.
+    Blob(BlobDigest, u64),
+}
+
+/// Everything in the layout, in the archive's order: what is small and wanted first comes first.
+fn members(image: &Assembled, names: &[Reference]) -> Result<Vec<(String, Source)>> {
+    let mut members = vec![
+        ("oci-layout".to_owned(), Source::Bytes(LAYOUT.to_vec())),
+        ("index.json".to_owned(), Source::Bytes(oci::index(image, names)?)),
+        ("manifest.json".to_owned(), Source::Bytes(oci::docker_manifest(image, names)?)),
+    ];
+    for document in [&image.manifest, &image.config] {
+        members.push((oci::blob_path(document.digest), Source::Bytes(document.bytes.clone())));
+    }
+    for layer in &image.layers {
+        let path = oci::blob_path(layer.packed.digest);
+        // Two layers may be the same blob.
+        if members.iter().all(|(known, _)| *known != path) {
+            members.push((path, Source::Blob(layer.packed.digest, layer.packed.size)));
+        }
+    }
+    Ok(members)
+}
+
+/// Writes the archive to a file, which is there whole or not at all.
+///
+/// # Errors
+/// Those of the disk and the store.
+pub fn to_file(store: &Store, image: &Assembled, names: &[Reference], path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut draft = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
+    for (name, source) in members(image, names)? {
+        let (size, file) = (size_of(&source), draft.as_file_mut());
+        file.write_all(&header(&name, size)?)?;
+        match &source {
+            Source::Bytes(bytes) => file.write_all(bytes)?,
+            Source::Blob(digest, size) => copy_blob(store, *digest, *size, file)?,
+        }
+        file.write_all(tar::padding(size))?;
+    }
+    draft.as_file_mut().write_all(&tar::END)?;
+    set_default_mode(draft.as_file())?;
+    draft.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Writes the archive to a stream.
+///
+/// # Errors
+/// Those of the stream and the store.
+pub fn to_writer(store: &Store, image: &Assembled, names: &[Reference], out: &mut dyn Write) -> Result<()> {
+    for (name, source) in members(image, names)? {
+        let size = size_of(&source);
+        out.write_all(&header(&name, size)?)?;
+        match &source {
+            Source::Bytes(bytes) => out.write_all(bytes)?,
+            Source::Blob(digest, size) => {
+                let copied = std::io::copy(&mut store.open_blob(*digest)?, out)?;
+                check_size(store, *digest, copied, *size)?;
+            }
+        }
+        out.write_all(tar::padding(size))?;
+    }
+    out.write_all(&tar::END)?;
+    Ok(out.flush()?)
+}
+
+/// Writes the layout into a folder. `index.json` comes last, so that it never names what is not
+/// there; blobs that are there already are kept.
+///
+/// # Errors
+/// Those of the disk and the store; a folder that holds something else.
+pub fn to_folder(store: &Store, image: &Assembled, names: &[Reference], folder: &Path) -> Result<()> {
+    if folder.exists() && !folder.join("oci-layout").exists() && fs::read_dir(folder)?.next().is_some() {
+        return Err(Error::new(Kind::Usage, format!("`{}` is neither empty nor an OCI layout", folder.display()))
+            .hint("name another folder, or a file that ends in `.tar`"));
+    }
+    fs::create_dir_all(folder.join("blobs/sha256"))?;
+    let mut members = members(image, names)?;
+    members.retain(|(name, _)| name != "manifest.json");
+    members.sort_by_key(|(name, _)| name == "index.json");
+    for (name, source) in members {
+        let path = folder.join(&name);
+        if matches!(&source, Source::Blob(_, size) if path.metadata().is_ok_and(|file| file.len() == *size)) {
+            continue;
+        }
+        let mut draft = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
+        match &source {
+            Source::Bytes(bytes) => draft.write_all(bytes)?,
+            Source::Blob(digest, size) => copy_blob(store, *digest, *size, draft.as_file_mut())?,
+        }
+        set_default_mode(draft.as_file())?;
+        draft.persist(path).map_err(|error| error.error)?;
+    }
+    Ok(())
+}
+
+/// What a new file has by the umask; temporary files are their owner's alone.
+fn set_default_mode(file: &std::fs::File) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(file.set_permissions(std::fs::Permissions::from_mode(0o644))?)
+}
+
+fn size_of(source: &Source) -> u64 {
+    match source {
+        Source::Bytes(bytes) => bytes.len() as u64,
+        Source::Blob(_, size) => *size,
+    }
+}
+
+/// A member's header: a file of root's, mode 0644, of no time.
+fn header(name: &str, size: u64) -> Result<Vec<u8>> {
+    let nowhere = BlobDigest(assemble_layers::Sha256::of(b""));
+    let content = Content::Plain { blob: nowhere, offset: 0, length: size };
+    let mut entry = Entry::file(TreePath::new(name)?, content, 0o644);
+    entry.mtime = 0;
+    Ok(tar::header(&entry)?)
+}
+
+/// Lets the kernel copy: where the file system can, it shares the blocks.
+fn copy_blob(store: &Store, digest: BlobDigest, size: u64, file: &mut std::fs::File) -> Result<()> {
+    let mut copied = 0;
+    for (source, offset, length) in store.open_blob(digest)?.into_ranges() {
+        copied += copy_range(&source, offset, length, file)?;
+    }
+    check_size(store, digest, copied, size)
+}
+
+fn copy_range(source: &File, mut offset: u64, length: u64, file: &mut std::fs::File) -> Result<u64> {
+    let end = offset + length;
+    while offset < end {
+        let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(source.file(), Some(&mut offset), &mut *file, None, wanted) {
+            Ok(0) => break,
+            Ok(_) => {}
+            // Across file systems, or where the kernel cannot: by hand.
+            Err(rustix::io::Errno::XDEV | rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+                let mut reader = File::open(source.path())?;
+                reader.seek(SeekFrom::Start(offset))?;
+                offset += std::io::copy(&mut std::io::Read::take(reader, end - offset), file)?;
+                break;
+            }
+            Err(error) => return Err(std::io::Error::from(error).into()),
+        }
+    }
+    Ok(length - (end - offset))
+}
+
+fn check_size(store: &Store, digest: BlobDigest, copied: u64, size: u64) -> Result<()> {
+    if copied == size {
+        return Ok(());
+    }
+    store.discard_blob(digest)?;
+    Err(Error::new(Kind::Store, format!("the blob `{digest}` has {copied} bytes in the store, and should have {size}"))
+        .hint("it was removed; run the command again, and it is made again"))
+}

@@ -1,0 +1,236 @@
+//! The documents of an image (OCI image-spec 1.1): configuration, manifest, index, layout.
+//!
+//! They are made from `oci-spec`'s types, so that they are well-formed, and written by
+//! `assemble_layers::json::canonical`, so that their bytes are always the same.
+
+use std::collections::HashMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use assemble_layers::{BlobDigest, Image, Sha256, json};
+use oci_spec::image as spec;
+use oci_spec::image::{Descriptor, MediaType};
+
+use crate::realise::RealisedLayer;
+use crate::{Error, Kind, Result};
+
+/// A document and its digest.
+#[derive(Clone, Debug)]
+pub struct Document {
+    pub digest: BlobDigest,
+    pub bytes: Vec<u8>,
+}
+
+impl Document {
+    fn new(value: &impl serde::Serialize) -> Result<Self> {
+        let bytes = json::canonical(value).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+        Ok(Self { digest: BlobDigest(Sha256::of(&bytes)), bytes })
+    }
+}
+
+/// An image whose layers are in the store.
+#[derive(Clone, Debug)]
+pub struct Assembled {
+    pub config: Document,
+    /// Its digest is the image's.
+    pub manifest: Document,
+    pub layers: Vec<RealisedLayer>,
+}
+
+/// Makes the documents.
+///
+/// # Errors
+/// None is known; `oci-spec` checks what it is given.
+pub fn assemble(image: &Image, layers: Vec<RealisedLayer>) -> Result<Assembled> {
+    let config = Document::new(&config(image, &layers).map_err(internal)?)?;
+    let manifest = Document::new(&manifest(image, &config, &layers).map_err(internal)?)?;
+    Ok(Assembled { config, manifest, layers })
+}
+
+fn internal(error: oci_spec::OciSpecError) -> Error {
+    Error::new(Kind::Internal, error.to_string())
+}
+
+/// RFC 3339, in UTC.
+fn time(seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
+
+fn config(
+    image: &Image,
+    layers: &[RealisedLayer],
+) -> Result<spec::ImageConfiguration, oci_spec::OciSpecError> {
+    let created = time(image.created);
+    let history = image.layers.iter().map(|layer| {
+        spec::HistoryBuilder::default()
+            .created(created.clone())
+            .created_by(layer.created_by.clone())
+            .comment(format!("assemble: {}", layer.step))
+            .build()
+    });
+    let environment = image.config.environment.iter().map(|(name, value)| format!("{name}={value}"));
+    let container = spec::ConfigBuilder::default()
+        .env(environment.collect::<Vec<_>>())
+        .entrypoint(image.config.entrypoint.clone())
+        .cmd(image.config.command.clone())
+        .working_dir(image.config.working_directory.clone())
+        .exposed_ports(image.config.exposed_ports.clone())
+        .labels(image.config.labels.clone().into_iter().collect::<HashMap<_, _>>())
+        .build()?;
+    let diff_ids = layers.iter().map(|layer| layer.diff_id.to_string());
+    spec::ImageConfigurationBuilder::default()
+        .created(created.clone())
+        .architecture(spec::Arch::Amd64)
+        .os(spec::Os::Linux)
+        .config(container)
+        .rootfs(spec::RootFsBuilder::default().typ("layers").diff_ids(diff_ids.collect::<Vec<_>>()).build()?)
+        .history(history.collect::<Result<Vec<_>, _>>()?)
+        .build()
+}
+
+fn manifest(
+    image: &Image,
+    config: &Document,
+    layers: &[RealisedLayer],
+) -> Result<spec::ImageManifest, oci_spec::OciSpecError> {
+    let descriptors = layers.iter().map(|layer| {
+        Ok(Descriptor::new(MediaType::ImageLayerGzip, layer.packed.size, digest(layer.packed.digest)?))
+    });
+    let annotations = image.config.labels.clone().into_iter().collect::<HashMap<_, _>>();
+    spec::ImageManifestBuilder::default()
+        .schema_version(2u32)
+        .media_type(MediaType::ImageManifest)
+        .config(Descriptor::new(MediaType::ImageConfig, config.bytes.len() as u64, digest(config.digest)?))
+        .layers(descriptors.collect::<Result<Vec<_>, oci_spec::OciSpecError>>()?)
+        .annotations(annotations)
+        .build()
+}
+
+fn digest(digest: BlobDigest) -> Result<spec::Digest, oci_spec::OciSpecError> {
+    digest.to_string().parse()
+}
+
+/// `index.json` of a layout: the image once for each of its names.
+///
+/// # Errors
+/// As [`assemble`].
+pub fn index(image: &Assembled, names: &[Reference]) -> Result<Vec<u8>> {
+    let descriptors = names.iter().map(|name| {
+        let mut descriptor = Descriptor::new(
+            MediaType::ImageManifest,
+            image.manifest.bytes.len() as u64,
+            digest(image.manifest.digest)?,
+        );
+        descriptor.set_platform(Some(
+            spec::PlatformBuilder::default().architecture(spec::Arch::Amd64).os(spec::Os::Linux).build()?,
+        ));
+        // containerd takes the name from the first, others the tag from the second.
+        descriptor.set_annotations(Some(HashMap::from([
+            ("io.containerd.image.name".to_owned(), name.qualified()),
+            (spec::ANNOTATION_REF_NAME.to_owned(), name.tag.clone()),
+        ])));
+        Ok(descriptor)
+    });
+    let index = spec::ImageIndexBuilder::default()
+        .schema_version(2u32)
+        .media_type(MediaType::ImageIndex)
+        .manifests(descriptors.collect::<Result<Vec<_>, _>>().map_err(internal)?)
+        .build()
+        .map_err(internal)?;
+    Ok(Document::new(&index)?.bytes)
+}
+
+/// Docker's `manifest.json` (moby, `image/spec/v1.2.md`, "Combined Image JSON + Filesystem Changeset
+/// Format"), naming the blobs where the layout has them.
+///
+/// # Errors
+/// As [`assemble`].
+pub fn docker_manifest(image: &Assembled, names: &[Reference]) -> Result<Vec<u8>> {
+    let value = serde_json::json!([{
+        "Config": blob_path(image.config.digest),
+        "RepoTags": names.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "Layers": image.layers.iter().map(|layer| blob_path(layer.packed.digest)).collect::<Vec<_>>(),
+    }]);
+    Ok(Document::new(&value)?.bytes)
+}
+
+/// Where a layout has a blob (OCI image-spec, `image-layout.md`).
+pub fn blob_path(digest: BlobDigest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// A name with a tag: `spectralmc:binary`, `registry.example:5000/team/image:1`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reference {
+    name: String,
+    tag: String,
+}
+
+impl std::str::FromStr for Reference {
+    type Err = Error;
+
+    /// The tag is `latest` if there is none, as with Docker (distribution, `reference` grammar).
+    fn from_str(text: &str) -> Result<Self> {
+        let colon = text.rfind(':').filter(|colon| !text[*colon..].contains('/'));
+        let (name, tag) = colon.map_or((text, "latest"), |colon| (&text[..colon], &text[colon + 1..]));
+        let valid_part = |part: &str| {
+            let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            let inner = |byte: u8| edge(byte) || matches!(byte, b'.' | b'_' | b'-');
+            part.bytes().next().is_some_and(edge)
+                && part.bytes().last().is_some_and(edge)
+                && part.bytes().all(inner)
+        };
+        let (host, path) = match name.split_once('/') {
+            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (Some(host), path),
+            _ => (None, name),
+        };
+        let valid_host = host.is_none_or(|host| {
+            !host.is_empty()
+                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b':' | b'-' | b'[' | b']'))
+        });
+        let valid_tag = tag.len() <= 128
+            && tag.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        if valid_host && path.split('/').all(valid_part) && valid_tag && name.len() <= 255 {
+            return Ok(Self { name: name.to_owned(), tag: tag.to_owned() });
+        }
+        Err(Error::new(Kind::Usage, format!("`{text}` is no image name"))
+            .hint("a name is `NAME:TAG` or `HOST/NAME:TAG`, in lower case"))
+    }
+}
+
+impl Reference {
+    /// With the registry and the namespace that Docker means where none is written.
+    fn qualified(&self) -> String {
+        match self.name.split_once('/') {
+            Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => self.to_string(),
+            Some(_) => format!("docker.io/{self}"),
+            None => format!("docker.io/library/{self}"),
+        }
+    }
+}
+
+impl std::fmt::Display for Reference {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}:{}", self.name, self.tag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_qualified_as_docker_does() {
+        let qualified = |text: &str| text.parse::<Reference>().map(|name| name.qualified()).unwrap();
+        assert_eq!(qualified("spectralmc"), "docker.io/library/spectralmc:latest");
+        assert_eq!(qualified("team/spectralmc:1"), "docker.io/team/spectralmc:1");
+        assert_eq!(qualified("localhost:5000/a:b"), "localhost:5000/a:b");
+    }
+
+    #[test]
+    fn other_texts_are_no_names() {
+        for text in ["", ":", "A", "a b", "a:", "a:-b", "/a", "a//b", "-a", "a:b c"] {
+            assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Reading the project's folder: its files, less what `.dockerignore` names, and their digests.
+//!
+//! A file whose size, times and inode are as they were is not read again. One that was changed
+//! within the clock's grain before it was looked at is, for it could change again unseen.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use assemble_layers::digest::Hasher;
+use assemble_layers::project::{Project, ProjectFile, ProjectFileKind};
+use assemble_layers::tree::RawBytes;
+use assemble_layers::{Sha256, TreePath};
+use fs_err as fs;
+use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
+
+use crate::store::Store;
+use crate::{Error, Kind, Result};
+
+/// A file that is younger than this when it is looked at may be written again without a new time.
+const GRAIN: Duration = Duration::from_secs(2);
+
+/// Never part of an image, whatever `.dockerignore` says: Poetry's lock is made anew from the
+/// manifest, and this project's own lock is no file of the application.
+const NEVER: [&str; 3] = ["poetry.lock", "assemble.lock", ".git"];
+
+/// What is known of a file that was read before.
+#[derive(Clone, Serialize, Deserialize)]
+struct Known {
+    /// Size, modification and change time in nanoseconds, inode.
+    stamp: (u64, i128, i128, u64),
+    sha256: Sha256,
+}
+
+/// Reads the project in `folder`. `manifests` are in it even where `.dockerignore` names them.
+///
+/// # Errors
+/// A folder or file that cannot be read; something that is no file, folder or link.
+pub fn read(folder: &Path, manifests: &[&str], store: &Store) -> Result<Project> {
+    let folder = &fs::canonicalize(folder)?;
+    let note = format!("project-{}", Sha256::of(folder.as_os_str().as_bytes()));
+    let known: BTreeMap<TreePath, Known> = store.note(&note).unwrap_or_default();
+    let mut reader = Reader { folder, ignored: Ignored::read(folder)?, known: &known, seen: BTreeMap::new(), files: Vec::new() };
+    reader.folder(Path::new(""))?;
+    for manifest in manifests {
+        reader.manifest(manifest)?;
+    }
+    let Reader { seen, mut files, .. } = reader;
+    if !same_stamps(&seen, &known) {
+        store.put_note(&note, &seen)?;
+    }
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(Project { files })
+}
+
+fn same_stamps(one: &BTreeMap<TreePath, Known>, other: &BTreeMap<TreePath, Known>) -> bool {
+    one.len() == other.len()
+        && one.iter().zip(other).all(|((path, known), (other_path, other))| {
+            path == other_path && known.stamp == other.stamp && known.sha256 == other.sha256
+        })
+}
+
+struct Reader<'a> {
+    folder: &'a Path,
+    ignored: Ignored,
+    known: &'a BTreeMap<TreePath, Known>,
+    seen: BTreeMap<TreePath, Known>,
+    files: Vec<ProjectFile>,
+}
+
+impl Reader<'_> {
+    fn folder(&mut self, below: &Path) -> Result<()> {
+        for entry in fs::read_dir(self.folder.join(below))? {
+            let entry = entry?;
+            let path = below.join(entry.file_name());
+            let is_folder = entry.file_type()?.is_dir();
+            // A file below an ignored folder may be wanted all the same: `!docs/README.md`.
+            if NEVER.iter().any(|name| path == Path::new(name)) {
+                continue;
+            }
+            match self.ignored.is_ignored(&path) {
+                true if is_folder && self.ignored.has_exceptions => self.exceptions(&path)?,
+                true => {}
+                false => self.entry(&path)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The files below an ignored folder that are wanted, and the folders that hold them.
+    fn exceptions(&mut self, folder: &Path) -> Result<()> {
+        let before = self.files.len();
+        self.folder(folder)?;
+        if self.files.len() > before {
+            self.files.push(ProjectFile { path: tree_path(folder)?, kind: ProjectFileKind::Directory });
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path) -> Result<()> {
+        let absolute = self.folder.join(path);
+        let metadata = fs::symlink_metadata(&absolute)?;
+        let kind = if metadata.is_dir() {
+            self.folder(path)?;
+            ProjectFileKind::Directory
+        } else if metadata.is_symlink() {
+            ProjectFileKind::Symlink(RawBytes(fs::read_link(&absolute)?.into_os_string().into_vec()))
+        } else if metadata.is_file() {
+            let sha256 = self.digest(tree_path(path)?, &absolute, &metadata)?;
+            ProjectFileKind::File { sha256, size: metadata.len(), executable: metadata.mode() & 0o111 != 0 }
+        } else {
+            return Err(Error::new(
+                Kind::Input,
+                format!("`{}` is a socket, a pipe or a device, and no image can hold it", absolute.display()),
+            )
+            .hint("name it in `.dockerignore`, or remove it"));
+        };
+        self.files.push(ProjectFile { path: tree_path(path)?, kind });
+        Ok(())
+    }
+
+    fn manifest(&mut self, name: &str) -> Result<()> {
+        let there = self.folder.join(name).exists();
+        if there && !self.files.iter().any(|file| file.path.as_bytes() == name.as_bytes()) {
+            self.entry(Path::new(name))?;
+        }
+        Ok(())
+    }
+
+    fn digest(&mut self, path: TreePath, absolute: &Path, metadata: &std::fs::Metadata) -> Result<Sha256> {
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        let changed = nanoseconds(metadata.ctime(), metadata.ctime_nsec());
+        let modified = nanoseconds(metadata.mtime(), metadata.mtime_nsec());
+        let stamp = (metadata.len(), modified, changed, metadata.ino());
+        let sha256 = match self.known.get(&path) {
+            Some(known) if known.stamp == stamp => known.sha256,
+            _ => {
+                let mut hasher = Hasher::new();
+                std::io::copy(&mut fs::File::open(absolute)?, &mut hasher)?;
+                hasher.finish()
+            }
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let settled = (now.as_nanos() as i128) - changed > GRAIN.as_nanos() as i128;
+        if settled || self.known.get(&path).is_some_and(|known| known.stamp == stamp) {
+            self.seen.insert(path, Known { stamp, sha256 });
+        }
+        Ok(sha256)
+    }
+}
+
+fn tree_path(path: &Path) -> Result<TreePath> {
+    Ok(TreePath::new(path.as_os_str().as_bytes())?)
+}
+
+/// The patterns of `.dockerignore` (docs.docker.com, "Build context": anchored at the root, the last
+/// one that fits a path or a folder above it decides, `!` takes back).
+struct Ignored {
+    /// The matcher, and whether it takes back.
+    patterns: Vec<(GlobMatcher, bool)>,
+    has_exceptions: bool,
+}
+
+impl Ignored {
+    fn read(folder: &Path) -> Result<Self> {
+        let file = folder.join(".dockerignore");
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error.into()),
+        };
+        Self::parse(&text).map_err(|what| Error::new(Kind::Input, format!("`{}`: {what}", file.display())))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut patterns = Vec::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (line, exception) = line.strip_prefix('!').map_or((line, false), |rest| (rest.trim(), true));
+            let pattern: PathBuf = Path::new(line).components().filter(|part| is_named(part)).collect();
+            let pattern = pattern.to_string_lossy().replace('{', "[{]").replace('}', "[}]");
+            let glob = GlobBuilder::new(&pattern).literal_separator(true).build();
+            patterns.push((glob.map_err(|error| format!("`{line}`: {error}"))?.compile_matcher(), exception));
+        }
+        let has_exceptions = patterns.iter().any(|(_, exception)| *exception);
+        Ok(Self { patterns, has_exceptions })
+    }
+
+    fn is_ignored(&self, path: &Path) -> bool {
+        let fits = |glob: &GlobMatcher| path.ancestors().any(|above| above != Path::new("") && glob.is_match(above));
+        self.patterns.iter().rev().find(|(glob, _)| fits(glob)).is_some_and(|(_, exception)| !exception)
+    }
+}
+
+/// Leaves out `/` and `.`, which say nothing: every pattern stands at the root.
+fn is_named(part: &std::path::Component<'_>) -> bool {
+    matches!(part, std::path::Component::Normal(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ignored(patterns: &str, path: &str) -> bool {
+        Ignored::parse(patterns).unwrap().is_ignored(Path::new(path))
+    }
+
+    #[test]
+    fn patterns_stand_at_the_root() {
+        assert!(ignored("target", "target/debug/x"));
+        assert!(ignored("/target/", "target"));
+        assert!(!ignored("target", "src/target"));
+        assert!(ignored("**/target", "src/target/x"));
+        assert!(ignored("*.pyc", "a.pyc"));
+        assert!(!ignored("*.pyc", "a/b.pyc"));
+        assert!(ignored("**/*.pyc", "a/b.pyc"));
+    }
+
+    #[test]
+    fn the_last_pattern_decides() {
+        assert!(!ignored("docs\n!docs/README.md", "docs/README.md"));
+        assert!(ignored("docs\n!docs/README.md", "docs/other"));
+        assert!(ignored("!docs/README.md\ndocs", "docs/README.md"));
+        assert!(!ignored("# docs\n\n", "docs"));
+    }
+}

@@ -1,0 +1,129 @@
+//! Locked files into the store: each once, several at once.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use assemble_layers::derivation::Fetch;
+use assemble_layers::{BlobDigest, Sha256};
+
+use super::event::Event;
+use super::{Engine, Semaphore, lock};
+use crate::{Error, Kind, Result};
+
+/// Downloads at once: a few large files fill any line, many would only share it.
+const CONNECTIONS: usize = 6;
+
+/// Where locked files come from.
+pub trait Fetcher: Send + Sync {
+    /// Writes the file to `into`, which may hold the beginning of an earlier try, and checks its
+    /// digest. `progress` is told how many bytes are there.
+    ///
+    /// # Errors
+    /// It is served nowhere, or is not what the lock says.
+    fn fetch(&self, fetch: &Fetch, into: &Path, progress: &mut dyn FnMut(u64)) -> Result<()>;
+}
+
+/// The state of one file: its lock is held while it is fetched.
+type Slot = Arc<Mutex<Option<Result<PathBuf>>>>;
+
+pub(super) struct Downloads<'a> {
+    engine: &'a Engine<'a>,
+    slots: Mutex<HashMap<Sha256, Slot>>,
+    connections: Semaphore,
+}
+
+impl<'a> Downloads<'a> {
+    pub(super) fn new(engine: &'a Engine<'a>) -> Self {
+        Self { engine, slots: Mutex::default(), connections: Semaphore::new(CONNECTIONS) }
+    }
+
+    /// Every one of the files, several at once.
+    pub(super) fn all(&self, fetches: &[&Fetch]) -> Result<Vec<PathBuf>> {
+        std::thread::scope(|scope| {
+            let started: Vec<_> = fetches
+                .iter()
+                .map(|fetch| match self.present(fetch) {
+                    Some(path) => Err(path),
+                    None => Ok(scope.spawn(|| self.file(fetch))),
+                })
+                .collect();
+            started
+                .into_iter()
+                .map(|one| match one {
+                    Ok(thread) => thread.join().expect("a download's thread does not panic"),
+                    Err(path) => Ok(path),
+                })
+                .collect()
+        })
+    }
+
+    /// The file in the store, fetched if it is not there.
+    pub(super) fn file(&self, fetch: &Fetch) -> Result<PathBuf> {
+        let slot = Arc::clone(lock(&self.slots).entry(fetch.sha256).or_default());
+        let mut result = lock(&slot);
+        result.get_or_insert_with(|| self.fetch(fetch)).clone()
+    }
+
+    /// Lets a file be fetched again.
+    pub(super) fn forget(&self, fetch: &Fetch) {
+        lock(&self.slots).remove(&fetch.sha256);
+    }
+
+    /// The file, if the store has it. A file of another size is corrupt, and is fetched again.
+    fn present(&self, fetch: &Fetch) -> Option<PathBuf> {
+        let path = self.engine.store.blob_file(BlobDigest(fetch.sha256));
+        let size = path.metadata().ok()?.len();
+        (size == fetch.size).then_some(path)
+    }
+
+    fn fetch(&self, fetch: &Fetch) -> Result<PathBuf> {
+        if let Some(path) = self.present(fetch) {
+            return Ok(path);
+        }
+        let digest = BlobDigest(fetch.sha256);
+        let path = self.engine.store.blob_file(digest);
+        self.engine.store.discard_blob(digest)?;
+        if self.substitute(digest)? {
+            return Ok(path);
+        }
+        let _permit = self.connections.acquire();
+        // Two processes that want one file: the second finds it when the first has it.
+        let partial = self.engine.store.partial_file(digest);
+        let lock_file = fs_err::File::create(partial.with_extension("lock"))?;
+        lock_file.file().lock()?;
+        if self.present(fetch).is_none() {
+            let downloading = |done| Event::Downloading { file: fetch.file.clone(), done, size: fetch.size };
+            self.engine.send(downloading(0));
+            self.engine.fetcher.fetch(fetch, &partial, &mut |done| self.engine.send(downloading(done)))?;
+            self.engine.store.adopt(&partial, digest)?;
+            self.engine.send(Event::Downloaded { file: fetch.file.clone(), size: fetch.size });
+        }
+        Ok(path)
+    }
+
+    /// Takes a blob from the first cache that has it.
+    pub(super) fn substitute(&self, digest: BlobDigest) -> Result<bool> {
+        for cache in self.engine.caches {
+            let taken = match cache.blob(digest) {
+                Ok(Some(mut reader)) => self.engine.store.put_reader(&mut *reader, digest),
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(()) => return Ok(true),
+                Err(error) => self.engine.warn(format!("the cache `{}` is passed over: {error}", cache.name())),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// For runs that may not use the network, and for tests: everything must be there.
+pub struct NoFetcher;
+
+impl Fetcher for NoFetcher {
+    fn fetch(&self, fetch: &Fetch, _: &Path, _: &mut dyn FnMut(u64)) -> Result<()> {
+        Err(Error::new(Kind::Network, format!("`{}` is in no store and no cache", fetch.file)))
+    }
+}

@@ -1,0 +1,40 @@
+//! What the engine says while it works.
+
+use std::time::Duration;
+
+/// How a result was come by, the dearest last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Had {
+    Reused,
+    Substituted,
+    Built,
+}
+
+impl Had {
+    /// As the JSON output has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reused => "reused",
+            Self::Substituted => "substituted",
+            Self::Built => "built",
+        }
+    }
+}
+
+/// One thing that happened. Sizes are in bytes.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A result was there already.
+    Found { name: String, had: Had },
+    /// A download began or went on.
+    Downloading { file: String, done: u64, size: u64 },
+    Downloaded { file: String, size: u64 },
+    /// A builder began.
+    Building { name: String },
+    /// A line that a build step printed.
+    Log { name: String, line: String },
+    Built { name: String, size: u64, took: Duration },
+    Packing { name: String, size: u64 },
+    /// Something that is no error, but that somebody should know.
+    Warning(String),
+}

@@ -1,0 +1,343 @@
+//! Making a graph real: each derivation once, everything independent at once.
+//!
+//! Planning walks from the lock: a fetched file's digest is known beforehand, so the first keys are
+//! known; a record says what a key came to, so the next keys are. A record is enough, no blob is
+//! needed. Where a record is missing, the derivation is built, and what comes after it is undecided
+//! until then: if the new result has the old bytes, nothing after it is built (early cut-off).
+//!
+//! Nothing here prints: what happens is sent as [`Event`]s.
+
+mod build;
+mod download;
+mod event;
+mod plan;
+
+pub use download::{Fetcher, NoFetcher};
+pub use event::{Event, Had};
+pub use plan::{Plan, Planned, State};
+
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use assemble_layers::encode::Encoder;
+use assemble_layers::derivation::Node;
+use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, image};
+
+use crate::pack::{Contents, gzip};
+use crate::store::{Outcome, Packed, Record, Store, Substituter};
+use crate::{Error, Kind, Result};
+
+use download::Downloads;
+
+/// What realising needs from outside.
+pub struct Engine<'a> {
+    pub store: &'a Store,
+    /// Asked in order for what the store has not.
+    pub caches: &'a [Box<dyn Substituter>],
+    pub fetcher: &'a dyn Fetcher,
+    /// The project's folder, where its files are read.
+    pub project: &'a Path,
+    /// How many builders work at once.
+    pub jobs: usize,
+    pub events: Sender<Event>,
+}
+
+/// A layer that is in the store, packed.
+#[derive(Clone, Debug)]
+pub struct RealisedLayer {
+    pub diff_id: DiffId,
+    pub packed: Packed,
+    pub had: Had,
+    pub took: Duration,
+}
+
+/// A tree whose record is in the store.
+#[derive(Clone, Copy)]
+struct Realised {
+    diff_id: DiffId,
+    /// Of the tree's tar, in bytes.
+    size: u64,
+    had: Had,
+    took: Duration,
+    key: Key,
+}
+
+/// One walk over one graph.
+struct Realisation<'a> {
+    engine: &'a Engine<'a>,
+    graph: &'a Graph,
+    downloads: Downloads<'a>,
+    /// What each derivation came to. The lock of one is held while it is built, so that whoever
+    /// needs it too waits.
+    results: Vec<Mutex<Option<Result<Realised>>>>,
+    work: Semaphore,
+}
+
+impl Engine<'_> {
+    /// Makes every layer of `image` real, and returns them in the image's order.
+    ///
+    /// # Errors
+    /// The first layer's that failed, in the image's order; others go on to their end, and what
+    /// they made is kept.
+    pub fn realise(&self, image: &Image) -> Result<Vec<RealisedLayer>> {
+        let nodes: Vec<NodeId> = image.layers.iter().map(|layer| layer.tree).collect();
+        let run = Realisation::new(self, &image.graph);
+        std::thread::scope(|scope| {
+            let layers: Vec<_> = nodes.iter().map(|node| scope.spawn(|| run.layer(*node))).collect();
+            layers.into_iter().map(|layer| layer.join().expect("a layer's thread does not panic")).collect()
+        })
+    }
+
+    /// Makes one derivation real and its contents present, for a caller that reads the tree itself.
+    ///
+    /// # Errors
+    /// As [`Engine::realise`].
+    pub fn realise_tree(&self, graph: &Graph, node: NodeId) -> Result<DiffId> {
+        let run = Realisation::new(self, graph);
+        run.tree_with_content(node).map(|realised| realised.diff_id)
+    }
+
+    /// Puts one locked file into the store.
+    ///
+    /// # Errors
+    /// It is served nowhere, or is not what the lock says.
+    pub fn fetch(&self, fetch: &assemble_layers::derivation::Fetch) -> Result<std::path::PathBuf> {
+        Downloads::new(self).file(fetch)
+    }
+
+    fn record(&self, key: Key) -> Result<Option<(Record, Had)>> {
+        if let Some(record) = self.store.record(key)? {
+            return Ok(Some((record, Had::Reused)));
+        }
+        for cache in self.caches {
+            // A cache that fails costs a warning and never the build.
+            match cache.record(key) {
+                Ok(Some(record)) => return Ok(Some((record, Had::Substituted))),
+                Ok(None) => {}
+                Err(error) => self.warn(format!("the cache `{}` did not answer: {error}", cache.name())),
+            }
+        }
+        Ok(None)
+    }
+
+    fn warn(&self, text: String) {
+        self.send(Event::Warning(text));
+    }
+
+    fn send(&self, event: Event) {
+        // A reporter that has gone is no reason to stop.
+        let _ = self.events.send(event);
+    }
+}
+
+/// The key of packing a tree: the only one that knows the compressor.
+fn packing_key(diff_id: DiffId) -> Key {
+    let mut encoder = Encoder::default();
+    encoder.put("assemble packing").put(&diff_id.0).put("gzip").put(gzip::BACKEND).put(&(gzip::CHUNK as u64));
+    Key(encoder.finish())
+}
+
+impl<'a> Realisation<'a> {
+    fn new(engine: &'a Engine<'a>, graph: &'a Graph) -> Self {
+        Self {
+            engine,
+            graph,
+            downloads: Downloads::new(engine),
+            results: graph.nodes().map(|_| Mutex::new(None)).collect(),
+            work: Semaphore::new(engine.jobs),
+        }
+    }
+
+    /// The content's digest of an input: at once for a file, by realising it for a tree.
+    fn identity(&self, node: NodeId) -> Result<Sha256> {
+        match &self.graph.node(node).builder {
+            Builder::Fetch(fetch) => Ok(fetch.sha256),
+            _ => self.tree(node).map(|realised| realised.diff_id.0),
+        }
+    }
+
+    fn tree(&self, node: NodeId) -> Result<Realised> {
+        let mut result = lock(&self.results[node.index()]);
+        result.get_or_insert_with(|| self.find_or_build(node)).clone()
+    }
+
+    fn find_or_build(&self, node: NodeId) -> Result<Realised> {
+        let builder = self.graph.node(node).builder.try_map(|input| self.identity(*input))?;
+        let key = builder.key(image::PLATFORM);
+        if let Some(found) = self.find(node, key)? {
+            return Ok(found);
+        }
+        // Another process may be building it, and may have built it when its lock is ours.
+        let _lock = self.engine.store.lock(key)?;
+        if let Some(found) = self.find(node, key)? {
+            return Ok(found);
+        }
+        self.build(node, key)
+    }
+
+    /// The result of a key, from the store or a cache.
+    fn find(&self, node: NodeId, key: Key) -> Result<Option<Realised>> {
+        let Some((record, had)) = self.engine.record(key)? else { return Ok(None) };
+        let Outcome::Tree { diff_id, size } = record.outcome else { return Ok(None) };
+        if had == Had::Substituted {
+            if !self.substitute_tree(diff_id)? {
+                return Ok(None);
+            }
+            self.engine.store.put_record(key, &record)?;
+        } else if !self.engine.store.has_tree(diff_id) {
+            return Ok(None);
+        }
+        self.engine.send(Event::Found { name: self.graph.node(node).name.clone(), had });
+        Ok(Some(Realised { diff_id, size, had, took: Duration::ZERO, key }))
+    }
+
+    fn substitute_tree(&self, diff_id: DiffId) -> Result<bool> {
+        for cache in self.engine.caches {
+            if let Ok(Some(tree)) = cache.tree(diff_id) {
+                self.engine.store.put_tree(diff_id, &tree)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn build(&self, node: NodeId, key: Key) -> Result<Realised> {
+        let Node { name, builder } = self.graph.node(node);
+        let started = Instant::now();
+        let result = match self.build_tree(node, key) {
+            Err(_) if self.discard_corrupt_inputs(node)? => self.build_tree(node, key),
+            result => result,
+        };
+        let (diff_id, size) = result.map_err(|error| error.within(format!("`{name}` could not be built")))?;
+        let took = started.elapsed();
+        let record = Record {
+            builder: format!("{} {}", builder.name(), builder.version()),
+            name: name.clone(),
+            outcome: Outcome::Tree { diff_id, size },
+            milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        };
+        self.engine.store.put_record(key, &record)?;
+        self.engine.send(Event::Built { name: name.clone(), size, took });
+        Ok(Realised { diff_id, size, had: Had::Built, took, key })
+    }
+
+    /// A tree that a builder can read: every content of it is a file of the store.
+    fn tree_with_content(&self, node: NodeId) -> Result<Realised> {
+        let realised = self.tree(node)?;
+        if self.obtain_content(realised.diff_id)? {
+            return Ok(realised);
+        }
+        // Its record outlived its content: it is built again.
+        self.engine.store.forget(realised.key)?;
+        let mut result = lock(&self.results[node.index()]);
+        let rebuilt = self.build(node, realised.key);
+        *result = Some(rebuilt.clone());
+        rebuilt
+    }
+
+    /// Whether every blob of the tree is here now: fetched, substituted, or never gone.
+    fn obtain_content(&self, diff_id: DiffId) -> Result<bool> {
+        let Some(tree) = self.engine.store.tree(diff_id)? else { return Ok(false) };
+        let missing: Vec<BlobDigest> =
+            tree.blobs().into_iter().filter(|blob| !self.engine.store.has_blob_file(*blob)).collect();
+        let files = self.graph.nodes().filter_map(|(_, node)| match &node.builder {
+            Builder::Fetch(fetch) if missing.contains(&BlobDigest(fetch.sha256)) => Some(fetch),
+            _ => None,
+        });
+        self.downloads.all(&files.collect::<Vec<_>>())?;
+        for blob in missing {
+            if !self.engine.store.has_blob_file(blob) && !self.downloads.substitute(blob)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A layer: its tree, and the tree packed.
+    fn layer(&self, node: NodeId) -> Result<RealisedLayer> {
+        let realised = self.tree(node)?;
+        let (packed, had, took) = self.packed(node, &realised)?;
+        Ok(RealisedLayer { diff_id: realised.diff_id, packed, had: realised.had.max(had), took: realised.took + took })
+    }
+
+    fn packed(&self, node: NodeId, realised: &Realised) -> Result<(Packed, Had, Duration)> {
+        let key = packing_key(realised.diff_id);
+        if let Some((Record { outcome: Outcome::Packed(packed), .. }, had)) = self.engine.record(key)? {
+            if self.engine.store.has_blob(packed.digest) {
+                return Ok((packed, Had::Reused, Duration::ZERO));
+            }
+            let started = Instant::now();
+            if had == Had::Substituted && self.downloads.substitute(packed.digest)? {
+                let name = self.graph.node(node).name.clone();
+                self.put_packed(key, name, packed, started.elapsed())?;
+                return Ok((packed, Had::Substituted, started.elapsed()));
+            }
+        }
+        let realised = self.tree_with_content(node)?;
+        let _permit = self.work.acquire();
+        let started = Instant::now();
+        let name = &self.graph.node(node).name;
+        self.engine.send(Event::Packing { name: name.clone(), size: realised.size });
+        let packed = self.pack(realised.diff_id)?;
+        self.put_packed(key, name.clone(), packed, started.elapsed())?;
+        Ok((packed, Had::Built, started.elapsed()))
+    }
+
+    fn put_packed(&self, key: Key, name: String, packed: Packed, took: Duration) -> Result<()> {
+        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let outcome = Outcome::Packed(packed);
+        self.engine.store.put_record(key, &Record { builder: "pack 1".to_owned(), name, outcome, milliseconds })
+    }
+
+    fn pack(&self, diff_id: DiffId) -> Result<Packed> {
+        let store = self.engine.store;
+        let tree = store.tree(diff_id)?.ok_or_else(|| Error::new(Kind::Store, "a tree vanished from the store"))?;
+        let working = store.working_folder()?;
+        let literal = working.path().join("literal");
+        let file_of = |blob| store.blob_file(blob);
+        let mut contents = Contents::new(&file_of);
+        let output = std::io::BufWriter::with_capacity(1 << 20, fs_err::File::create(&literal)?);
+        let packing = gzip::pack(&tree, &mut contents, output, self.engine.jobs)?;
+        store.adopt(&literal, packing.literal)?;
+        if let Some(spliced) = packing.spliced() {
+            store.put_spliced(packing.digest, &spliced)?;
+        }
+        Ok(Packed { digest: packing.digest, size: packing.size })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets as many threads work at once as there are permits.
+struct Semaphore {
+    permits: Mutex<usize>,
+    returned: std::sync::Condvar,
+}
+
+struct Permit<'a>(&'a Semaphore);
+
+impl Semaphore {
+    fn new(permits: usize) -> Self {
+        Self { permits: Mutex::new(permits.max(1)), returned: std::sync::Condvar::new() }
+    }
+
+    fn acquire(&self) -> Permit<'_> {
+        let mut permits = lock(&self.permits);
+        while *permits == 0 {
+            permits = self.returned.wait(permits).unwrap_or_else(PoisonError::into_inner);
+        }
+        *permits -= 1;
+        Permit(self)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.permits) += 1;
+        self.0.returned.notify_one();
+    }
+}

@@ -1,0 +1,125 @@
+//! What realising would do, without doing it.
+
+use assemble_layers::derivation::Fetch;
+use assemble_layers::{BlobDigest, Builder, Image, NodeId, Sha256, image};
+
+use super::{Engine, Had, packing_key};
+use crate::Result;
+use crate::store::Outcome;
+
+/// What would happen to one layer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Its blob is in the store.
+    Reuse,
+    /// Its record is in a cache.
+    Substitute,
+    /// Its tree is known, and would be packed again.
+    Pack,
+    /// Its key is known, and nobody has its record.
+    Build,
+    /// Its key depends on the result of the derivation named here, which is not built yet.
+    Undecided { until: String },
+}
+
+/// One layer of a plan.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub name: String,
+    pub step: String,
+    pub state: State,
+    /// Of the packed layer, in bytes, where it is known.
+    pub size: Option<u64>,
+    /// What it would fetch: files, and bytes in all.
+    pub fetch: (usize, u64),
+}
+
+/// What realising an image would do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub layers: Vec<Planned>,
+}
+
+/// An input's digest, or the derivation that must be built before it is known.
+enum Identity {
+    Known(Sha256, Had),
+    Unknown { first: NodeId },
+}
+
+impl Engine<'_> {
+    /// Looks up what is there; builds and fetches nothing.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn plan(&self, image: &Image) -> Result<Plan> {
+        let layers = image.layers.iter().map(|layer| {
+            let (state, size) = self.state(image, layer.tree)?;
+            let fetch = match state {
+                State::Build | State::Undecided { .. } | State::Pack => self.to_fetch(image, layer.tree),
+                State::Reuse | State::Substitute => (0, 0),
+            };
+            let name = image.graph.node(layer.tree).name.clone();
+            Ok(Planned { name, step: layer.step.clone(), state, size, fetch })
+        });
+        Ok(Plan { layers: layers.collect::<Result<_>>()? })
+    }
+
+    fn state(&self, image: &Image, node: NodeId) -> Result<(State, Option<u64>)> {
+        let (diff_id, had) = match self.planned_identity(image, node)? {
+            Identity::Known(digest, had) => (assemble_layers::DiffId(digest), had),
+            Identity::Unknown { first } if first == node => return Ok((State::Build, None)),
+            Identity::Unknown { first } => {
+                return Ok((State::Undecided { until: image.graph.node(first).name.clone() }, None));
+            }
+        };
+        Ok(match self.record(packing_key(diff_id))? {
+            Some((record, found)) => match record.outcome {
+                Outcome::Packed(packed) if found == Had::Substituted => (State::Substitute, Some(packed.size)),
+                Outcome::Packed(packed) if self.store.has_blob(packed.digest) => (State::Reuse, Some(packed.size)),
+                Outcome::Packed(packed) => (State::Pack, Some(packed.size)),
+                Outcome::Tree { .. } => (State::Pack, None),
+            },
+            None if had == Had::Substituted => (State::Substitute, None),
+            None => (State::Pack, None),
+        })
+    }
+
+    fn planned_identity(&self, image: &Image, node: NodeId) -> Result<Identity> {
+        let builder = &image.graph.node(node).builder;
+        if let Builder::Fetch(fetch) = builder {
+            return Ok(Identity::Known(fetch.sha256, Had::Reused));
+        }
+        let mut unknown = None;
+        let resolved = builder.try_map(|input| match self.planned_identity(image, *input)? {
+            Identity::Known(digest, _) => Ok(digest),
+            Identity::Unknown { first } => {
+                unknown.get_or_insert(first);
+                Ok::<_, crate::Error>(Sha256::of(b""))
+            }
+        })?;
+        if let Some(first) = unknown {
+            return Ok(Identity::Unknown { first });
+        }
+        Ok(match self.record(resolved.key(image::PLATFORM))? {
+            Some((record, had)) => match record.outcome {
+                Outcome::Tree { diff_id, .. } => Identity::Known(diff_id.0, had),
+                Outcome::Packed(_) => Identity::Unknown { first: node },
+            },
+            None => Identity::Unknown { first: node },
+        })
+    }
+
+    /// The files below a derivation that the store has not.
+    fn to_fetch(&self, image: &Image, node: NodeId) -> (usize, u64) {
+        let inputs = image.graph.node(node).builder.inputs();
+        let missing = inputs.into_iter().filter_map(|input| match &image.graph.node(*input).builder {
+            Builder::Fetch(fetch) if !self.has(fetch) => Some(fetch.size),
+            _ => None,
+        });
+        missing.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size))
+    }
+
+    fn has(&self, fetch: &Fetch) -> bool {
+        self.store.has_blob_file(BlobDigest(fetch.sha256))
+    }
+}
