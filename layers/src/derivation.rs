@@ -136,7 +136,7 @@ pub enum Layout {
 /// One rule of [`Layout::Relocate`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Relocation {
-    /// A folder or file of the wheel; a part `*` stands for any one part.
+    /// A folder or file of the wheel; a part may begin with `*`, which stands for anything.
     pub from: String,
     /// What takes its place; `None` leaves it out.
     pub to: Option<TreePath>,

@@ -15,6 +15,7 @@ pub mod json;
 pub mod lock;
 pub mod project;
 pub mod python;
+pub mod recipe;
 pub mod tree;
 
 pub use derivation::{Builder, Graph, NodeId};
@@ -22,4 +23,5 @@ pub use digest::{BlobDigest, DiffId, Key, Sha256};
 pub use image::Image;
 pub use lock::Lock;
 pub use project::Project;
+pub use recipe::Recipes;
 pub use tree::{Content, Entry, Kind, Tree, TreePath};

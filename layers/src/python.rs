@@ -5,9 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::derivation::{FileEntry, FileSource};
 use crate::digest::Sha256;
 use crate::encode::{Encode, Encoder};
-use crate::tree::TreePath;
+use crate::lock::RootPackage;
+use crate::tree::{InvalidPath, RawBytes, TreePath};
 
 /// An install scheme: where each kind of a wheel's files goes, and who is said to have put it there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -72,6 +74,80 @@ pub fn script(interpreter: &str, module: &str, attribute: &str) -> String {
     )
 }
 
+/// The files of Poetry's editable install of the project in `folder`: a `.pth`, its scripts, and the
+/// `.dist-info`, whose `RECORD` has absolute paths, CRLF and no order (poetry, `EditableBuilder`).
+///
+/// # Errors
+/// A name in the lock that is no file name.
+pub fn editable(root: &RootPackage, scheme: &Scheme, folder: &str) -> Result<Vec<FileEntry>, InvalidPath> {
+    let name = root.name.replace('-', "_");
+    let dist_info = scheme.library.join(format!("{name}-{}.dist-info", root.version))?;
+    let url = format!("{{\"dir_info\": {{\"editable\": true}}, \"url\": \"file://{folder}\"}}");
+    let wheel = format!(
+        "Wheel-Version: 1.0\nGenerator: {}\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        root.generator
+    );
+    let mut files = vec![(scheme.library.join(format!("{name}.pth"))?, 0o644, format!("{folder}\n"))];
+    for (script, module, attribute) in console_scripts(&root.entry_points).unwrap_or_default() {
+        let text = editable_script(&scheme.interpreter, &module, &attribute);
+        files.push((scheme.scripts.join(script)?, 0o755, text));
+    }
+    files.push((dist_info.join("METADATA")?, 0o644, root.metadata.clone()));
+    files.push((dist_info.join("INSTALLER")?, 0o644, scheme.installer.clone()));
+    if !root.entry_points.is_empty() {
+        files.push((dist_info.join("entry_points.txt")?, 0o644, root.entry_points.clone()));
+    }
+    files.push((dist_info.join("WHEEL")?, 0o644, wheel));
+    files.push((dist_info.join("direct_url.json")?, 0o644, url));
+    let own = dist_info.join("RECORD")?;
+    let mut record = String::new();
+    for (path, _, text) in &files {
+        let hash = record_hash(Sha256::of(text.as_bytes()));
+        record.push_str(&format!("{},{hash},{}\r\n", csv_field(&format!("/{path}")), text.len()));
+    }
+    record.push_str(&format!("{},,\r\n", csv_field(&format!("/{own}"))));
+    files.push((own, 0o644, record));
+    let entry = |(path, mode, text): (TreePath, u32, String)| FileEntry {
+        path,
+        mode,
+        source: FileSource::Literal(RawBytes(text.into_bytes())),
+    };
+    Ok(files.into_iter().map(entry).collect())
+}
+
+/// The text of a console script of an editable install (poetry, `EditableBuilder.SCRIPT_TEMPLATE`).
+fn editable_script(interpreter: &str, module: &str, attribute: &str) -> String {
+    let function = attribute.split('.').next().unwrap_or(attribute);
+    format!(
+        "#!{interpreter}\nimport sys\nfrom {module} import {function}\n\nif __name__ == '__main__':\n    \
+         sys.exit({attribute}())\n"
+    )
+}
+
+/// `name`, `module`, `attribute` of each console and GUI script of an `entry_points.txt`.
+///
+/// # Errors
+/// A line that is no entry point, in words.
+pub fn console_scripts(text: &str) -> Result<Vec<(String, String, String)>, String> {
+    let mut scripts = Vec::new();
+    let mut section = "";
+    for line in text.lines().map(str::trim) {
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name.trim();
+        } else if matches!(section, "console_scripts" | "gui_scripts") {
+            let wrong = || format!("its entry point `{line}` is not `name = module:function`");
+            let (name, object) = line.split_once('=').ok_or_else(wrong)?;
+            let object = object.split('[').next().unwrap_or_default();
+            let (module, attribute) = object.split_once(':').ok_or_else(wrong)?;
+            scripts.push((name.trim().to_owned(), module.trim().to_owned(), attribute.trim().to_owned()));
+        }
+    }
+    Ok(scripts)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +156,14 @@ mod tests {
     #[test]
     fn record_hashes_are_url_safe_base64() {
         assert_eq!(record_hash(Sha256::of(b"")), "sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU");
+    }
+
+    #[test]
+    fn entry_points_are_read() {
+        let text = "[console_scripts]\nf2py = numpy.f2py:main [extra]\n\n[numpy.array_api]\nx = y\n";
+        let script = ("f2py".to_owned(), "numpy.f2py".to_owned(), "main".to_owned());
+        assert_eq!(console_scripts(text), Ok(vec![script]));
+        assert!(console_scripts("[gui_scripts]\nnothing\n").is_err());
     }
 
     #[test]

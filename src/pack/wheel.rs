@@ -64,13 +64,17 @@ fn relocate(
     Ok(())
 }
 
-/// The rest of `path` below `pattern`, where `*` stands for any one part.
+/// The rest of `path` below `pattern`, where a part may begin with `*`: any beginning.
 fn below<'a>(path: &'a TreePath, pattern: &str) -> Option<&'a [u8]> {
     let mut rest = path.as_bytes();
     for wanted in pattern.split('/') {
         let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
         let (part, after) = rest.split_at(end);
-        if part.is_empty() || (wanted != "*" && part != wanted.as_bytes()) {
+        let fits = match wanted.strip_prefix('*') {
+            Some(ending) => part.ends_with(ending.as_bytes()),
+            None => part == wanted.as_bytes(),
+        };
+        if part.is_empty() || !fits {
             return None;
         }
         rest = after.strip_prefix(b"/").unwrap_or(after);
@@ -144,7 +148,7 @@ impl<'a, 'b> Installation<'a, 'b> {
     fn install(mut self, tree: &mut TreeBuilder) -> Result<()> {
         let entry_points = self.metadata("entry_points.txt")?.unwrap_or_default();
         for (name, module, attribute) in
-            console_scripts(&entry_points).map_err(|what| invalid(self.wheel, what))?
+            python::console_scripts(&entry_points).map_err(|what| invalid(self.wheel, what))?
         {
             let script = python::script(&self.scheme.interpreter, &module, &attribute);
             self.literal(tree, &self.scheme.scripts, &name, script.as_bytes(), 0o755)?;
@@ -290,27 +294,6 @@ fn parse_record(text: &str) -> BTreeMap<String, (String, String)> {
     recorded
 }
 
-/// `name`, `module`, `attribute` of each console and GUI script of `entry_points.txt`.
-fn console_scripts(text: &str) -> Result<Vec<(String, String, String)>, String> {
-    let mut scripts = Vec::new();
-    let mut section = "";
-    for line in text.lines().map(str::trim) {
-        if line.is_empty() || line.starts_with(['#', ';']) {
-            continue;
-        }
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = name.trim();
-        } else if matches!(section, "console_scripts" | "gui_scripts") {
-            let wrong = || format!("its entry point `{line}` is not `name = module:function`");
-            let (name, object) = line.split_once('=').ok_or_else(wrong)?;
-            let object = object.split('[').next().unwrap_or_default();
-            let (module, attribute) = object.split_once(':').ok_or_else(wrong)?;
-            scripts.push((name.trim().to_owned(), module.trim().to_owned(), attribute.trim().to_owned()));
-        }
-    }
-    Ok(scripts)
-}
-
 /// A script whose first line is `#!python…` starts the image's interpreter.
 fn with_interpreter(script: &[u8], interpreter: &str) -> Vec<u8> {
     if !script.starts_with(b"#!python") {
@@ -347,13 +330,5 @@ mod tests {
         let library = "usr/local/lib/python3.11/dist-packages";
         assert_eq!(relative(library, "usr/local/bin/f2py"), "../../../bin/f2py");
         assert_eq!(relative(library, &format!("{library}/numpy/__init__.py")), "numpy/__init__.py");
-    }
-
-    #[test]
-    fn entry_points_are_read() {
-        let text = "[console_scripts]\nf2py = numpy.f2py:main [extra]\n\n[numpy.array_api]\nx = y\n";
-        let script = ("f2py".to_owned(), "numpy.f2py".to_owned(), "main".to_owned());
-        assert_eq!(console_scripts(text), Ok(vec![script]));
-        assert!(console_scripts("[gui_scripts]\nnothing\n").is_err());
     }
 }

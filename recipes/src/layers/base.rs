@@ -1,0 +1,47 @@
+//! Step 1, the base: Debian 12, made of its packages. CUDA's part of it is in [`super::cuda`].
+
+use std::collections::BTreeMap;
+
+use assemble_layers::derivation::{Output, Run};
+use assemble_layers::image::Layer;
+use assemble_layers::{Builder, Graph, Lock, NodeId};
+
+/// The lock's name for these packages.
+pub const SET: &str = "base";
+/// Beside what is essential. `usr-is-merged`, for the links are made before the first package.
+pub const PACKAGES: [&str; 3] = ["apt", "ca-certificates", "usr-is-merged"];
+
+/// Debian, as trees and as layers.
+pub struct Base {
+    pub trees: Vec<NodeId>,
+    pub layers: Vec<Layer>,
+}
+
+pub fn layers(graph: &mut Graph, lock: &Lock) -> Base {
+    let debian = super::debian_set(graph, lock, SET, "debian 12", &[]);
+    // The addresses are Debian's own word: the example that its apt ships.
+    let sources = graph.add(
+        "apt sources",
+        Builder::Run(Run {
+            root: vec![debian],
+            command: ["cp", "/usr/share/doc/apt/examples/sources.list", "/etc/apt/sources.list"]
+                .map(str::to_owned)
+                .to_vec(),
+            environment: BTreeMap::new(),
+            working_directory: "/".to_owned(),
+            output: Output::Difference,
+        }),
+    );
+    let layer = |tree, created_by: &str| Layer {
+        tree,
+        step: "base".to_owned(),
+        created_by: created_by.to_owned(),
+    };
+    Base {
+        trees: vec![debian, sources],
+        layers: vec![
+            layer(debian, "debian 12 (bookworm): essential packages, apt, ca-certificates"),
+            layer(sources, "cp /usr/share/doc/apt/examples/sources.list /etc/apt/sources.list"),
+        ],
+    }
+}
