@@ -82,7 +82,11 @@ impl<'a> Capture<'a> {
                 return Ok(());
             }
             let it = self.found(path, self.root, metadata)?;
-            if !lower.is_some_and(|lower| self.is_equal(&it, metadata, &lower)?) {
+            let equal = match lower {
+                Some(lower) => self.is_equal(&it, metadata, &lower)?,
+                None => false,
+            };
+            if !equal {
                 found.push(it);
             }
             Ok(())

@@ -120,7 +120,7 @@ impl Spec {
             .stdout(writer.try_clone()?)
             .stderr(writer)
             .spawn()?;
-        let mut running = Running { child, output, line: Vec::new() };
+        let running = Running { child, output, line: Vec::new() };
         send(&control, self)?;
         control.shutdown(Shutdown::Write)?;
         let mut answer = Vec::new();
