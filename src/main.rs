@@ -1,1 +1,3 @@
-fn main(){}
+fn main() {
+    assemble::sandbox::run_if_helper();
+}

@@ -1,0 +1,119 @@
+//! What caller and helper say to each other: a JSON value a line, requests on the helper's standard
+//! input, messages on its standard output.
+
+use std::io::{self, BufRead, Write};
+use std::path::{Path, PathBuf};
+
+use assemble_layers::digest::DiffId;
+use assemble_layers::tree::Tree;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Job;
+use crate::{Error, Kind, Result};
+
+#[derive(Serialize, Deserialize)]
+pub enum Request {
+    Run(Job),
+    /// Removes a folder whose files belong to subordinate ids.
+    Remove(PathBuf),
+}
+
+#[derive(Serialize, Deserialize)]
+pub enum Message {
+    /// The user namespace is there: its ids can be mapped. The request is awaited after that.
+    Unshared,
+    /// A line of a command's output.
+    Line(String),
+    Finished,
+    Failed(Failure),
+}
+
+/// Where `init` leaves the tree and its diffID.
+pub fn record_path(folder: &Path) -> PathBuf {
+    folder.join("output.json")
+}
+
+/// Where `init` leaves the tar.
+pub fn tar_path(folder: &Path) -> PathBuf {
+    folder.join("output.tar")
+}
+
+/// A tree and its identity, as they stand in [`record_path`].
+#[derive(Serialize, Deserialize)]
+pub struct Record {
+    pub diff_id: DiffId,
+    pub tree: Tree,
+}
+
+/// An [`Error`] on its way between processes.
+#[derive(Serialize, Deserialize)]
+pub struct Failure {
+    #[serde(with = "KindNames")]
+    kind: Kind,
+    message: String,
+    details: Vec<String>,
+    hint: Option<String>,
+}
+
+/// The names of [`Kind`]'s cases, here.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Kind")]
+enum KindNames {
+    Usage,
+    Input,
+    Conflict,
+    Network,
+    Build,
+    Store,
+    Machine,
+    Internal,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self {
+            kind: error.kind(),
+            message: error.message().to_owned(),
+            details: error.details().to_vec(),
+            hint: error.hint_text().map(str::to_owned),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let error = Self::new(failure.kind, failure.message);
+        let error = failure.details.into_iter().fold(error, Self::detail);
+        match failure.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// Writes one value as one line.
+pub fn send(mut to: impl Write, value: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(value).map_err(|error| internal("cannot write", &error))?;
+    line.push(b'\n');
+    to.write_all(&line)?;
+    Ok(to.flush()?)
+}
+
+/// Reads one value; `None` at the end.
+pub fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> Result<Option<T>> {
+    let mut line = Vec::new();
+    if from.read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    serde_json::from_slice(&line).map(Some).map_err(|error| internal("cannot read", &error))
+}
+
+/// Tells the caller something, from a helper.
+pub fn tell(message: &Message) -> Result<()> {
+    send(io::stdout().lock(), message)
+}
+
+fn internal(what: &str, error: &serde_json::Error) -> Error {
+    Error::new(Kind::Internal, format!("the sandbox {what} its own message")).detail(error)
+}

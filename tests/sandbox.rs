@@ -1,0 +1,500 @@
+//! The sandbox through the real program: what commands change, see, and leave behind.
+//!
+//! The root is a static busybox (package `busybox-static`) and little else. As root, everything runs
+//! a second time as an ordinary user.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+use assemble::sandbox::{Bind, Command, Job, Outcome, Sandbox, Task};
+use assemble::{Error, Kind, Result};
+use assemble_layers::derivation::Output;
+use assemble_layers::digest::{BlobDigest, Sha256};
+use assemble_layers::tree::{Content, Entry, Kind as EntryKind, MTIME, RawBytes, Tree, TreePath};
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// A folder that outlives no test, and the trees and blobs in it.
+struct Scene {
+    folder: PathBuf,
+    trees: Vec<PathBuf>,
+    blobs: BTreeMap<BlobDigest, PathBuf>,
+    jobs: std::cell::Cell<u32>,
+}
+
+impl Scene {
+    /// A root with busybox, `lower/*`, and what `more` adds.
+    fn new(name: &str, more: impl FnOnce(&mut Self) -> Vec<Entry>) -> Self {
+        let folder = std::env::temp_dir().join(format!("assemble-sandbox-{name}-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let mut scene = Self { folder, trees: Vec::new(), blobs: BTreeMap::new(), jobs: 0.into() };
+        let busybox = scene.file("bin/busybox", &std::fs::read(BUSYBOX).expect("busybox-static"), 0o755);
+        let applets = ["sh", "cat", "ls", "rm", "ln", "chmod", "mv", "touch", "mkdir", "printf", "sleep", "stat"];
+        let applets = applets.iter().map(|name| Entry::symlink(path(format!("bin/{name}")), "busybox"));
+        let mut entries: Vec<Entry> = applets.collect();
+        entries.push(busybox);
+        entries.extend(more(&mut scene));
+        scene.tree(entries);
+        scene
+    }
+
+    fn empty(name: &str) -> Self {
+        Self::new(name, |_| Vec::new())
+    }
+
+    fn file(&mut self, name: &str, bytes: &[u8], mode: u32) -> Entry {
+        // An offset other than 0, as in a tar.
+        let blob = [b"before", bytes, b"after"].concat();
+        let digest = BlobDigest(Sha256::of(&blob));
+        let file = self.folder.join(digest.hex());
+        std::fs::write(&file, blob).unwrap();
+        self.blobs.insert(digest, file);
+        Entry::file(path(name), Content::Plain { blob: digest, offset: 6, length: bytes.len() as u64 }, mode)
+    }
+
+    fn tree(&mut self, entries: Vec<Entry>) {
+        let file = self.folder.join(format!("tree-{}", self.trees.len()));
+        std::fs::write(&file, serde_json::to_vec(&Tree::new(entries).unwrap()).unwrap()).unwrap();
+        self.trees.push(file);
+    }
+
+    fn job(&self, task: Task) -> Job {
+        self.jobs.set(self.jobs.get() + 1);
+        let folder = self.folder.join(format!("job-{}", self.jobs.get()));
+        std::fs::create_dir(&folder).unwrap();
+        Job { folder, root: self.trees.clone(), blobs: self.blobs.clone(), task }
+    }
+
+    fn run(&self, command: Command, output: Output) -> (Result<Outcome>, Vec<String>) {
+        let job = self.job(Task::Run { command, network: false, output: Some(output) });
+        let mut lines = Vec::new();
+        let outcome = sandbox().run(&job, &mut |line| lines.push(line.to_owned()));
+        (outcome, lines)
+    }
+
+    /// The difference that a shell script makes.
+    fn difference(&self, script: &str) -> Outcome {
+        let (outcome, lines) = self.run(shell(script), Output::Difference);
+        outcome.unwrap_or_else(|error| panic!("{error}\n{lines:#?}"))
+    }
+
+    /// What a shell script says.
+    fn says(&self, script: &str) -> Vec<String> {
+        let (outcome, lines) = self.run(shell(script), Output::Difference);
+        outcome.unwrap_or_else(|error| panic!("{error}\n{lines:#?}"));
+        lines
+    }
+
+    fn error(&self, command: Command) -> Error {
+        self.run(command, Output::Difference).0.expect_err("it should fail")
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let removed = sandbox().remove(&self.folder);
+        if !std::thread::panicking() {
+            removed.unwrap();
+        }
+    }
+}
+
+fn sandbox() -> Sandbox {
+    let copy = std::env::var_os("ASSEMBLE_TEST_PROGRAM");
+    Sandbox::with_program(copy.map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_assemble")), PathBuf::from))
+}
+
+fn shell(script: &str) -> Command {
+    Command::new(["/bin/sh", "-euc", script])
+}
+
+fn path(name: impl AsRef<[u8]>) -> TreePath {
+    TreePath::new(name.as_ref()).unwrap()
+}
+
+/// One line an entry, as a person reads it.
+fn listing(outcome: &Outcome) -> Vec<String> {
+    let line = |entry: &Entry| {
+        let Entry { path, mode, uid, gid, .. } = entry;
+        match &entry.kind {
+            EntryKind::Directory => format!("d {mode:o} {uid}:{gid} {path}"),
+            EntryKind::File(_) => format!("f {mode:o} {uid}:{gid} {path} {:?}", text(outcome, entry)),
+            EntryKind::Symlink(target) => format!("l {path} -> {}", String::from_utf8_lossy(&target.0)),
+            EntryKind::Hardlink(target) => format!("h {path} = {target}"),
+            EntryKind::Whiteout => format!("- {path}"),
+        }
+    };
+    outcome.tree.entries().iter().map(line).collect()
+}
+
+/// A file's content, read from the tar where the tree says.
+fn text(outcome: &Outcome, entry: &Entry) -> String {
+    let EntryKind::File(Content::Plain { blob, offset, length }) = entry.kind else { panic!("{entry:?}") };
+    assert_eq!(blob.0, outcome.diff_id.0);
+    let tar = std::fs::read(&outcome.tar).unwrap();
+    String::from_utf8_lossy(&tar[offset as usize..(offset + length) as usize]).into_owned()
+}
+
+fn lower(scene: &mut Scene) -> Vec<Entry> {
+    let mut capable = scene.file("lower/capable", b"capable", 0o755);
+    // VFS_CAP_REVISION_2 and effective; CAP_NET_BIND_SERVICE permitted.
+    let capability = [1_u32 | 0x0200_0000, 1 << 10, 0, 0, 0].map(u32::to_le_bytes).concat();
+    capable.xattrs.insert("security.capability".to_owned(), RawBytes(capability));
+    let mut owned = scene.file("lower/owned", b"owned", 0o4750);
+    (owned.uid, owned.gid, owned.mtime) = (33, 65534, 1_000_000_000);
+    let linked = Entry { kind: EntryKind::Hardlink(path("lower/a")), ..scene.file("lower/b", b"", 0o644) };
+    vec![
+        Entry::directory(path("lower")),
+        scene.file("lower/a", b"one", 0o644),
+        linked,
+        capable,
+        owned,
+        Entry::directory(path("lower/folder")),
+        scene.file("lower/folder/deep", b"deep", 0o600),
+        Entry::directory(path("lower/other")),
+        scene.file("lower/other/file", b"file", 0o644),
+        Entry::symlink(path("lower/symlink"), "/anywhere"),
+    ]
+}
+
+#[test]
+fn the_difference_is_what_changed() {
+    let scene = Scene::new("difference", lower);
+    let outcome = scene.difference(
+        "mkdir -m 2755 new; printf hello > new/file; ln new/file new/again; ln -s ../file new/link
+         printf x > \"new/$(printf 'caf\\351')\"
+         rm -r lower/folder; printf changed > lower/owned; rm lower/symlink; mkdir lower/symlink
+         rm -r lower/other; printf file > lower/other; chmod 700 lower/capable",
+    );
+    assert_eq!(
+        listing(&outcome),
+        [
+            "f 700 0:0 lower/capable \"capable\"",
+            "- lower/folder",
+            "f 644 0:0 lower/other \"file\"",
+            // A write ends set-user-ID, for in a user namespace nobody has the host's CAP_FSETID.
+            "f 750 33:65534 lower/owned \"changed\"",
+            "d 755 0:0 lower/symlink",
+            "d 2755 0:0 new",
+            "f 644 0:0 new/again \"hello\"",
+            "f 644 0:0 new/caf%E9 \"x\"",
+            "h new/file = new/again",
+            "l new/link -> ../file",
+        ]
+    );
+    assert!(outcome.tree.entries().iter().all(|entry| entry.mtime == MTIME));
+    assert_eq!(outcome.tree.entries()[0].xattrs.len(), 1, "a capability survives a change of mode");
+}
+
+#[test]
+fn what_is_written_again_is_no_change() {
+    let scene = Scene::new("again", lower);
+    let outcome = scene.difference(
+        "cat lower/owned > copy; cat copy > lower/owned; rm copy; chmod 4750 lower/owned; touch lower/folder/deep lower/a
+         touch lower/folder/new; rm lower/folder/new; rm lower/symlink; ln -s /anywhere lower/symlink
+         chmod 700 lower/folder; chmod 755 lower/folder; ln lower/a lower/z; rm lower/z
+         mv lower/folder/deep lower/folder/moved; mv lower/folder/moved lower/folder/deep
+         cat lower/b > copy; rm lower/b; mv copy lower/b",
+    );
+    assert_eq!(listing(&outcome), [""; 0]);
+}
+
+#[test]
+fn times_that_a_job_did_not_write_are_kept() {
+    let scene = Scene::empty("times");
+    let outcome = scene.difference("mkdir a; touch -d @1234567890 a/old; touch a/new; touch -d @1234567890 a");
+    let times: Vec<_> = outcome.tree.entries().iter().map(|entry| entry.mtime).collect();
+    assert_eq!(times, [MTIME, MTIME, 1_234_567_890]);
+}
+
+#[test]
+fn what_records_the_build_is_left_out() {
+    let scene = Scene::empty("scrub");
+    let outcome = scene.difference(
+        "mkdir -p etc var/log/apt var/cache/apt/archives lib/__pycache__ run/x tmp/x mixed/__pycache__
+         printf 'root:*:19999:0:99999:7:::\\n' > etc/shadow; printf 0123 > etc/machine-id
+         touch etc/passwd- var/log/dpkg.log var/log/apt/term.log var/cache/apt/pkgcache.bin
+         touch lib/__pycache__/a.pyc mixed/__pycache__/a.pyc mixed/__pycache__/data",
+    );
+    assert_eq!(
+        listing(&outcome),
+        [
+            "d 755 0:0 etc",
+            "f 644 0:0 etc/machine-id \"\"",
+            "f 644 0:0 etc/shadow \"root:*:3652:0:99999:7:::\\n\"",
+            "d 755 0:0 lib",
+            "d 755 0:0 mixed",
+            "d 755 0:0 mixed/__pycache__",
+            "f 644 0:0 mixed/__pycache__/data \"\"",
+            "d 755 0:0 var",
+            "d 755 0:0 var/cache",
+            "d 755 0:0 var/cache/apt",
+            "d 755 0:0 var/cache/apt/archives",
+            "d 755 0:0 var/log",
+            "d 755 0:0 var/log/apt",
+        ]
+    );
+}
+
+#[test]
+fn a_folder_is_an_output_of_its_own() {
+    let scene = Scene::new("folder", lower);
+    let (outcome, _) = scene.run(shell("printf x > lower/x"), Output::Folder(path("lower/other")));
+    assert_eq!(listing(&outcome.unwrap()), ["f 644 0:0 file \"file\""]);
+    let (outcome, _) = scene.run(shell("ln -s / out"), Output::Folder(path("out/etc")));
+    assert_eq!(outcome.unwrap_err().message(), "the command left no folder `/out/etc`");
+}
+
+#[test]
+fn the_root_is_as_its_trees_say() {
+    let mut scene = Scene::new("root", lower);
+    let gone = Entry { kind: EntryKind::Whiteout, ..Entry::directory(path("lower/folder")) };
+    let deflated = deflated(&mut scene, "higher/deflated", &b"deflated ".repeat(1000));
+    scene.tree(vec![gone, deflated]);
+    let lines = scene.says("stat -c '%n %a %u:%g %h %Y' lower/* higher higher/*; cat higher/deflated | wc -c");
+    assert_eq!(
+        lines,
+        [
+            "lower/a 644 0:0 2 315532800",
+            "lower/b 644 0:0 2 315532800",
+            "lower/capable 755 0:0 1 315532800",
+            "lower/other 755 0:0 2 315532800",
+            "lower/owned 4750 33:65534 1 1000000000",
+            "lower/symlink 777 0:0 1 315532800",
+            "higher 755 0:0 2 315532800",
+            "higher/deflated 644 0:0 1 315532800",
+            "9000",
+        ]
+    );
+}
+
+fn deflated(scene: &mut Scene, name: &str, bytes: &[u8]) -> Entry {
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    let blob = encoder.finish().unwrap();
+    let digest = BlobDigest(Sha256::of(&blob));
+    let file = scene.folder.join(digest.hex());
+    std::fs::write(&file, &blob).unwrap();
+    scene.blobs.insert(digest, file);
+    let (length, size, crc32) = (blob.len() as u64, bytes.len() as u64, crc32fast::hash(bytes));
+    Entry::file(path(name), Content::Deflated { blob: digest, offset: 0, length, crc32, size }, 0o644)
+}
+
+#[test]
+fn every_command_finds_the_same_world() {
+    let scene = Scene::empty("world");
+    let script = "busybox env | busybox sort; busybox hostname; busybox id -u; umask; pwd; echo $$ > /dev/null
+                  ls -d /proc/[0-9]*; ls /dev; ls -A / /tmp /run /dev/fd/; cat; ls /proc/self/fd; busybox id -G";
+    let lines = scene.says(script);
+    let expected = "\
+        HOME=/root LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PWD=/ \
+        PYTHONHASHSEED=0 SHLVL=1 SOURCE_DATE_EPOCH=315532800 TZ=UTC assemble 0 0022 /";
+    assert_eq!(lines[..12].join(" "), expected);
+    assert_eq!(lines.last().unwrap(), "0", "no group but root's");
+    let devices = ["fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero"];
+    assert!(lines.windows(devices.len()).any(|some| some == devices), "{lines:#?}");
+    assert_eq!(listing(&scene.difference("touch /tmp/a /run/b /dev/shm/c; echo > /dev/null")), [""; 0]);
+}
+
+#[test]
+fn a_command_has_its_environment_and_binds() {
+    let scene = Scene::empty("binds");
+    let source = scene.folder.join("bound");
+    std::fs::write(&source, "bound").unwrap();
+    let mut command = shell("cat /etc/new/file; echo \" $NAME $TZ\"; pwd; ! touch /etc/new/file").variable("NAME", "value");
+    command.environment.insert("TZ".to_owned(), "CET".to_owned());
+    command.working_directory = "/bin".to_owned();
+    command.binds.push(Bind { source, target: "/etc/new/file".into() });
+    let (outcome, lines) = scene.run(command, Output::Difference);
+    assert_eq!(listing(&outcome.unwrap()), [""; 0]);
+    assert_eq!(lines[..2], ["bound value CET", "/bin"]);
+}
+
+#[test]
+fn there_is_no_network_but_when_asked_for() {
+    let scene = Scene::empty("network");
+    assert_eq!(scene.says("cat /proc/net/dev | busybox tail -n +3 | busybox wc -l; busybox ping -c 1 127.0.0.1 > /dev/null"), ["1"]);
+    assert_eq!(scene.says("busybox wget -q -O - -T 2 http://1.1.1.1/ 2> /dev/null || echo none"), ["none"]);
+    let command = shell("cat /proc/net/dev | busybox tail -n +3 | busybox wc -l");
+    let job = scene.job(Task::Run { command, network: true, output: None });
+    let mut lines = Vec::new();
+    let outcome = sandbox().run(&job, &mut |line| lines.push(line.to_owned())).unwrap();
+    let here = std::fs::read_to_string("/proc/net/dev").unwrap().lines().count() - 2;
+    assert_eq!(lines, [here.to_string()]);
+    assert_eq!(outcome.tree, Tree::default());
+}
+
+#[test]
+fn a_failed_command_shows_its_last_lines() {
+    let scene = Scene::empty("failed");
+    let error = scene.error(shell("for i in $(busybox seq 30); do echo line $i; done; printf last >&2; exit 7"));
+    assert_eq!(error.kind(), Kind::Build);
+    assert!(error.message().ends_with("failed: exit code 7"), "{error}");
+    assert_eq!((error.details().len(), &error.details()[0][..], &error.details()[19][..]), (20, "line 12", "last"));
+}
+
+#[test]
+fn what_cannot_start_is_named() {
+    let mut scene = Scene::new("missing", lower);
+    let script = scene.file("bin/script", b"#!/bin/nothing\n", 0o755);
+    scene.tree(vec![script]);
+    let message = |command| scene.error(command).message().to_owned();
+    assert_eq!(message(Command::new(["frob", "it"])), "`frob it` cannot start: there is no program `frob` in the root");
+    assert_eq!(
+        message(Command::new(["/bin/script"])),
+        "`/bin/script` cannot start: the interpreter of `/bin/script` is not in the root"
+    );
+    assert_eq!(message(Command::new(["/lower/a"])), "`/lower/a` cannot start: `/lower/a` may not be executed");
+    let mut command = shell("true");
+    command.working_directory = "/nowhere".to_owned();
+    assert_eq!(message(command), "the root has no working directory `/nowhere`");
+}
+
+#[test]
+fn what_no_layer_holds_is_refused() {
+    let scene = Scene::empty("special");
+    let error = scene.error(shell("busybox mkfifo pipe"));
+    assert_eq!(error.message(), "the command left a named pipe at `/pipe`");
+    let error = scene.error(shell("touch .wh.name"));
+    assert_eq!(error.message(), "the command left `.wh.name`");
+}
+
+#[test]
+fn lines_come_as_they_are_written() {
+    let scene = Scene::empty("live");
+    let job = scene.job(Task::Run { command: shell("echo first; sleep 1; echo second"), network: false, output: None });
+    let mut times = Vec::new();
+    sandbox().run(&job, &mut |_| times.push(Instant::now())).unwrap();
+    assert!(times[1] - times[0] > Duration::from_millis(800));
+}
+
+#[test]
+fn nothing_outlives_its_command() {
+    let scene = Scene::empty("daemon");
+    let begin = Instant::now();
+    let lines = scene.says("busybox setsid sleep 4321 & echo started");
+    assert_eq!(lines, ["started"]);
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    assert!(!runs("sleep\x004321"));
+}
+
+#[test]
+fn nothing_outlives_its_caller() {
+    let scene = Scene::empty("caller");
+    // This test again, in a process of its own that can be killed.
+    let mut caller = Process::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_caller_to_kill", "--nocapture", "--ignored"])
+        .env("ASSEMBLE_TEST_JOB", serde_json::to_string(&scene.job(Task::Run {
+            command: shell("echo ready; busybox setsid sleep 8765 & sleep 8765"),
+            network: false,
+            output: None,
+        })).unwrap())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(caller.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("ready")));
+    assert!(waits_until(|| runs("sleep\x008765")));
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    assert!(waits_until(|| !runs("sleep\x008765")), "a command outlived its caller");
+}
+
+/// Not a test: [`nothing_outlives_its_caller`] starts and kills it.
+#[test]
+#[ignore = "it waits to be killed"]
+fn a_caller_to_kill() {
+    let Ok(job) = std::env::var("ASSEMBLE_TEST_JOB") else { return };
+    let job: Job = serde_json::from_str(&job).unwrap();
+    sandbox().run(&job, &mut |line| println!("{line}")).unwrap();
+}
+
+fn waits_until(condition: impl Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(10) {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+/// Whether a process has these words in its command line.
+fn runs(words: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.into_iter().any(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).starts_with(words)
+    })
+}
+
+const VARIED: &str = "mkdir a; printf 1 > a/1; ln a/1 a/2; busybox chown 7:8 a/1; chmod 4711 a/1; printf 2 > lower/owned
+                      rm lower/a; chmod 711 lower/capable; touch -d @1 a/old; ln -s x a/l";
+
+#[test]
+fn the_same_job_has_the_same_digest() {
+    let scene = Scene::new("twice", lower);
+    let (one, other) = (scene.difference(VARIED), scene.difference(VARIED));
+    assert_eq!((one.diff_id, &one.tree), (other.diff_id, &other.tree));
+    assert_eq!(Sha256::of(&std::fs::read(&one.tar).unwrap()), one.diff_id.0);
+    // The same for every user: `everything_again_as_an_ordinary_user` runs this test, too.
+    assert_eq!(one.diff_id.to_string(), "sha256:57cbeb2196f34074e08173905b0134136f5b5833abb05cfd04d581b55439f3a6");
+}
+
+#[test]
+fn everything_again_as_an_ordinary_user() {
+    let id = Process::new("id").arg("-u").output().unwrap();
+    if id.stdout != b"0\n" {
+        // Not `eprintln`: the harness hides it.
+        writeln!(std::io::stderr(), "skipped: only root can make the user that this test needs").unwrap();
+        return;
+    }
+    let user = User::make();
+    let folder = std::env::temp_dir().join(format!("assemble-sandbox-user-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+    // The build's own folder need not be open to others.
+    let copy = |from: &Path, name: &str| {
+        std::fs::copy(from, folder.join(name)).unwrap();
+        folder.join(name)
+    };
+    let program = copy(Path::new(env!("CARGO_BIN_EXE_assemble")), "assemble");
+    let tests = copy(&std::env::current_exe().unwrap(), "tests");
+    let output = Process::new("setpriv")
+        .args([&format!("--reuid={}", User::NAME), &format!("--regid={}", User::NAME), "--init-groups", "--reset-env"])
+        .arg("env")
+        .arg(format!("ASSEMBLE_TEST_PROGRAM={}", program.display()))
+        .arg(tests)
+        .args(["--skip", "everything_again"])
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    drop(user);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// A user with subordinate ids, for as long as this lives.
+struct User;
+
+impl User {
+    const NAME: &str = "assemble-test";
+
+    fn make() -> Self {
+        let options = ["--system", "--user-group", "--no-create-home", "--add-subids-for-system", Self::NAME];
+        let made = Process::new("useradd").args(options).status().expect("useradd (package `passwd`)");
+        assert!(made.success());
+        Self
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = Process::new("userdel").arg(Self::NAME).status();
+    }
+}
