@@ -7,6 +7,7 @@
 //! Invariant: whatever reaches a digest is encoded here, by [`encode::Encoder`] (keys) or
 //! [`json::canonical`] (OCI documents), and each encoding has a golden test.
 
+pub mod debian;
 pub mod derivation;
 pub mod digest;
 pub mod encode;

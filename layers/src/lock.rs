@@ -60,6 +60,8 @@ pub struct Lock {
     pub version: u32,
     /// When it was made, in seconds since 1970: `created` of the images.
     pub created: u64,
+    /// The digest of what the resolution depends on in `pyproject.toml`.
+    pub manifest: Sha256,
     pub requirements: Requirements,
     pub debian: Debian,
     pub python: Python,
@@ -93,34 +95,73 @@ pub struct Deb {
     pub automatic: bool,
 }
 
+/// What `resolve.py` answered: what Poetry and pip decided, on the image's own Python. The names of
+/// the fields are those of the answer, so that an earlier one can be handed back to it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Python {
-    /// The interpreter's: `3.11.2`.
-    pub version: String,
-    /// Poetry's: `2.5.1`. It decided, and it stands in `INSTALLER`.
+    /// The interpreter's version: `3.11.2`.
+    pub python: String,
+    /// Versions of those who decided. Poetry's stands in `INSTALLER`.
+    pub pip: String,
     pub poetry: String,
-    /// The digest of what the resolution depends on in `pyproject.toml`.
-    pub manifest: Sha256,
-    /// Poetry's own digest of the manifest, for `--export poetry`.
-    pub content_hash: String,
+    pub poetry_core: String,
     /// Version of Poetry's lock format: `2.1`.
     pub lock_version: String,
     /// `requires-python` as Poetry's lock has it.
     pub python_versions: String,
-    /// Sources named in `pyproject.toml` that were pointed elsewhere when the lock was made.
-    #[serde(default)]
-    pub substituted: Vec<String>,
-    /// The groups of `pyproject.toml`, and whether each is optional.
-    pub groups: BTreeMap<String, bool>,
-    pub root: RootPackage,
+    /// Poetry's own digest of the manifest, for `--export poetry`.
+    pub content_hash: String,
+    pub extras: BTreeMap<String, Vec<String>>,
+    pub groups: BTreeMap<String, PythonGroup>,
+    /// The sources named in `pyproject.toml`.
+    pub sources: Vec<Source>,
+    /// `None` where the manifest says `package-mode = false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootPackage>,
     /// What the manifest asks for, in all groups; sorted by name.
-    pub package: Vec<Distribution>,
+    pub packages: Vec<Distribution>,
     /// pip, Poetry and what they need; sorted by name.
-    pub tool: Vec<Distribution>,
-    /// By the name of the collection.
-    #[serde(default)]
-    pub collection: BTreeMap<String, Vec<Distribution>>,
+    pub tools: Vec<Distribution>,
+    /// By the name of what they are for.
+    pub collections: BTreeMap<String, Vec<Distribution>>,
+}
+
+impl Python {
+    /// The named sources that were pointed elsewhere when the lock was made.
+    pub fn substituted(&self) -> Vec<&str> {
+        let substituted = self.sources.iter().filter(|source| source.served_by != ServedBy::Manifest);
+        substituted.map(|source| source.name.as_str()).collect()
+    }
+}
+
+/// A group of `pyproject.toml`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PythonGroup {
+    pub optional: bool,
+}
+
+/// A source named in `pyproject.toml`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    pub name: String,
+    /// Poetry's: `explicit`.
+    pub priority: String,
+    pub served_by: ServedBy,
+}
+
+/// What answered for a named source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServedBy {
+    /// The address that the manifest names.
+    Manifest,
+    /// The default index.
+    Default,
+    /// An address given when the lock was made.
+    Other,
 }
 
 /// What Poetry's editable install of the project itself writes.
@@ -129,33 +170,63 @@ pub struct Python {
 pub struct RootPackage {
     pub name: String,
     pub version: String,
-    /// `poetry-core 2.5.0`.
-    pub generator: String,
-    pub metadata: String,
-    #[serde(default)]
-    pub entry_points: String,
+    /// `spectralmc-0.1.0.dist-info`.
+    pub dist_info: String,
+    /// The lines of its `.pth` below the project's folder; `None`: the folder itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
+    /// The files of its `.dist-info` that do not depend on where it is installed.
+    pub files: BTreeMap<String, String>,
 }
 
-/// One locked distribution: the one file of it that fits the image's Python and platform.
+/// One locked distribution: the one file of it that fits the image's Python and platform. The
+/// fields from `groups` on are Poetry's lock's; tools and collections have `requested` and
+/// `requires` instead.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Distribution {
     pub name: String,
     pub version: String,
-    pub file: String,
-    pub sha256: Sha256,
-    /// In bytes.
-    pub size: u64,
+    pub file: File,
+    /// Whether somebody asked for it by name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub requested: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires: Option<Vec<String>>,
     /// The named source; the default index if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Whether somebody asked for it by name (tools and collections).
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub requested: bool,
-    /// The groups of the manifest that need it.
+    /// The groups that lock it, and those whose markers want it on this platform.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// What else Poetry's lock says of it, kept for `--export poetry`: one line of JSON.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub poetry: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted_by: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub markers: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optional: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub python_versions: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dependencies: BTreeMap<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extras: BTreeMap<String, Vec<String>>,
+}
+
+/// A file of a Python index.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    pub name: String,
+    pub kind: FileKind,
+    pub sha256: Sha256,
+    /// In bytes.
+    pub size: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    Wheel,
+    Sdist,
 }

@@ -80,24 +80,23 @@ pub fn script(interpreter: &str, module: &str, attribute: &str) -> String {
 /// # Errors
 /// A name in the lock that is no file name.
 pub fn editable(root: &RootPackage, scheme: &Scheme, folder: &str) -> Result<Vec<FileEntry>, InvalidPath> {
+    let dist_info = scheme.library.join(&root.dist_info)?;
     let name = root.name.replace('-', "_");
-    let dist_info = scheme.library.join(format!("{name}-{}.dist-info", root.version))?;
-    let url = format!("{{\"dir_info\": {{\"editable\": true}}, \"url\": \"file://{folder}\"}}");
-    let wheel = format!(
-        "Wheel-Version: 1.0\nGenerator: {}\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        root.generator
-    );
-    let mut files = vec![(scheme.library.join(format!("{name}.pth"))?, 0o644, format!("{folder}\n"))];
-    for (script, module, attribute) in console_scripts(&root.entry_points).unwrap_or_default() {
+    let paths: String = match &root.paths {
+        None => format!("{folder}\n"),
+        Some(paths) => paths.iter().map(|path| format!("{folder}/{path}\n")).collect(),
+    };
+    let mut files = vec![(scheme.library.join(format!("{name}.pth"))?, 0o644, paths)];
+    let entry_points = root.files.get("entry_points.txt").map_or("", String::as_str);
+    for (script, module, attribute) in console_scripts(entry_points).unwrap_or_default() {
         let text = editable_script(&scheme.interpreter, &module, &attribute);
         files.push((scheme.scripts.join(script)?, 0o755, text));
     }
-    files.push((dist_info.join("METADATA")?, 0o644, root.metadata.clone()));
-    files.push((dist_info.join("INSTALLER")?, 0o644, scheme.installer.clone()));
-    if !root.entry_points.is_empty() {
-        files.push((dist_info.join("entry_points.txt")?, 0o644, root.entry_points.clone()));
+    for (name, text) in &root.files {
+        files.push((dist_info.join(name)?, 0o644, text.clone()));
     }
-    files.push((dist_info.join("WHEEL")?, 0o644, wheel));
+    files.push((dist_info.join("INSTALLER")?, 0o644, scheme.installer.clone()));
+    let url = format!("{{\"dir_info\": {{\"editable\": true}}, \"url\": \"file://{folder}\"}}");
     files.push((dist_info.join("direct_url.json")?, 0o644, url));
     let own = dist_info.join("RECORD")?;
     let mut record = String::new();

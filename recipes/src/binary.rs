@@ -65,10 +65,10 @@ fn config(lock: &Lock) -> Config {
         exposed_ports: vec!["6006/tcp".to_owned()],
         labels: [
             label("title", "spectralmc"),
-            label("version", &lock.python.root.version),
+            label("version", lock.python.root.as_ref().map_or("", |root| &root.version)),
             label("description", DESCRIPTION),
             ("dev.assemble.variant".to_owned(), VARIANT.to_owned()),
-            ("dev.assemble.substituted-indexes".to_owned(), lock.python.substituted.join(",")),
+            ("dev.assemble.substituted-indexes".to_owned(), lock.python.substituted().join(",")),
         ]
         .into(),
     }

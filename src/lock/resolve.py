@@ -476,7 +476,6 @@ def pip_packages(
     """What pip would install for `requirements` from the default index, and nothing else.
 
     `fast-deps` reads metadata out of remote wheels instead of fetching gigabytes to look inside.
-    An entry's `requires` are those of the others that it may ask for, under whatever marker.
     """
     from packaging.requirements import Requirement
 
@@ -491,7 +490,26 @@ def pip_packages(
             preferences=kept(previous, request["update"]),
         )
         installs = json.loads(report.read_text())["install"]
-    names = {canonical(install["metadata"]["name"]) for install in installs}
+    required = {
+        canonical(install["metadata"]["name"]): [
+            Requirement(text) for text in install["metadata"].get("requires_dist", [])
+        ]
+        for install in installs
+    }
+    asked = [requirement for part in required.values() for requirement in part]
+    asked += [Requirement(text) for text in requirements]
+    extras = {name: {""} for name in required}
+    for requirement in asked:
+        extras.setdefault(canonical(requirement.name), {""}).update(requirement.extras)
+
+    def requires(name: str) -> list[str]:
+        """Those of the others that `name` asks for here, under any extra that is in use."""
+        wanted = {
+            canonical(r.name)
+            for r in required[name]
+            if not r.marker or any(r.marker.evaluate({"extra": extra}) for extra in extras[name])
+        }
+        return sorted(wanted & required.keys())
 
     def describe(install: Entry) -> Entry:
         name, version = canonical(install["metadata"]["name"]), install["metadata"]["version"]
@@ -499,12 +517,11 @@ def pip_packages(
         link = next((link for link in index.get_page(name).links if link.filename == filename), None)
         if link is None:
             raise Failure("file", f"the default index does not list {filename}", subject=name)
-        requires = {canonical(Requirement(text).name) for text in install["metadata"].get("requires_dist", [])}
         return {
             "name": name,
             "version": version,
             "requested": install["requested"],
-            "requires": sorted(requires & names),
+            "requires": requires(name),
             "file": file_of(index, link),
         }
 

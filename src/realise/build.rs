@@ -10,7 +10,7 @@ use assemble_layers::{BlobDigest, Builder, DiffId, Key, NodeId, Sha256, Tree};
 use super::event::Event;
 use super::{Realisation, Realised};
 use crate::pack::{self, Contents, TreeBuilder, wheel};
-use crate::sandbox::{self, DebFile, Job, Task};
+use crate::sandbox::{Command, DebFile, Job, Sandbox, Task};
 use crate::{Error, Kind, Result};
 
 impl Realisation<'_> {
@@ -132,7 +132,7 @@ impl Realisation<'_> {
             task,
         };
         let mut log = std::io::BufWriter::new(fs_err::File::create(store.log_file(key))?);
-        let outcome = sandbox::run(&job, &mut |line| {
+        let outcome = Sandbox::default().run(&job, &mut |line| {
             // A log that cannot be written is no reason to stop: the lines are shown as well.
             let _ = std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes());
             self.engine.send(Event::Log { name: name.to_owned(), line: line.to_owned() });
@@ -165,14 +165,12 @@ fn unpack_debs(debs: &UnpackDebs<NodeId>, files: Vec<PathBuf>) -> Task {
 }
 
 fn run_task(run: &Run<NodeId>) -> Task {
-    Task::Run {
-        command: run.command.clone(),
+    let command = Command {
         environment: run.environment.clone(),
         working_directory: run.working_directory.clone(),
-        network: false,
-        binds: Vec::new(),
-        output: run.output.clone(),
-    }
+        ..Command::new(run.command.clone())
+    };
+    Task::Run { command, network: false, output: Some(run.output.clone()) }
 }
 
 /// Whether a file's bytes are still what its name says.

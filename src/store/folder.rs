@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::{BlobReader, Record, Substituter};
 use crate::pack::{Segment, Spliced};
+use crate::sandbox::Sandbox;
 use crate::{Error, Kind, Result};
 
 /// The format of the folder. A store of another version is refused, never touched.
@@ -319,7 +320,7 @@ impl Store {
             if lock.file().try_lock().is_ok() {
                 let folder = lock_path.with_extension("");
                 if folder.exists() {
-                    crate::sandbox::remove(&folder)?;
+                    Sandbox::default().remove(&folder)?;
                 }
                 remove_if_there(&lock_path)?;
             }
@@ -380,7 +381,7 @@ impl WorkingFolder {
 impl Drop for WorkingFolder {
     /// What cannot be removed now is removed by the next process.
     fn drop(&mut self) {
-        if crate::sandbox::remove(&self.path).is_ok() {
+        if Sandbox::default().remove(&self.path).is_ok() {
             let _ = fs::remove_file(&self.lock_path);
         }
     }

@@ -19,7 +19,9 @@ pub const FOLDER: &str = "/spectralmc";
 pub fn layer(graph: &mut Graph, lock: &Lock, project: &Project) -> Result<Layer, RecipeError> {
     let mut entries: Vec<FileEntry> = project.files.iter().map(entry).collect::<Result<_, _>>()?;
     let scheme = python::scheme(lock, "poetry")?;
-    entries.extend(installed::editable(&lock.python.root, &scheme, FOLDER)?);
+    if let Some(root) = &lock.python.root {
+        entries.extend(installed::editable(root, &scheme, FOLDER)?);
+    }
     Ok(Layer {
         tree: graph.add("application", Builder::Files(Files { entries })),
         step: "application".to_owned(),

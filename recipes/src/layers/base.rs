@@ -4,26 +4,26 @@ use std::collections::BTreeMap;
 
 use assemble_layers::derivation::{Output, Run};
 use assemble_layers::image::Layer;
-use assemble_layers::{Builder, Graph, Lock, NodeId};
+use assemble_layers::{Builder, Graph, Lock, NodeId, debian};
 
 /// The lock's name for these packages.
 pub const SET: &str = "base";
 /// Beside what is essential. `usr-is-merged`, for the links are made before the first package.
 pub const PACKAGES: [&str; 3] = ["apt", "ca-certificates", "usr-is-merged"];
 
-/// Debian, as trees and as layers.
+/// Debian, as what other packages are unpacked over, and as layers.
 pub struct Base {
-    pub trees: Vec<NodeId>,
+    pub debian: NodeId,
     pub layers: Vec<Layer>,
 }
 
 pub fn layers(graph: &mut Graph, lock: &Lock) -> Base {
-    let debian = super::debian_set(graph, lock, SET, "debian 12", &[]);
+    let tree = debian::unpack_set(graph, &lock.debian, SET, "debian 12", &[]);
     // The addresses are Debian's own word: the example that its apt ships.
     let sources = graph.add(
         "apt sources",
         Builder::Run(Run {
-            root: vec![debian],
+            root: vec![tree],
             command: ["cp", "/usr/share/doc/apt/examples/sources.list", "/etc/apt/sources.list"]
                 .map(str::to_owned)
                 .to_vec(),
@@ -38,9 +38,9 @@ pub fn layers(graph: &mut Graph, lock: &Lock) -> Base {
         created_by: created_by.to_owned(),
     };
     Base {
-        trees: vec![debian, sources],
+        debian: tree,
         layers: vec![
-            layer(debian, "debian 12 (bookworm): essential packages, apt, ca-certificates"),
+            layer(tree, "debian 12 (bookworm): essential packages, apt, ca-certificates"),
             layer(sources, "cp /usr/share/doc/apt/examples/sources.list /etc/apt/sources.list"),
         ],
     }

@@ -36,7 +36,7 @@ pub fn environment() -> Vec<(String, String)> {
 /// # Errors
 /// The lock has no such collection.
 pub fn layers(graph: &mut Graph, lock: &Lock) -> Result<Vec<Layer>, RecipeError> {
-    let Some(components) = lock.python.collection.get(COLLECTION) else {
+    let Some(components) = lock.python.collections.get(COLLECTION) else {
         return Err(RecipeError(format!("the lock has no collection `{COLLECTION}`")));
     };
     let layout = Layout::Relocate(rules()?);

@@ -16,9 +16,9 @@ use super::python::{self, Group, Layers};
 /// A group that the manifest has not.
 pub fn layers(graph: &mut Graph, lock: &Lock, with: &[&str]) -> Result<Layers, RecipeError> {
     let groups = selected(lock, with)?;
-    let there: BTreeSet<&str> = lock.python.tool.iter().map(|tool| tool.name.as_str()).collect();
+    let there: BTreeSet<&str> = lock.python.tools.iter().map(|tool| tool.name.as_str()).collect();
     let wanted = |distribution: &&Distribution| {
-        distribution.groups.iter().any(|group| groups.contains(group.as_str()))
+        distribution.wanted_by.iter().any(|group| groups.contains(group.as_str()))
             && !there.contains(distribution.name.as_str())
     };
     let with: Vec<String> = with.iter().map(|group| format!(" --with {group}")).collect();
@@ -28,11 +28,11 @@ pub fn layers(graph: &mut Graph, lock: &Lock, with: &[&str]) -> Result<Layers, R
         created_by: &format!("poetry install{}", with.concat()),
         layout: Layout::Site(python::scheme(lock, &format!("Poetry {}", lock.python.poetry))?),
     };
-    Ok(python::layers(graph, &group, lock.python.package.iter().filter(wanted)))
+    Ok(python::layers(graph, &group, lock.python.packages.iter().filter(wanted)))
 }
 
 fn selected<'a>(lock: &'a Lock, with: &[&'a str]) -> Result<BTreeSet<&'a str>, RecipeError> {
-    let required = lock.python.groups.iter().filter(|(_, optional)| !**optional).map(|(name, _)| name.as_str());
+    let required = lock.python.groups.iter().filter(|(_, group)| !group.optional).map(|(name, _)| name.as_str());
     let mut groups: BTreeSet<&str> = required.collect();
     for group in with {
         if !lock.python.groups.contains_key(*group) {

@@ -2,7 +2,7 @@
 
 use assemble_layers::derivation::{Fetch, Layout, Origin, UnpackWheels, WheelInput};
 use assemble_layers::image::Layer;
-use assemble_layers::lock::{Distribution, Lock};
+use assemble_layers::lock::{Distribution, File, Lock};
 use assemble_layers::python::Scheme;
 use assemble_layers::tree::InvalidPath;
 use assemble_layers::{Builder, Graph, NodeId, TreePath};
@@ -35,8 +35,8 @@ pub fn layers<'a>(
     group: &Group<'_>,
     distributions: impl Iterator<Item = &'a Distribution>,
 ) -> Layers {
-    let (mut large, small): (Vec<_>, Vec<_>) = distributions.partition(|one| one.size >= LARGE);
-    large.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.name.cmp(&other.name)));
+    let (mut large, small): (Vec<_>, Vec<_>) = distributions.partition(|one| one.file.size >= LARGE);
+    large.sort_by(|one, other| other.file.size.cmp(&one.file.size).then_with(|| one.name.cmp(&other.name)));
     let mut layer = |name: String, members: &[&Distribution]| Layer {
         tree: unpack(graph, &name, members, &group.layout),
         step: group.step.to_owned(),
@@ -49,7 +49,7 @@ pub fn layers<'a>(
 
 fn unpack(graph: &mut Graph, name: &str, distributions: &[&Distribution], layout: &Layout) -> NodeId {
     let wheels = distributions.iter().map(|distribution| WheelInput {
-        filename: distribution.file.clone(),
+        filename: distribution.file.name.clone(),
         file: fetch(graph, distribution),
         requested: distribution.requested && matches!(layout, Layout::Site(scheme) if scheme.installer == PIP),
     });
@@ -59,8 +59,8 @@ fn unpack(graph: &mut Graph, name: &str, distributions: &[&Distribution], layout
 
 fn fetch(graph: &mut Graph, distribution: &Distribution) -> NodeId {
     let origin = Origin::Python { project: distribution.name.clone(), source: distribution.source.clone() };
-    let (file, sha256, size) = (distribution.file.clone(), distribution.sha256, distribution.size);
-    graph.add(file.clone(), Builder::Fetch(Fetch { file, sha256, size, origin }))
+    let File { name, sha256, size, .. } = distribution.file.clone();
+    graph.add(name.clone(), Builder::Fetch(Fetch { file: name, sha256, size, origin }))
 }
 
 /// pip's `INSTALLER`; it alone leaves `REQUESTED`.
@@ -84,5 +84,5 @@ pub fn scheme(lock: &Lock, installer: &str) -> Result<Scheme, InvalidPath> {
 
 /// `3.11` of `3.11.2`.
 fn short_version(lock: &Lock) -> String {
-    lock.python.version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".")
+    lock.python.python.splitn(3, '.').take(2).collect::<Vec<_>>().join(".")
 }

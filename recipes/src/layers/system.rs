@@ -1,7 +1,7 @@
 //! Step 2, the system dependencies: build tools, Python, an init process.
 
 use assemble_layers::image::Layer;
-use assemble_layers::{Graph, Lock};
+use assemble_layers::{Graph, Lock, debian};
 
 use super::base::Base;
 
@@ -10,7 +10,7 @@ pub const SET: &str = "system";
 pub const PACKAGES: [&str; 6] = ["build-essential", "curl", "git", "python3", "python3-dev", "tini"];
 
 pub fn layer(graph: &mut Graph, lock: &Lock, base: &Base) -> Layer {
-    let tree = super::debian_set(graph, lock, SET, "system dependencies", &base.trees);
+    let tree = debian::unpack_set(graph, &lock.debian, SET, "system dependencies", &[base.debian]);
     Layer {
         tree,
         step: "system dependencies".to_owned(),

@@ -19,6 +19,6 @@ pub fn layer(graph: &mut Graph, lock: &Lock) -> Result<Layer, RecipeError> {
         created_by: "python3 -m pip install --upgrade pip setuptools wheel poetry",
         layout: Layout::Site(python::scheme(lock, python::PIP)?),
     };
-    let layers = python::layers(graph, &group, lock.python.tool.iter());
+    let layers = python::layers(graph, &group, lock.python.tools.iter());
     layers.small.ok_or_else(|| RecipeError("the lock has neither pip nor poetry".to_owned()))
 }
