@@ -19,6 +19,8 @@ pub enum Kind {
     Store,
     /// The machine forbids what is needed, such as user namespaces: exit code 8.
     Machine,
+    /// Whoever read stdout has gone: no failure, exit code 0.
+    Output,
     /// A mistake in this program: exit code 70, as BSD's `EX_SOFTWARE`.
     Internal,
 }
@@ -26,6 +28,7 @@ pub enum Kind {
 impl Kind {
     pub fn exit_code(self) -> u8 {
         match self {
+            Self::Output => 0,
             Self::Usage => 2,
             Self::Input => 3,
             Self::Conflict => 4,

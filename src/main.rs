@@ -1,3 +1,7 @@
-fn main() {
-    assemble::sandbox::run_if_helper();
+//! The program: the command line over SpectralMC's recipes.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    assemble::cli::main(&assemble_recipes::SpectralMc)
 }

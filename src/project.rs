@@ -56,6 +56,19 @@ pub fn read(folder: &Path, manifests: &[&str], store: &Store) -> Result<Project>
     Ok(Project { files })
 }
 
+/// Whether a file is one of the project's, so that an image would hold it.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn contains(folder: &Path, file: &Path) -> Result<bool> {
+    let folder = fs::canonicalize(folder)?;
+    let file = fs::canonicalize(file)?;
+    Ok(match file.strip_prefix(&folder) {
+        Ok(below) => !Ignored::read(&folder)?.is_ignored(below),
+        Err(_) => false,
+    })
+}
+
 fn same_stamps(one: &BTreeMap<TreePath, Known>, other: &BTreeMap<TreePath, Known>) -> bool {
     one.len() == other.len()
         && one.iter().zip(other).all(|((path, known), (other_path, other))| {

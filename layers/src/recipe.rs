@@ -6,8 +6,17 @@ use crate::project::Project;
 
 /// A team's images. The engine knows no recipe: `main` hands it one of these.
 pub trait Recipes: Sync {
-    /// What can be built, in the order in which it is listed. The first is the default.
+    /// What can be built, in the order in which it is listed.
     fn variants(&self) -> Vec<Variant>;
+
+    /// The variant that is built where none is named. `environment` looks a variable up.
+    ///
+    /// # Errors
+    /// A variable that says what cannot be, in words.
+    fn default_variant(
+        &self,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<&'static str, RecipeError>;
 
     /// What all variants together need locked.
     fn requirements(&self) -> Requirements;

@@ -15,6 +15,18 @@ impl Recipes for SpectralMc {
         vec![Variant { name: binary::VARIANT, description: binary::DESCRIPTION }]
     }
 
+    /// `BUILD_FROM_SOURCE`, as the original build had it.
+    fn default_variant(
+        &self,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<&'static str, RecipeError> {
+        match environment("BUILD_FROM_SOURCE").as_deref() {
+            None | Some("" | "false") => Ok(binary::VARIANT),
+            Some("true") => Ok("source"),
+            Some(other) => Err(RecipeError(format!("`BUILD_FROM_SOURCE` is `{other}`, neither `true` nor `false`"))),
+        }
+    }
+
     fn requirements(&self) -> Requirements {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let set = |name: &str, essential, packages: &[&str]| DebianSet {

@@ -35,6 +35,9 @@ pub enum Event {
     Log { name: String, line: String },
     Built { name: String, size: u64, took: Duration },
     Packing { name: String, size: u64 },
+    Packed { name: String },
     /// Something that is no error, but that somebody should know.
     Warning(String),
+    /// Nothing more comes.
+    Finished,
 }

@@ -281,6 +281,7 @@ impl<'a> Realisation<'a> {
         let name = &self.graph.node(node).name;
         self.engine.send(Event::Packing { name: name.clone(), size: realised.size });
         let packed = self.pack(realised.diff_id)?;
+        self.engine.send(Event::Packed { name: name.clone() });
         self.put_packed(key, name.clone(), packed, started.elapsed())?;
         Ok((packed, Had::Built, started.elapsed()))
     }

@@ -1,0 +1,147 @@
+//! `assemble image`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use assemble_layers::{Image, Recipes};
+use serde_json::json;
+
+use super::report::{self, Reporter};
+use super::session::{Options, Session};
+use crate::oci::{self, Assembled, Reference};
+use crate::{Error, Kind, Result, deliver, inspect};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// The image; see `assemble variants`.
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// Write an archive for `docker load` (FILE), an OCI layout (DIR/), or the archive to stdout (-).
+    #[arg(long, short, value_name = "FILE|DIR/|-")]
+    output: Option<PathBuf>,
+    /// A name for the image [default: NAME:VARIANT] (may be given several times).
+    #[arg(long = "tag", short, value_name = "NAME:TAG")]
+    tags: Vec<Reference>,
+    /// Fail if the lock does not fit, instead of mending it.
+    #[arg(long)]
+    locked: bool,
+    /// Print one JSON object instead of the digest.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the image goes.
+enum Target<'a> {
+    Store,
+    Stream,
+    Folder(&'a Path),
+    File(&'a Path),
+}
+
+impl<'a> Target<'a> {
+    fn of(output: Option<&'a Path>) -> Self {
+        match output {
+            None => Self::Store,
+            Some(path) if path == Path::new("-") => Self::Stream,
+            Some(path) if path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir() => Self::Folder(path),
+            Some(path) => Self::File(path),
+        }
+    }
+}
+
+pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    let target = Target::of(arguments.output.as_deref());
+    check_target(&target, arguments)?;
+    let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
+    let session = Session::open(&arguments.options, recipes, reporter.events())?;
+    let variant = session.variant(arguments.variant.as_deref())?;
+    let (lock, mended) = session.fitting_lock(arguments.locked)?;
+    let image = session.image(&variant, &lock)?;
+    let names = names(arguments, &image)?;
+    let layers = session.engine().realise(&image)?;
+    let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
+    let assembled = oci::assemble(&image, layers)?;
+    deliver(&session, &assembled, &names, &target)?;
+    reporter.finish();
+    if !arguments.options.quiet {
+        eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    match target {
+        // stdout carries the archive.
+        Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
+        _ if arguments.json => super::print(as_json(&image, &assembled, seconds))?,
+        _ => {
+            super::print(assembled.manifest.digest)?;
+            if !arguments.options.quiet {
+                eprintln!("  {seconds:.1} s");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What can be known to be wrong before anything is built.
+fn check_target(target: &Target<'_>, arguments: &Arguments) -> Result<()> {
+    match target {
+        Target::Stream if std::io::stdout().is_terminal() => {
+            Err(Error::new(Kind::Usage, "an archive is not written to a terminal").hint("`--output - | docker load`"))
+        }
+        Target::Stream if arguments.json => {
+            Err(Error::new(Kind::Usage, "stdout cannot carry both the archive and JSON").hint("write the archive to a file"))
+        }
+        Target::File(path) | Target::Folder(path) => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if parent.is_dir() {
+                return Ok(());
+            }
+            Err(Error::new(Kind::Usage, format!("the folder `{}` is not there", parent.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn names(arguments: &Arguments, image: &Image) -> Result<Vec<Reference>> {
+    if arguments.tags.is_empty() {
+        return Ok(vec![format!("{}:{}", image.name, image.variant).parse()?]);
+    }
+    Ok(arguments.tags.clone())
+}
+
+fn deliver(session: &Session<'_>, image: &Assembled, names: &[Reference], target: &Target<'_>) -> Result<()> {
+    match target {
+        Target::Store => Ok(()),
+        Target::Stream => deliver::to_writer(&session.store, image, names, &mut std::io::stdout().lock()),
+        Target::Folder(path) => deliver::to_folder(&session.store, image, names, path),
+        Target::File(path) => {
+            deliver::to_file(&session.store, image, names, path)?;
+            session.warn_unless_ignored(path);
+            Ok(())
+        }
+    }
+}
+
+fn as_json(image: &Image, assembled: &Assembled, seconds: f64) -> serde_json::Value {
+    let layers = image.layers.iter().zip(&assembled.layers).map(|(declared, layer)| {
+        json!({
+            "diffid": layer.diff_id,
+            "digest": layer.packed.digest,
+            "size": layer.packed.size,
+            "step": declared.step,
+            "name": image.graph.node(declared.tree).name,
+            "had": layer.had.as_str(),
+            "seconds": layer.took.as_secs_f64(),
+        })
+    });
+    json!({
+        "digest": assembled.manifest.digest,
+        "config": assembled.config.digest,
+        "variant": image.variant,
+        "layers": layers.collect::<Vec<_>>(),
+        "seconds": seconds,
+    })
+}

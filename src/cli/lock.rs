@@ -1,0 +1,88 @@
+//! `assemble lock`.
+
+use assemble_layers::Recipes;
+
+use super::report::Reporter;
+use super::session::{Options, Session};
+use crate::lock::{self, Update};
+use crate::{Error, Kind, Result};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Move this package, and nothing else that need not move (may be given several times).
+    #[arg(long, value_name = "NAME")]
+    update: Vec<String>,
+    /// Resolve everything anew, as if there were no lock.
+    #[arg(long, conflicts_with = "update")]
+    fresh: bool,
+    /// Write nothing; fail if the lock would change.
+    #[arg(long)]
+    check: bool,
+    /// Print the lock as another tool's, and resolve nothing.
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    export: Option<Export>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Export {
+    /// As `poetry.lock`.
+    Poetry,
+}
+
+pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
+    let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
+    let session = Session::open(&arguments.options, recipes, reporter.events())?;
+    let path = session.lock_path();
+    let known = match arguments.fresh {
+        true => None,
+        false => lock::read(&path)?,
+    };
+    if let Some(Export::Poetry) = arguments.export {
+        let known = known.ok_or_else(|| {
+            Error::new(Kind::Input, format!("there is no `{}`", path.display())).hint("`assemble lock` makes it")
+        })?;
+        print!("{}", lock::poetry_lock(&known, &session.manifest.sources));
+        return Ok(());
+    }
+    let update = Update { names: arguments.update.clone() };
+    let made = session.maker().make(known.as_ref(), &update)?;
+    let before = if arguments.fresh { lock::read(&path)? } else { known };
+    let changes = lock::difference(before.as_ref(), &made);
+    let changed = before.as_ref().is_none_or(|before| !same(before, &made));
+    reporter.finish();
+    for change in &changes {
+        eprintln!("  {change}");
+    }
+    if changed && !arguments.check {
+        lock::write(&path, &made)?;
+    }
+    report(arguments, &made, changed, &changes)?;
+    match changed && arguments.check {
+        true => Err(Error::new(Kind::Input, format!("`{}` is not what would be locked now", path.display()))
+            .hint("`assemble lock` writes what stands above")),
+        false => Ok(()),
+    }
+}
+
+/// The time alone is no change.
+fn same(one: &assemble_layers::Lock, other: &assemble_layers::Lock) -> bool {
+    let mut other = other.clone();
+    other.created = one.created;
+    *one == other
+}
+
+fn report(arguments: &Arguments, lock: &assemble_layers::Lock, changed: bool, changes: &[String]) -> Result<()> {
+    if arguments.json {
+        return super::print(serde_json::json!({ "changed": changed, "changes": changes }));
+    }
+    if !arguments.options.quiet {
+        let state = if changed { "changed" } else { "unchanged" };
+        eprintln!("  lock      {}   {state}", super::report::lock_summary(lock));
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! The command line: one file a verb. It knows the terminal, the environment and the home folder;
+//! the rest of the library knows none of them.
+
+mod image;
+mod lock;
+mod plan;
+mod report;
+mod session;
+mod variants;
+
+use std::process::ExitCode;
+
+use assemble_layers::Recipes;
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::{Error, Kind, Result};
+
+/// Makes OCI images from recipes written in Rust, reproducibly and without Dockerfiles.
+#[derive(Parser)]
+#[command(name = "assemble", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// One a class of failure; see [`Kind::exit_code`].
+const EXIT_CODES: &str = "Exit codes: 0 done · 2 wrong usage · 3 wrong input (manifest, lock, archive, project) · \
+4 requirements that conflict · 5 network · 6 a build step failed · 7 disk or store · 8 the machine forbids what is \
+needed · 70 a mistake in this program · 130 interrupted";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build an image: into the store, an archive, a folder, or a stream.
+    Image(image::Arguments),
+    /// Resolve what the recipes ask for, and write `assemble.lock`.
+    Lock(lock::Arguments),
+    /// Show what `image` would reuse, fetch and build; build nothing.
+    Plan(plan::Arguments),
+    /// List the images that can be built.
+    Variants(variants::Arguments),
+    /// Print a completion script for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page, in roff.
+    Man,
+}
+
+/// The program of a team: `fn main() -> ExitCode { assemble::cli::main(&MyRecipes) }`.
+///
+/// The first thing it does is to find out whether it was started as the sandbox's helper, before
+/// any thread exists.
+pub fn main(recipes: &dyn Recipes) -> ExitCode {
+    crate::sandbox::run_if_helper();
+    let arguments = Arguments::parse();
+    match run(recipes, arguments.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == Kind::Output => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Err(Error::new(Kind::Machine, "images are built on Linux on amd64 only, so far")
+            .hint("run `assemble` on such a machine, in a virtual machine, or in CI"));
+    }
+    match verb {
+        Verb::Image(arguments) => image::run(recipes, &arguments),
+        Verb::Lock(arguments) => lock::run(recipes, &arguments),
+        Verb::Plan(arguments) => plan::run(recipes, &arguments),
+        Verb::Variants(arguments) => variants::run(recipes, &arguments),
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "assemble", &mut std::io::stdout());
+            Ok(())
+        }
+        Verb::Man => Ok(clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?),
+    }
+}
+
+/// Writes a line to stdout. Whoever reads it may have gone: that is no failure of ours.
+///
+/// # Errors
+/// Those of stdout.
+fn print(text: impl std::fmt::Display) -> Result<()> {
+    use std::io::{ErrorKind, Write};
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new(Kind::Output, "nobody reads stdout")),
+        result => Ok(result?),
+    }
+}

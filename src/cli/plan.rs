@@ -1,0 +1,70 @@
+//! `assemble plan`.
+
+use assemble_layers::Recipes;
+use serde_json::json;
+
+use super::report::{Reporter, bytes};
+use super::session::{Options, Session};
+use crate::Result;
+use crate::realise::{Planned, State};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// The image; see `assemble variants`.
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// Fail if the lock does not fit.
+    #[arg(long)]
+    locked: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
+    let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
+    let session = Session::open(&arguments.options, recipes, reporter.events())?;
+    let variant = session.variant(arguments.variant.as_deref())?;
+    let (lock, mended) = session.fitting_lock(arguments.locked)?;
+    let image = session.image(&variant, &lock)?;
+    let plan = session.engine().plan(&image)?;
+    reporter.finish();
+    mended.iter().for_each(|line| eprintln!("  lock      {line}"));
+    if arguments.json {
+        let layers: Vec<_> = plan.layers.iter().map(as_json).collect();
+        return super::print(json!({ "variant": variant, "layers": layers }));
+    }
+    for layer in &plan.layers {
+        let (files, size) = layer.fetch;
+        let fetch = if files > 0 { format!("   fetches {files} files, {}", bytes(size)) } else { String::new() };
+        let size = layer.size.map_or(String::new(), bytes);
+        super::print(format!("  {:<10}{:<20}{:<42}{size:>9}{fetch}", word(&layer.state), layer.step, layer.name))?;
+        if let State::Undecided { until } = &layer.state {
+            super::print(format!("            until {until} is built"))?;
+        }
+    }
+    Ok(())
+}
+
+fn word(state: &State) -> &'static str {
+    match state {
+        State::Reuse => "reuse",
+        State::Substitute => "substitute",
+        State::Pack => "pack",
+        State::Build => "build",
+        State::Undecided { .. } => "undecided",
+    }
+}
+
+fn as_json(layer: &Planned) -> serde_json::Value {
+    let until = match &layer.state {
+        State::Undecided { until } => Some(until),
+        _ => None,
+    };
+    json!({
+        "name": layer.name, "step": layer.step, "state": word(&layer.state), "until": until, "size": layer.size,
+        "fetch": { "files": layer.fetch.0, "bytes": layer.fetch.1 },
+    })
+}

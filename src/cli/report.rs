@@ -1,0 +1,218 @@
+//! What a person sees on stderr while something happens, and afterwards.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use assemble_layers::{Image, Lock};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::inspect::Why;
+use crate::oci::Assembled;
+use crate::realise::{Event, Had};
+
+/// Downloads below this size, in bytes, get no line of their own where there is no terminal.
+const WORTH_A_LINE: u64 = 50_000_000;
+
+/// Hears the engine's events on a thread of its own.
+pub struct Reporter {
+    events: Sender<Event>,
+    thread: JoinHandle<()>,
+}
+
+impl Reporter {
+    pub fn start(quiet: bool, verbose: bool) -> Self {
+        let (events, received) = channel();
+        let thread = std::thread::spawn(move || Screen::new(quiet, verbose).show(&received));
+        Self { events, thread }
+    }
+
+    pub fn events(&self) -> Sender<Event> {
+        self.events.clone()
+    }
+
+    /// Shows what is left. Senders that others still hold are not waited for.
+    pub fn finish(self) {
+        let _ = self.events.send(Event::Finished);
+        drop(self.events);
+        let _ = self.thread.join();
+    }
+}
+
+struct Screen {
+    quiet: bool,
+    verbose: bool,
+    terminal: bool,
+    bars: MultiProgress,
+    /// What runs now, by name.
+    running: BTreeMap<String, ProgressBar>,
+}
+
+impl Screen {
+    fn new(quiet: bool, verbose: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal() && !quiet;
+        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self { quiet, verbose, terminal, bars: MultiProgress::with_draw_target(target), running: BTreeMap::new() }
+    }
+
+    fn show(mut self, events: &Receiver<Event>) {
+        for event in events {
+            if matches!(event, Event::Finished) {
+                break;
+            }
+            self.one(event);
+        }
+        let _ = self.bars.clear();
+    }
+
+    fn one(&mut self, event: Event) {
+        match event {
+            Event::Found { .. } | Event::Finished => {}
+            Event::Downloading { file, done, size } => self.download(file, done, size),
+            Event::Downloaded { file, size } => {
+                self.end(&file);
+                if size >= WORTH_A_LINE || self.verbose {
+                    self.line(format!("  fetched   {file}   {}", self::bytes(size)));
+                }
+            }
+            Event::Building { name } => self.spin(&name, "building"),
+            Event::Packing { name, size } => self.spin(&name, &format!("packing {}", bytes(size))),
+            Event::Log { name, line } => {
+                if self.verbose {
+                    self.line(format!("  {name} | {line}"));
+                } else if let Some(bar) = self.running.get(&name) {
+                    bar.set_message(line.chars().take(60).collect::<String>());
+                }
+            }
+            Event::Built { name, size, took } => {
+                self.end(&name);
+                self.line(format!("  built     {name}   {}   {}", bytes(size), seconds(took)));
+            }
+            Event::Packed { name } => self.end(&name),
+            Event::Warning(text) => {
+                let _ = self.bars.println(format!("warning: {text}"));
+                if !self.terminal {
+                    eprintln!("warning: {text}");
+                }
+            }
+        }
+    }
+
+    fn line(&self, text: String) {
+        if self.terminal {
+            let _ = self.bars.println(text);
+        } else if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    fn download(&mut self, file: String, done: u64, size: u64) {
+        let bars = &self.bars;
+        let bar = self.running.entry(file.clone()).or_insert_with(|| {
+            let template = "  {wide_msg} {bytes:>10} of {total_bytes:>10}  {bytes_per_sec:>12}  {eta:>4} left";
+            bars.add(ProgressBar::new(size).with_style(style(template)).with_message(file))
+        });
+        bar.set_position(done);
+    }
+
+    fn spin(&mut self, name: &str, what: &str) {
+        self.end(name);
+        if self.terminal {
+            let bar = ProgressBar::new_spinner().with_style(style("  {prefix}   {msg}   {elapsed}"));
+            let bar = self.bars.add(bar.with_prefix(name.to_owned()).with_message(what.to_owned()));
+            bar.enable_steady_tick(Duration::from_millis(500));
+            self.running.insert(name.to_owned(), bar);
+        }
+    }
+
+    fn end(&mut self, name: &str) {
+        if let Some(bar) = self.running.remove(name) {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// `3.6 GB`: powers of 1000, as registries and `docker images` write them.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && value < 99.5);
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+fn seconds(took: Duration) -> String {
+    let seconds = took.as_secs_f64();
+    format!("{seconds:.*} s", if seconds < 1.0 { 2 } else { 1 })
+}
+
+/// `assemble.lock   231 debs · 74 wheels`.
+pub fn lock_summary(lock: &Lock) -> String {
+    let python = &lock.python;
+    let wheels = python.packages.len() + python.tools.len() + python.collections.values().map(Vec::len).sum::<usize>();
+    format!("{}   {} debs · {wheels} wheels", crate::lock::FILE, lock.debian.package.len())
+}
+
+/// The lines after a build: how each step's layers were had, and why anything was built.
+pub fn image_summary(lock: &Lock, mended: &[String], image: &Image, assembled: &Assembled, whys: &[Why]) -> String {
+    let mut text = String::new();
+    let state = if mended.is_empty() { "unchanged" } else { "mended" };
+    let _ = writeln!(text, "  lock      {}   {state}", lock_summary(lock));
+    for line in mended {
+        let _ = writeln!(text, "              {line}");
+    }
+    for name in lock.python.substituted() {
+        let _ = writeln!(text, "  note      source `{name}` was served by another index when this was locked");
+    }
+    for (step, had, layers, size, took) in groups(image, assembled) {
+        let reasons: Vec<_> = whys.iter().filter(|why| why.step == step && had == Had::Built).collect();
+        let reason = reasons.first().map_or(String::new(), |why| format!("   {}", why.reason));
+        let plural = if layers == 1 { "layer " } else { "layers" };
+        let took = if took > Duration::ZERO { seconds(took) } else { String::new() };
+        let _ = writeln!(
+            text,
+            "  {:<11} {step:<22}{layers:>3} {plural} {:>8}   {took}{reason}",
+            had.as_str(),
+            bytes(size)
+        );
+    }
+    text
+}
+
+/// Layers of one step that were had alike, in the order of the image.
+fn groups<'a>(image: &'a Image, assembled: &Assembled) -> Vec<(&'a str, Had, usize, u64, Duration)> {
+    let mut groups: Vec<(&str, Had, usize, u64, Duration)> = Vec::new();
+    for (declared, layer) in image.layers.iter().zip(&assembled.layers) {
+        match groups.iter_mut().find(|group| group.0 == declared.step && group.1 == layer.had) {
+            Some(group) => {
+                group.2 += 1;
+                group.3 += layer.packed.size;
+                group.4 += layer.took;
+            }
+            None => groups.push((&declared.step, layer.had, 1, layer.packed.size, layer.took)),
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_are_short() {
+        let cases = [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (41_300, "41.3 kB"), (999_999, "1.0 MB"), (6_700_000_000, "6.7 GB")];
+        for (bytes, text) in cases {
+            assert_eq!(super::bytes(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What every verb starts with: the store, the caches, the fetcher, the lock, the reporter.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+
+use assemble_layers::{Image, Lock, Recipes};
+
+use crate::fetch::{Fetcher, Settings};
+use crate::lock::{self, Maker, Manifest, Update};
+use crate::realise::{Engine, Event};
+use crate::store::{Store, Substituter};
+use crate::{Error, Kind, Result, project};
+
+/// Options of every verb that looks at a project.
+#[derive(clap::Args)]
+pub struct Options {
+    /// The project's folder: `pyproject.toml`, `assemble.lock`, the application.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub project: PathBuf,
+    /// Where results are kept [default: $XDG_CACHE_HOME/assemble].
+    #[arg(long, value_name = "DIR", env = "ASSEMBLE_STORE")]
+    store: Option<PathBuf>,
+    /// Take results from another store's folder (may be given several times).
+    #[arg(long = "cache", value_name = "DIR")]
+    caches: Vec<PathBuf>,
+    /// How many builders work at once [default: the number of cores].
+    #[arg(long, short, value_name = "N")]
+    jobs: Option<usize>,
+    /// Point a source of `pyproject.toml` elsewhere; `NAME=pypi` means the default index, and
+    /// `pypi=URL` says what that is (may be given several times).
+    #[arg(long = "index", value_name = "NAME=URL", value_parser = index)]
+    indexes: Vec<(String, String)>,
+    /// A mirror of Debian's archive.
+    #[arg(long, value_name = "URL", env = "ASSEMBLE_DEBIAN_MIRROR", hide_env_values = true)]
+    debian_mirror: Option<String>,
+    /// An archive of Debian's past, for packages that mirrors no longer have.
+    #[arg(long, value_name = "URL", env = "ASSEMBLE_DEBIAN_SNAPSHOT", hide_env_values = true)]
+    debian_snapshot: Option<String>,
+    /// Take an expired Debian index all the same.
+    #[arg(long)]
+    allow_expired: bool,
+    /// Use no network.
+    #[arg(long)]
+    offline: bool,
+    /// Say only what went wrong.
+    #[arg(long, short, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Show what build steps print.
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+fn index(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, url)) if !name.is_empty() && !url.is_empty() => Ok((name.to_owned(), url.to_owned())),
+        _ => Err("it is not NAME=URL".to_owned()),
+    }
+}
+
+/// A verb's surroundings.
+pub struct Session<'a> {
+    pub options: &'a Options,
+    pub recipes: &'a dyn Recipes,
+    pub store: Store,
+    caches: Vec<Box<dyn Substituter>>,
+    fetcher: Fetcher,
+    pub manifest: Manifest,
+    events: Sender<Event>,
+}
+
+impl<'a> Session<'a> {
+    pub fn open(options: &'a Options, recipes: &'a dyn Recipes, events: Sender<Event>) -> Result<Self> {
+        let manifest = Manifest::read(&options.project)?;
+        let store = Store::open(store_folder(options)?)?;
+        let caches = options.caches.iter().map(|folder| {
+            Store::open_cache(folder).map(|store| Box::new(store) as Box<dyn Substituter>)
+        });
+        let caches = caches.collect::<Result<Vec<_>>>()?;
+        let fetcher = Fetcher::new(Settings {
+            indexes: options.indexes.iter().cloned().collect(),
+            manifest_sources: manifest.sources.iter().cloned().collect(),
+            debian_mirror: options.debian_mirror.clone(),
+            debian_snapshot: options.debian_snapshot.clone(),
+            allow_expired: options.allow_expired,
+            offline: options.offline,
+        })?;
+        Ok(Self { options, recipes, store, caches, fetcher, manifest, events })
+    }
+
+    pub fn engine(&self) -> Engine<'_> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Engine {
+            store: &self.store,
+            caches: &self.caches,
+            fetcher: &self.fetcher,
+            project: &self.options.project,
+            jobs: self.options.jobs.unwrap_or(cores).max(1),
+            events: self.events.clone(),
+        }
+    }
+
+    pub fn lock_path(&self) -> PathBuf {
+        self.options.project.join(lock::FILE)
+    }
+
+    pub fn maker(&self) -> Maker<'_> {
+        let indexes: BTreeMap<String, String> = self.options.indexes.iter().cloned().collect();
+        Maker { engine: self.engine(), fetcher: &self.fetcher, recipes: self.recipes, manifest: &self.manifest, indexes }
+    }
+
+    /// The lock, made or mended where that is allowed; the lines say what was done.
+    ///
+    /// # Errors
+    /// A lock that does not fit and may not be mended.
+    pub fn fitting_lock(&self, locked: bool) -> Result<(Lock, Vec<String>)> {
+        let path = self.lock_path();
+        let requirements = self.recipes.requirements();
+        let known = lock::read(&path)?;
+        let reasons = match &known {
+            Some(known) => lock::outdated(known, &requirements, &self.manifest),
+            None => vec![format!("there is no `{}`", path.display())],
+        };
+        if let (Some(known), true) = (&known, reasons.is_empty()) {
+            self.fetcher.use_lock(known);
+            return Ok((known.clone(), Vec::new()));
+        }
+        let why = reasons.join("; ");
+        if locked {
+            return Err(Error::new(Kind::Input, format!("`{}` does not fit, and `--locked` forbids to mend it", path.display()))
+                .detail(why)
+                .hint("run `assemble lock`, and commit what it writes"));
+        }
+        if self.options.offline {
+            return Err(Error::new(Kind::Network, format!("`{}` does not fit, and `--offline` forbids to mend it", path.display()))
+                .detail(why));
+        }
+        let made = self.maker().make(known.as_ref(), &Update::default())?;
+        let mut lines = vec![format!("resolved again: {why}")];
+        lines.extend(lock::difference(known.as_ref(), &made));
+        lock::write(&path, &made)?;
+        self.fetcher.use_lock(&made);
+        Ok((made, lines))
+    }
+
+    /// Says that an archive lies among the project's files, where the next build would find it.
+    pub fn warn_unless_ignored(&self, path: &Path) {
+        if project::contains(&self.options.project, path).unwrap_or(false) {
+            let text = format!("`{}` lies in the project and is not in `.dockerignore`: the next image would hold it", path.display());
+            let _ = self.events.send(Event::Warning(text));
+        }
+    }
+
+    /// The image that the recipe declares.
+    ///
+    /// # Errors
+    /// A variant that is not there; a project that cannot be read; what the recipe says.
+    pub fn image(&self, variant: &str, lock: &Lock) -> Result<Image> {
+        let project = project::read(&self.options.project, &self.recipes.manifests(), &self.store)?;
+        let image = self.recipes.image(variant, lock, &project);
+        image.map_err(|error| Error::new(Kind::Input, error.to_string()).within(format!("`{variant}` cannot be declared")))
+    }
+
+    /// The variant that was asked for, or the one that the environment or the recipes choose.
+    ///
+    /// # Errors
+    /// There is no such variant.
+    pub fn variant(&self, asked: Option<&str>) -> Result<String> {
+        let chosen = match asked {
+            Some(asked) => asked.to_owned(),
+            None => {
+                let environment = |name: &str| std::env::var(name).ok();
+                let default = self.recipes.default_variant(&environment);
+                default.map_err(|error| Error::new(Kind::Usage, error.to_string()))?.to_owned()
+            }
+        };
+        let variants = self.recipes.variants();
+        if variants.iter().any(|variant| variant.name == chosen) {
+            return Ok(chosen);
+        }
+        let names: Vec<_> = variants.iter().map(|variant| format!("`{}`", variant.name)).collect();
+        Err(Error::new(Kind::Usage, format!("there is no variant `{chosen}`"))
+            .hint(format!("there is {}; `assemble variants` describes them", names.join(", "))))
+    }
+}
+
+fn store_folder(options: &Options) -> Result<PathBuf> {
+    if let Some(folder) = &options.store {
+        return Ok(folder.clone());
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    cache.map(|cache| cache.join("assemble")).ok_or_else(|| {
+        Error::new(Kind::Usage, "neither `HOME` nor `XDG_CACHE_HOME` says where the store is")
+            .hint("`--store DIR` or `ASSEMBLE_STORE` names it")
+    })
+}

@@ -1,0 +1,5 @@
+//! Questions about an image that exists or is to be.
+
+mod why;
+
+pub use why::{Why, why};
