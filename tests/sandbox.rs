@@ -517,7 +517,8 @@ fn a_machine_that_forbids_namespaces_says_which_setting() {
     assert!(text.contains("needs the capabilities SETUID and SETGID and 65536 ids of its own"), "{text}");
     if is_root("a container's `/proc`") {
         // One `/proc` that is whole, anywhere, would do.
-        let others = "awk '/ - proc / && $5 != \"/proc\" { print $5 }' /proc/self/mountinfo | xargs -r umount";
+        let others =
+            "awk '/ - proc / && $5 != \"/proc\" { print $5 }' /proc/self/mountinfo | xargs -r umount";
         let text = refused("-m", &format!("{others}; mount -t tmpfs none /proc/fs"));
         assert!(text.contains("--security-opt systempaths=unconfined"), "{text}");
     }
