@@ -93,7 +93,8 @@ impl<'a> Capture<'a> {
         })?;
         // What the walk did not meet is gone. Below what is gone, or is no folder any more, nothing
         // has to be said.
-        let gone = lower.into_keys().filter(|path| path.parent().is_none_or(|parent| folders.contains(&parent)));
+        let gone =
+            lower.into_keys().filter(|path| path.parent().is_none_or(|parent| folders.contains(&parent)));
         found.extend(gone.map(whiteout));
         Ok(found)
     }
@@ -211,7 +212,9 @@ fn plain(length: u64) -> Content {
 /// The extended attributes that a layer keeps: what a program put there, and file capabilities. The
 /// others are the host's own (`security.selinux`, `system.posix_acl_access`).
 fn attributes(file: &Path) -> Result<BTreeMap<String, RawBytes>> {
-    let failed = |error: Errno| Error::from(io::Error::from(error)).within(format!("cannot read `{}`", file.display()));
+    let failed = |error: Errno| {
+        Error::from(io::Error::from(error)).within(format!("cannot read `{}`", file.display()))
+    };
     let mut names = Vec::with_capacity(1 << 16);
     match rustix::fs::llistxattr(file, rustix::buffer::spare_capacity(&mut names)) {
         Ok(_) => {}
@@ -260,7 +263,11 @@ fn link_names(found: &mut [Found]) {
 
 /// Writes the tar; its digest is the diffID, and the blob of every content.
 fn write_tar(found: Vec<Found>, path: &Path) -> Result<Captured> {
-    let mut tar = Tar { file: BufWriter::with_capacity(1 << 17, fs::File::create(path)?), hasher: Hasher::new(), position: 0 };
+    let mut tar = Tar {
+        file: BufWriter::with_capacity(1 << 17, fs::File::create(path)?),
+        hasher: Hasher::new(),
+        position: 0,
+    };
     let mut entries = Vec::with_capacity(found.len());
     for Found { mut entry, file, .. } in found {
         tar.write_all(&tar::header(&entry)?)?;
@@ -291,7 +298,10 @@ impl Tar {
         let mut content = fs::File::open(file)?;
         let copied = io::copy(&mut content, self)?;
         if copied != length {
-            return Err(Error::new(Kind::Internal, format!("`{}` changed while it was read", file.display())));
+            return Err(Error::new(
+                Kind::Internal,
+                format!("`{}` changed while it was read", file.display()),
+            ));
         }
         Ok(self.write_all(tar::padding(length))?)
     }

@@ -14,10 +14,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use super::Bind;
 use super::helper::Stage;
 use super::mounts::{self, Mountpoints};
 use super::protocol::{Failure, Message, receive, send, tell};
-use super::Bind;
 use crate::{Error, Kind, Result};
 
 /// The environment of every command. A command's own variables count over these.
@@ -73,7 +73,8 @@ impl Command {
         let temporary = root.with_file_name("tmp");
         fs::create_dir(&temporary)?;
         let mountpoints = Mountpoints::make(root, &command.binds)?;
-        let status = Spec { root: root.to_owned(), temporary: temporary.clone(), command }.start()?.finish()?;
+        let status =
+            Spec { root: root.to_owned(), temporary: temporary.clone(), command }.start()?.finish()?;
         mountpoints.remove()?;
         fs::remove_dir_all(&temporary)?;
         if status.success() { Ok(()) } else { Err(self.failed(status)) }
@@ -148,8 +149,7 @@ impl Running {
         let pid = Pid::from_child(&self.child);
         let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?;
         loop {
-            let mut files =
-                [PollFd::new(&self.output, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
+            let mut files = [PollFd::new(&self.output, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
             poll(&mut files, None).map_err(io::Error::from)?;
             let [output, ended] = files.map(|file| !file.revents().is_empty());
             // A service that it started may hold the output open for ever.
@@ -257,12 +257,14 @@ fn execute(command: &Command) -> Error {
         .exec();
     let text = command.text();
     match error.kind() {
-        io::ErrorKind::NotFound if Path::new(program).exists() => {
-            Error::new(Kind::Build, format!("`{text}` cannot start: the interpreter of `{program}` is not in the root"))
-        }
-        io::ErrorKind::NotFound => {
-            Error::new(Kind::Build, format!("`{text}` cannot start: there is no program `{program}` in the root"))
-        }
+        io::ErrorKind::NotFound if Path::new(program).exists() => Error::new(
+            Kind::Build,
+            format!("`{text}` cannot start: the interpreter of `{program}` is not in the root"),
+        ),
+        io::ErrorKind::NotFound => Error::new(
+            Kind::Build,
+            format!("`{text}` cannot start: there is no program `{program}` in the root"),
+        ),
         io::ErrorKind::PermissionDenied => {
             Error::new(Kind::Build, format!("`{text}` cannot start: `{program}` may not be executed"))
                 .hint("is the store on a file system that is mounted `noexec`?")

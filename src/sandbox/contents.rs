@@ -26,7 +26,8 @@ impl<'a> Contents<'a> {
     /// Writes a content to the file at `path`, which is made. Sizes and checksums are checked.
     pub fn write(&mut self, content: &Content, path: &Path) -> Result<()> {
         let mut target = fs_err::OpenOptions::new().write(true).create_new(true).open(path)?.into_file();
-        self.copy(content, &mut target).map_err(|error| error.within(format!("cannot write `{}`", path.display())))
+        self.copy(content, &mut target)
+            .map_err(|error| error.within(format!("cannot write `{}`", path.display())))
     }
 
     /// Whether the file at `path` has just this content.

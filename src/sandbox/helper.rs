@@ -198,7 +198,8 @@ fn raise_loopback() -> Result<()> {
     let sent = rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)
         .and_then(|socket| rustix::net::send(socket, &message, SendFlags::empty()));
     sent.map(drop).map_err(|error| {
-        Error::new(Kind::Machine, "the sandbox cannot raise its loopback interface").detail(io::Error::from(error))
+        Error::new(Kind::Machine, "the sandbox cannot raise its loopback interface")
+            .detail(io::Error::from(error))
     })
 }
 

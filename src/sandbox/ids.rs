@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use fs_err as fs;
-use rustix::process::{geteuid, getegid};
+use rustix::process::{getegid, geteuid};
 
 use crate::{Error, Kind, Result};
 
@@ -42,9 +42,9 @@ const GROUPS: Map = Map { program: "newgidmap", ranges: "/etc/subgid" };
 fn map_directly(pid: u32) -> Result<()> {
     for file in ["uid_map", "gid_map"] {
         fs::write(format!("/proc/{pid}/{file}"), format!("0 0 {COUNT}")).map_err(|error| {
-            Error::new(Kind::Machine, "the sandbox cannot map user and group ids")
-                .detail(error)
-                .hint(format!("root here needs the capabilities SETUID and SETGID and {COUNT} ids of its own"))
+            Error::new(Kind::Machine, "the sandbox cannot map user and group ids").detail(error).hint(
+                format!("root here needs the capabilities SETUID and SETGID and {COUNT} ids of its own"),
+            )
         })?;
     }
     Ok(())
@@ -59,7 +59,10 @@ fn map_by_program(map: &Map, pid: u32, own: u32, first: u32) -> Result<()> {
     }
     Err(Error::new(Kind::Machine, format!("`{}` refuses to map ids for the sandbox", map.program))
         .detail(String::from_utf8_lossy(&stderr).trim())
-        .hint(format!("it must be set-uid root or hold its file capability, and `{}` be readable", map.ranges)))
+        .hint(format!(
+            "it must be set-uid root or hold its file capability, and `{}` be readable",
+            map.ranges
+        )))
 }
 
 fn missing_program(map: &Map, error: &io::Error) -> Error {
@@ -100,12 +103,15 @@ fn find_range(text: &str, names: &[&str]) -> Option<u32> {
 }
 
 fn no_range(map: &Map, user: &str) -> Error {
-    Error::new(Kind::Machine, format!("user `{user}` has no range of {COUNT} subordinate ids in `{}`", map.ranges))
-        .hint(format!(
-            "`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}` adds one; \
+    Error::new(
+        Kind::Machine,
+        format!("user `{user}` has no range of {COUNT} subordinate ids in `{}`", map.ranges),
+    )
+    .hint(format!(
+        "`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}` adds one; \
              take other numbers if `{}` has these already",
-            map.ranges
-        ))
+        map.ranges
+    ))
 }
 
 /// Why the machine refused a namespace or its first mount, as far as its settings tell.

@@ -114,8 +114,11 @@ impl Helper {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| {
-                Error::new(Kind::Machine, format!("the sandbox's helper `{}` does not start", program.display()))
-                    .detail(error)
+                Error::new(
+                    Kind::Machine,
+                    format!("the sandbox's helper `{}` does not start", program.display()),
+                )
+                .detail(error)
             })?;
         let requests = child.stdin.take().expect("piped");
         let messages = BufReader::new(child.stdout.take().expect("piped"));
@@ -135,8 +138,9 @@ impl Helper {
     /// The helper ended without a last word.
     fn died(mut self, last: VecDeque<String>) -> Error {
         let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-        let error = Error::new(Kind::Internal, format!("the sandbox's helper ended before its job: {status}"))
-            .hint("was it killed, by a person or for want of memory? `dmesg` knows");
+        let error =
+            Error::new(Kind::Internal, format!("the sandbox's helper ended before its job: {status}"))
+                .hint("was it killed, by a person or for want of memory? `dmesg` knows");
         last.into_iter().fold(error, Error::detail)
     }
 }

@@ -167,7 +167,9 @@ impl Merged {
         match &entry.kind {
             EntryKind::Directory => fs::create_dir(&path)?,
             EntryKind::File(content) => contents.write(content, &path)?,
-            EntryKind::Symlink(target) => rustix::fs::symlink(&target.0[..], &path).map_err(|error| at(&path, error))?,
+            EntryKind::Symlink(target) => {
+                rustix::fs::symlink(&target.0[..], &path).map_err(|error| at(&path, error))?
+            }
             EntryKind::Hardlink(_) | EntryKind::Whiteout => unreachable!("merging resolves them"),
         }
         set_metadata(&path, entry)

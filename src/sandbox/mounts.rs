@@ -3,6 +3,7 @@
 //! The mounts belong to the command's own mount namespace and end with it. What they stand on is made
 //! in the root before the command and removed after it, unless it was there: no mount leaves a trace.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -44,6 +45,9 @@ struct Made {
     parent: OwnedFd,
     name: Vec<u8>,
     flags: AtFlags,
+    /// The link that stood there and led nowhere, as `/etc/resolv.conf` does where systemd-resolved
+    /// was installed.
+    instead_of: Option<CString>,
 }
 
 impl Mountpoints {
@@ -78,6 +82,10 @@ impl Mountpoints {
             None => rustix::io::dup(root)?,
         };
         let name = path.file_name().unwrap_or_default().as_bytes().to_vec();
+        let instead_of = rustix::fs::readlinkat(&parent, &name[..], Vec::new()).ok();
+        if instead_of.is_some() {
+            rustix::fs::unlinkat(&parent, &name[..], AtFlags::empty())?;
+        }
         let flags = if folder {
             rustix::fs::mkdirat(&parent, &name[..], Mode::from_raw_mode(0o755))?;
             AtFlags::REMOVEDIR
@@ -86,15 +94,19 @@ impl Mountpoints {
             rustix::fs::openat(&parent, &name[..], flags, Mode::from_raw_mode(0o644))?;
             AtFlags::empty()
         };
-        self.made.push(Made { parent, name, flags });
+        self.made.push(Made { parent, name, flags, instead_of });
         Ok(())
     }
 
     /// Removes what was made, what stands in it first.
     pub fn remove(self) -> Result<()> {
-        for Made { parent, name, flags } in self.made.into_iter().rev() {
-            match rustix::fs::unlinkat(&parent, &name[..], flags) {
-                // The command removed it, or put something beside the mountpoint: then it is the command's.
+        for Made { parent, name, flags, instead_of } in self.made.into_iter().rev() {
+            let removed = rustix::fs::unlinkat(&parent, &name[..], flags).and_then(|()| match instead_of {
+                Some(target) => rustix::fs::symlinkat(target, &parent, &name[..]),
+                None => Ok(()),
+            });
+            match removed {
+                // The command removed it, or put something beside the mount: then it is the command's.
                 Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => {}
                 Err(error) => return Err(io::Error::from(error).into()),
             }
@@ -118,7 +130,10 @@ fn inside(target: &Path) -> Result<std::path::PathBuf> {
     let plain = |part: &Component| matches!(part, Component::Normal(_) | Component::RootDir);
     match target.strip_prefix("/") {
         Ok(path) if target.components().all(|part| plain(&part)) => Ok(path.to_owned()),
-        _ => Err(Error::new(Kind::Input, format!("`{}` is no absolute path inside the root", target.display()))),
+        _ => Err(Error::new(
+            Kind::Input,
+            format!("`{}` is no absolute path inside the root", target.display()),
+        )),
     }
 }
 

@@ -81,7 +81,12 @@ pub fn rewrite(root: &Path, snapshot: &Snapshot) -> Result<()> {
     rewrite_file(root, snapshot, "etc/shadow", |text| date_passwords(&text))
 }
 
-fn rewrite_file(root: &Path, snapshot: &Snapshot, name: &str, new: impl Fn(Vec<u8>) -> Vec<u8>) -> Result<()> {
+fn rewrite_file(
+    root: &Path,
+    snapshot: &Snapshot,
+    name: &str,
+    new: impl Fn(Vec<u8>) -> Vec<u8>,
+) -> Result<()> {
     let name = TreePath::new(name)?;
     let path = root.join(name.as_path());
     if !name.parent().is_some_and(|folder| is_plain_folder(root, &folder)) || !path.exists() {
@@ -117,7 +122,9 @@ mod tests {
     #[test]
     fn the_list_says_what_is_left_out() {
         let leaves_out = |path: &str, folder| leaves_out(&TreePath::new(path).unwrap(), folder);
-        for path in ["etc/passwd-", "run/lock", "tmp/a/b", "var/log/apt/term.log", "usr/lib/a/__pycache__/b.pyc"] {
+        for path in
+            ["etc/passwd-", "run/lock", "tmp/a/b", "var/log/apt/term.log", "usr/lib/a/__pycache__/b.pyc"]
+        {
             assert!(leaves_out(path, false), "{path}");
         }
         for path in ["etc/passwd", "run", "tmp", "var/log/dpkg.log.1", "runner/file", "var/log/aptitude"] {
