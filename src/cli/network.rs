@@ -1,0 +1,98 @@
+//! The network as the options and the lock have it: started when something is fetched, not before.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use assemble_layers::Lock;
+use assemble_layers::derivation::Fetch;
+use assemble_layers::lock::Deb;
+
+use crate::fetch::{Address, Configuration, Fetcher, Machine, python};
+use crate::pack::deb;
+use crate::{Error, Kind, Result, realise};
+
+/// What `--index NAME=` takes for the default index.
+const DEFAULT_INDEX: &str = python::DEFAULT;
+
+/// The package whose pip says what the default index is, and where.
+const PIP_PACKAGE: &str = "python3-pip";
+const PIP_INDEX: &str = "pip/_internal/models/index.py";
+
+/// What of the options says where things come from.
+#[derive(Clone, Default)]
+pub struct Places {
+    pub indexes: BTreeMap<String, String>,
+    /// The sources of `pyproject.toml` and their addresses.
+    pub sources: BTreeMap<String, String>,
+    pub debian_mirror: Option<String>,
+    pub debian_snapshot: Option<String>,
+    pub allow_expired: bool,
+    pub offline: bool,
+}
+
+/// A fetcher that is made when it is needed.
+pub struct Network {
+    configuration: Configuration,
+    pip: Option<Deb>,
+    folder: PathBuf,
+    fetcher: OnceLock<Result<Fetcher>>,
+}
+
+impl Network {
+    /// `folder` is for small files of its own.
+    pub fn new(places: &Places, lock: Option<&Lock>, folder: &Path) -> Self {
+        let substituted = lock.map(|lock| lock.python.substituted()).unwrap_or_default();
+        let named = |url: &String| url != DEFAULT_INDEX;
+        let configuration = Configuration {
+            offline: places.offline,
+            indexes: places.indexes.iter().filter(|(_, url)| named(url)).map(clone).collect(),
+            sources: places.sources.iter().filter(|(name, _)| places.indexes.get(*name).is_none_or(named)).map(clone).collect(),
+            substituted: substituted.into_iter().map(str::to_owned).collect(),
+            debian_mirror: places.debian_mirror.clone(),
+            debian_snapshot: places.debian_snapshot.clone(),
+            timestamp: lock.map_or(0, |lock| lock.created),
+            tolerate_expired: places.allow_expired,
+            ..Configuration::default()
+        };
+        let pip = lock.and_then(|lock| lock.debian.package.iter().find(|deb| deb.name == PIP_PACKAGE).cloned());
+        Self { configuration, pip, folder: folder.to_owned(), fetcher: OnceLock::new() }
+    }
+
+    /// # Errors
+    /// Settings that make no sense.
+    pub fn fetcher(&self) -> Result<&Fetcher> {
+        let made = self.fetcher.get_or_init(|| {
+            let (pip, folder) = (self.pip.clone(), self.folder.clone());
+            let default_index = Box::new(move |fetcher: &Fetcher| default_index(fetcher, pip.as_ref(), &folder));
+            Fetcher::new(&Machine::this(), &self.configuration, default_index)
+        });
+        made.as_ref().map_err(Clone::clone)
+    }
+}
+
+fn clone((name, url): (&String, &String)) -> (String, String) {
+    (name.clone(), url.clone())
+}
+
+impl realise::Fetcher for Network {
+    fn fetch(&self, fetch: &Fetch, into: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.fetcher()?.fetch(fetch, into, progress)
+    }
+}
+
+/// Pip's own default, read in the Debian package that the lock names: no address stands in this
+/// program.
+fn default_index(fetcher: &Fetcher, pip: Option<&Deb>, folder: &Path) -> Result<Address> {
+    let unknown = || {
+        Error::new(Kind::Usage, "no Python index is known")
+            .detail(format!("neither an option, nor pip's settings, nor a locked `{PIP_PACKAGE}` says where it is"))
+            .hint("`--index pypi=URL` or `PIP_INDEX_URL` names it")
+    };
+    let pip = pip.ok_or_else(unknown)?;
+    let draft = tempfile::Builder::new().prefix("pip-").tempdir_in(folder)?;
+    let path = draft.path().join("python3-pip.deb");
+    fetcher.fetch(&pip.fetch(), &path, &mut |_| {})?;
+    let text = deb::read_file(&path, PIP_INDEX)?.ok_or_else(unknown)?;
+    python::pip_default(&text)
+}
