@@ -15,10 +15,19 @@ pub fn unpack_set(graph: &mut Graph, debian: &Debian, set: &str, name: &str, ove
     graph.add(name, Builder::UnpackDebs(UnpackDebs { over: over.to_vec(), packages }))
 }
 
-/// A package's file.
 fn fetch(graph: &mut Graph, deb: &Deb) -> NodeId {
-    let file = deb.path.rsplit('/').next().unwrap_or(&deb.path).to_owned();
-    let origin = Origin::Debian { suite: deb.suite.clone(), path: deb.path.clone() };
-    let fetch = Fetch { file: file.clone(), sha256: deb.sha256, size: deb.size, origin };
-    graph.add(file, Builder::Fetch(fetch))
+    let fetch = deb.fetch();
+    graph.add(fetch.file.clone(), Builder::Fetch(fetch))
+}
+
+impl Deb {
+    /// The package's file.
+    pub fn fetch(&self) -> Fetch {
+        Fetch {
+            file: self.path.rsplit('/').next().unwrap_or(&self.path).to_owned(),
+            sha256: self.sha256,
+            size: self.size,
+            origin: Origin::Debian { suite: self.suite.clone(), path: self.path.clone() },
+        }
+    }
 }

@@ -97,7 +97,7 @@ pub struct Deb {
 
 /// What `resolve.py` answered: what Poetry and pip decided, on the image's own Python. The names of
 /// the fields are those of the answer, so that an earlier one can be handed back to it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Python {
     /// The interpreter's version: `3.11.2`.

@@ -40,7 +40,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let path = session.lock_path();
     let known = match arguments.fresh {
         true => None,
-        false => lock::read(&path)?,
+        false => session.known.clone(),
     };
     if let Some(Export::Poetry) = arguments.export {
         let known = known.ok_or_else(|| {
@@ -51,9 +51,9 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     }
     let update = Update { names: arguments.update.clone() };
     let made = session.maker().make(known.as_ref(), &update)?;
-    let before = if arguments.fresh { lock::read(&path)? } else { known };
-    let changes = lock::difference(before.as_ref(), &made);
-    let changed = before.as_ref().is_none_or(|before| !same(before, &made));
+    let before = session.known.as_ref();
+    let changes = lock::difference(before, &made);
+    let changed = before.is_none_or(|before| !same(before, &made));
     reporter.finish();
     for change in &changes {
         eprintln!("  {change}");

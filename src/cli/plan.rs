@@ -25,7 +25,7 @@ pub struct Arguments {
 
 pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
-    let session = Session::open(&arguments.options, recipes, reporter.events())?;
+    let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
     let variant = session.variant(arguments.variant.as_deref())?;
     let (lock, mended) = session.fitting_lock(arguments.locked)?;
     let image = session.image(&variant, &lock)?;

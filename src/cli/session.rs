@@ -1,12 +1,12 @@
 //! What every verb starts with: the store, the caches, the fetcher, the lock, the reporter.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 
 use assemble_layers::{Image, Lock, Recipes};
 
-use crate::fetch::{Fetcher, Settings};
+
+use crate::fetch::{Network, Places};
 use crate::lock::{self, Maker, Manifest, Update};
 use crate::realise::{Engine, Event};
 use crate::store::{Store, Substituter};
@@ -64,8 +64,11 @@ pub struct Session<'a> {
     pub recipes: &'a dyn Recipes,
     pub store: Store,
     caches: Vec<Box<dyn Substituter>>,
-    fetcher: Fetcher,
+    places: Places,
+    network: Network,
     pub manifest: Manifest,
+    /// The lock as it was found.
+    pub known: Option<Lock>,
     events: Sender<Event>,
 }
 
@@ -77,15 +80,17 @@ impl<'a> Session<'a> {
             Store::open_cache(folder).map(|store| Box::new(store) as Box<dyn Substituter>)
         });
         let caches = caches.collect::<Result<Vec<_>>>()?;
-        let fetcher = Fetcher::new(Settings {
+        let places = Places {
             indexes: options.indexes.iter().cloned().collect(),
-            manifest_sources: manifest.sources.iter().cloned().collect(),
+            sources: manifest.sources.iter().cloned().collect(),
             debian_mirror: options.debian_mirror.clone(),
             debian_snapshot: options.debian_snapshot.clone(),
             allow_expired: options.allow_expired,
             offline: options.offline,
-        })?;
-        Ok(Self { options, recipes, store, caches, fetcher, manifest, events })
+        };
+        let known = lock::read(&options.project.join(lock::FILE))?;
+        let network = Network::new(&places, known.as_ref(), store.folder());
+        Ok(Self { options, recipes, store, caches, places, network, manifest, known, events })
     }
 
     pub fn engine(&self) -> Engine<'_> {
@@ -93,7 +98,7 @@ impl<'a> Session<'a> {
         Engine {
             store: &self.store,
             caches: &self.caches,
-            fetcher: &self.fetcher,
+            fetcher: &self.network,
             project: &self.options.project,
             jobs: self.options.jobs.unwrap_or(cores).max(1),
             events: self.events.clone(),
@@ -105,24 +110,27 @@ impl<'a> Session<'a> {
     }
 
     pub fn maker(&self) -> Maker<'_> {
-        let indexes: BTreeMap<String, String> = self.options.indexes.iter().cloned().collect();
-        Maker { engine: self.engine(), fetcher: &self.fetcher, recipes: self.recipes, manifest: &self.manifest, indexes }
+        Maker {
+            engine: self.engine(),
+            places: &self.places,
+            requirements: self.recipes.requirements(),
+            manifest: &self.manifest,
+        }
     }
 
     /// The lock, made or mended where that is allowed; the lines say what was done.
     ///
     /// # Errors
     /// A lock that does not fit and may not be mended.
-    pub fn fitting_lock(&self, locked: bool) -> Result<(Lock, Vec<String>)> {
+    pub fn fitting_lock(&mut self, locked: bool) -> Result<(Lock, Vec<String>)> {
         let path = self.lock_path();
         let requirements = self.recipes.requirements();
-        let known = lock::read(&path)?;
+        let known = self.known.clone();
         let reasons = match &known {
             Some(known) => lock::outdated(known, &requirements, &self.manifest),
             None => vec![format!("there is no `{}`", path.display())],
         };
         if let (Some(known), true) = (&known, reasons.is_empty()) {
-            self.fetcher.use_lock(known);
             return Ok((known.clone(), Vec::new()));
         }
         let why = reasons.join("; ");
@@ -139,7 +147,7 @@ impl<'a> Session<'a> {
         let mut lines = vec![format!("resolved again: {why}")];
         lines.extend(lock::difference(known.as_ref(), &made));
         lock::write(&path, &made)?;
-        self.fetcher.use_lock(&made);
+        self.network = Network::new(&self.places, Some(&made), self.store.folder());
         Ok((made, lines))
     }
 

@@ -441,7 +441,7 @@ fn wrong_digest(at: &Address, wanted: Wanted<'_>, found: Sha256) -> Error {
 
 /// What a chain of errors began with. reqwest puts the address into its own messages; the causes
 /// below do not have it.
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;

@@ -1,5 +1,6 @@
 //! `assemble.lock`: reading it, knowing whether it still fits, and making it.
 
+pub mod debian;
 mod difference;
 mod export;
 mod make;

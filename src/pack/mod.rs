@@ -2,6 +2,7 @@
 
 pub mod content;
 pub mod gzip;
+pub mod deb;
 pub mod tar;
 pub mod wheel;
 pub mod zip;

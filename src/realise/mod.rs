@@ -122,11 +122,11 @@ impl Engine<'_> {
         Ok(None)
     }
 
-    fn warn(&self, text: String) {
+    pub(crate) fn warn(&self, text: String) {
         self.send(Event::Warning(text));
     }
 
-    fn send(&self, event: Event) {
+    pub(crate) fn send(&self, event: Event) {
         // A reporter that has gone is no reason to stop.
         let _ = self.events.send(event);
     }

@@ -49,25 +49,10 @@ pub struct Record {
 /// An [`Error`] on its way between processes.
 #[derive(Serialize, Deserialize)]
 pub struct Failure {
-    #[serde(with = "KindNames")]
     kind: Kind,
     message: String,
     details: Vec<String>,
     hint: Option<String>,
-}
-
-/// The names of [`Kind`]'s cases, here.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Kind")]
-enum KindNames {
-    Usage,
-    Input,
-    Conflict,
-    Network,
-    Build,
-    Store,
-    Machine,
-    Internal,
 }
 
 impl From<&Error> for Failure {

@@ -1,4 +1,4 @@
-//! The network as the options and the lock have it: started when something is fetched, not before.
+//! The fetcher as the options and the lock have it: started when something is fetched, not before.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use assemble_layers::Lock;
 use assemble_layers::derivation::Fetch;
 use assemble_layers::lock::Deb;
 
-use crate::fetch::{Address, Configuration, Fetcher, Machine, python};
+use super::{Address, Configuration, Fetcher, Machine, python};
 use crate::pack::deb;
 use crate::{Error, Kind, Result, realise};
 
@@ -93,6 +93,12 @@ fn default_index(fetcher: &Fetcher, pip: Option<&Deb>, folder: &Path) -> Result<
     let draft = tempfile::Builder::new().prefix("pip-").tempdir_in(folder)?;
     let path = draft.path().join("python3-pip.deb");
     fetcher.fetch(&pip.fetch(), &path, &mut |_| {})?;
-    let text = deb::read_file(&path, PIP_INDEX)?.ok_or_else(unknown)?;
+    let mut text = String::new();
+    deb::Deb::open(&path)?.entries(1, |entry, content| {
+        if entry.path.is_some_and(|path| path.as_bytes().ends_with(PIP_INDEX.as_bytes())) {
+            content.read_to_string(&mut text)?;
+        }
+        Ok(())
+    })?;
     python::pip_default(&text)
 }
