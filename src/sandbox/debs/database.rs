@@ -1,0 +1,379 @@
+//! dpkg's database, `var/lib/dpkg`: what is installed, and where its files really are.
+//!
+//! Read before each wave; what dpkg itself rewrites (`status`) is written in the simplest form that
+//! it reads.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use fs_err as fs;
+
+use super::package::full_name;
+use super::root::{Root, remove};
+use super::stanza::Stanza;
+use super::version::Relation;
+use crate::{Error, Kind, Result};
+
+pub const STATUS: &str = "var/lib/dpkg/status";
+const EXTENDED_STATES: &str = "var/lib/apt/extended_states";
+const DIVERSIONS: &str = "var/lib/dpkg/diversions";
+const STATOVERRIDE: &str = "var/lib/dpkg/statoverride";
+const FILE_TRIGGERS: &str = "var/lib/dpkg/triggers/File";
+
+/// A package that the root has, or had but for its conffiles.
+pub struct Installed {
+    pub stanza: Stanza,
+    pub name: String,
+    pub version: String,
+    pub architecture: String,
+    pub same: bool,
+    /// The third word of `Status`: `installed`, `unpacked`, `config-files`.
+    pub state: String,
+    /// The lines of its list, `/.` and `/usr/bin/true`.
+    pub files: Vec<Vec<u8>>,
+}
+
+/// A line of the field `Conffiles`.
+#[derive(Clone)]
+pub struct InstalledConffile {
+    pub path: Vec<u8>,
+    pub hash: String,
+    pub obsolete: bool,
+}
+
+impl Installed {
+    fn parse(stanza: Stanza) -> Self {
+        let state = stanza.text("Status").split_whitespace().nth(2).unwrap_or_default().to_owned();
+        Self {
+            name: stanza.text("Package"),
+            version: stanza.text("Version"),
+            architecture: stanza.text("Architecture"),
+            same: stanza.text("Multi-Arch") == "same",
+            state,
+            stanza,
+            files: Vec::new(),
+        }
+    }
+
+    pub fn full_name(&self) -> String {
+        full_name(&self.name, &self.architecture, self.same)
+    }
+
+    /// A file of the package's in the folder `info`.
+    pub fn info(&self, kind: &str) -> String {
+        info(&self.full_name(), kind)
+    }
+
+    /// Whether its files are there; dpkg's states from `half-installed` on.
+    pub fn is_present(&self) -> bool {
+        !matches!(self.state.as_str(), "" | "not-installed" | "config-files")
+    }
+
+    pub fn is_configured(&self) -> bool {
+        matches!(self.state.as_str(), "installed" | "triggers-pending" | "triggers-awaited")
+    }
+
+    /// Whether it may overwrite files of the package named.
+    pub fn replaces(&self, name: &str, version: &str) -> bool {
+        let relations = Relation::parse_field(&self.stanza.text("Replaces"));
+        relations.iter().flatten().any(|relation| relation.matches(name, version))
+    }
+
+    /// Whether it meets a relation.
+    pub fn meets(&self, relation: &Relation) -> bool {
+        let provides = || Relation::parse_field(&self.stanza.text("Provides"));
+        self.is_configured()
+            && (relation.matches(&self.name, &self.version)
+                || provides().iter().flatten().any(|provided| provided.name == relation.name))
+    }
+
+    pub fn conffiles(&self) -> Vec<InstalledConffile> {
+        let value = self.stanza.get("Conffiles").unwrap_or_default();
+        let lines = value.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        let conffiles = lines.filter(|line| line.starts_with(b"/")).map(|line| {
+            let obsolete = line.ends_with(b" obsolete");
+            let line = line.strip_suffix(b" obsolete").unwrap_or(line);
+            let line = line.strip_suffix(b" remove-on-upgrade").unwrap_or(line);
+            let space = line.iter().rposition(|byte| *byte == b' ').unwrap_or(line.len());
+            let hash = String::from_utf8_lossy(line[space..].trim_ascii()).into_owned();
+            InstalledConffile { path: line[..space].to_vec(), hash, obsolete }
+        });
+        conffiles.collect()
+    }
+}
+
+/// A file of a package in the folder `info`.
+pub fn info(full_name: &str, kind: &str) -> String {
+    format!("var/lib/dpkg/info/{full_name}.{kind}")
+}
+
+/// What is installed.
+#[derive(Default)]
+pub struct Database {
+    pub packages: Vec<Installed>,
+}
+
+impl Database {
+    /// Reads `status`; empty if there is none.
+    pub fn read(root: &Root) -> Result<Self> {
+        let status = root.read(STATUS)?.unwrap_or_default();
+        let stanzas = Stanza::parse_all(&status, STATUS)?;
+        Ok(Self { packages: stanzas.into_iter().map(Installed::parse).collect() })
+    }
+
+    /// Reads the lists of files of what is present.
+    pub fn read_files(&mut self, root: &Root) -> Result<()> {
+        for package in self.packages.iter_mut().filter(|package| package.is_present()) {
+            let list = root.read(&package.info("list"))?.ok_or_else(|| {
+                Error::new(Kind::Input, format!("dpkg's database has no list of `{}`'s files", package.full_name()))
+                    .detail("without it nobody knows whom a file belongs to")
+            })?;
+            let lines = list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            package.files = lines.map(<[u8]>::to_vec).collect();
+        }
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.packages.is_empty()
+    }
+
+    /// The package that unpacking `name` for `architecture` replaces; dpkg keeps `all` in the place
+    /// of the machine's own architecture.
+    pub fn find(&self, name: &str, architecture: &str) -> Option<usize> {
+        let fits = |one: &Installed| {
+            one.architecture == architecture || one.architecture == "all" || architecture == "all"
+        };
+        self.packages.iter().position(|one| one.name == name && fits(one))
+    }
+
+    pub fn meets(&self, relation: &Relation) -> bool {
+        self.packages.iter().any(|package| package.meets(relation))
+    }
+}
+
+/// `var/lib/dpkg/diversions`: files that go elsewhere, for another package wants their place
+/// (dpkg-divert(1)).
+#[derive(Default)]
+pub struct Diversions {
+    /// From the path to where it goes, and the package whose own file may stay; `:` is nobody's.
+    places: HashMap<Vec<u8>, (Vec<u8>, String)>,
+    targets: BTreeSet<Vec<u8>>,
+}
+
+impl Diversions {
+    pub fn read(root: &Root) -> Result<Self> {
+        let text = root.read(DIVERSIONS)?.unwrap_or_default();
+        let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+        let mut diversions = Self::default();
+        for lines in lines.chunks_exact(3) {
+            let [from, to, package] = lines else { unreachable!("chunks of three") };
+            let package = String::from_utf8_lossy(package).into_owned();
+            diversions.targets.insert(to.to_vec());
+            diversions.places.insert(from.to_vec(), (to.to_vec(), package));
+        }
+        Ok(diversions)
+    }
+
+    /// Where the file of a package goes; both paths begin with a slash.
+    pub fn place<'a>(&'a self, name: &'a [u8], package: &str) -> &'a [u8] {
+        match self.places.get(name) {
+            Some((to, diverter)) if diverter != package => to,
+            _ => name,
+        }
+    }
+
+    /// Whether another file was diverted to this path.
+    pub fn is_target(&self, name: &[u8]) -> bool {
+        self.targets.contains(name)
+    }
+}
+
+/// The users or groups of the root.
+#[derive(Default)]
+pub struct Accounts(HashMap<Vec<u8>, u32>);
+
+impl Accounts {
+    /// Reads `etc/passwd` or `etc/group`.
+    pub fn read(root: &Root, path: &str) -> Result<Self> {
+        let text = root.read(path)?.unwrap_or_default();
+        let accounts = text.split(|byte| *byte == b'\n').filter_map(|line| {
+            let mut fields = line.split(|byte| *byte == b':');
+            let name = fields.next()?.to_vec();
+            let id = std::str::from_utf8(fields.nth(1)?).ok()?.parse().ok()?;
+            Some((name, id))
+        });
+        Ok(Self(accounts.collect()))
+    }
+
+    pub fn id(&self, name: &[u8]) -> Option<u32> {
+        self.0.get(name).copied()
+    }
+
+    /// `#0`, or a name.
+    fn parse(&self, text: &str) -> Option<u32> {
+        match text.strip_prefix('#') {
+            Some(number) => number.parse().ok(),
+            None => self.id(text.as_bytes()),
+        }
+    }
+}
+
+/// An owner and mode that count over the package's (dpkg-statoverride(1)).
+pub struct Override {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+}
+
+/// `var/lib/dpkg/statoverride`, by path with its slash.
+pub fn read_overrides(root: &Root, users: &Accounts, groups: &Accounts) -> Result<HashMap<Vec<u8>, Override>> {
+    let text = root.read(STATOVERRIDE)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let overrides = text.lines().map(|line| {
+        let mut words = line.splitn(4, ' ');
+        let mut read = || {
+            let uid = users.parse(words.next()?)?;
+            let gid = groups.parse(words.next()?)?;
+            let mode = u32::from_str_radix(words.next()?, 8).ok()? & 0o7777;
+            Some((words.next()?.as_bytes().to_vec(), Override { uid, gid, mode }))
+        };
+        read().ok_or_else(|| Error::new(Kind::Input, format!("`/{STATOVERRIDE}` has a line `{line}`")))
+    });
+    overrides.collect()
+}
+
+/// Who is interested in which paths: lines `PATH PACKAGE`, with `/noawait` where dpkg need not wait.
+#[derive(Default)]
+pub struct FileTriggers {
+    lines: Vec<String>,
+    paths: BTreeSet<Vec<u8>>,
+}
+
+impl FileTriggers {
+    pub fn read(root: &Root) -> Result<Self> {
+        let text = root.read(FILE_TRIGGERS)?.unwrap_or_default();
+        let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(ToOwned::to_owned).collect();
+        let paths = lines.iter().filter_map(|line| line.split(' ').next()).map(|path| path.as_bytes().to_vec());
+        Ok(Self { paths: paths.collect(), lines })
+    }
+
+    pub fn is_interesting(&self, path: &[u8]) -> bool {
+        self.paths.contains(path)
+    }
+
+    /// The path and the folders above it that someone is interested in.
+    pub fn interested_in(&self, path: &[u8]) -> Vec<Vec<u8>> {
+        if self.paths.is_empty() {
+            return Vec::new();
+        }
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index);
+        let prefixes = slashes.skip(1).chain([path.len()]).map(|end| &path[..end]);
+        prefixes.filter(|prefix| self.is_interesting(prefix)).map(<[u8]>::to_vec).collect()
+    }
+
+    fn change(&mut self, package: &str, old: &BTreeSet<String>, new: &[(String, bool)]) {
+        let is = |line: &str, path: &str| interest(line) == Some((path, package));
+        self.lines.retain(|line| {
+            let gone = |path: &String| is(line, path) && new.iter().all(|(path, _)| !is(line, path));
+            !old.iter().any(gone)
+        });
+        for (path, wait) in new {
+            let line = format!("{path} {package}{}", option(*wait));
+            match self.lines.iter_mut().find(|line| is(line, path)) {
+                Some(known) => *known = line,
+                None => self.lines.push(line),
+            }
+        }
+    }
+
+    fn write(&self, root: &Root) -> Result<()> {
+        match self.lines.is_empty() {
+            true => remove(&root.file(FILE_TRIGGERS)?),
+            false => root.write(FILE_TRIGGERS, lines(&self.lines).as_bytes()),
+        }
+    }
+}
+
+/// Path and package of a line.
+fn interest(line: &str) -> Option<(&str, &str)> {
+    let (path, package) = line.split_once(' ')?;
+    Some((path, package.split('/').next().unwrap_or(package)))
+}
+
+fn option(wait: bool) -> &'static str {
+    if wait { "" } else { "/noawait" }
+}
+
+fn lines(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// A package's interests, those of its old version and those of its new one.
+pub struct InterestChange {
+    pub package: String,
+    pub old: BTreeSet<String>,
+    pub new: Vec<(String, bool)>,
+}
+
+/// Writes who is interested in what, as dpkg does on unpacking (`lib/dpkg/triglib.c`).
+pub fn write_interests(root: &Root, changes: &[InterestChange]) -> Result<()> {
+    let mut files = FileTriggers::read(root)?;
+    let is_path = |name: &str| name.starts_with('/');
+    for change in changes {
+        let paths: Vec<_> = change.new.iter().filter(|(name, _)| is_path(name)).cloned().collect();
+        files.change(&change.package, &change.old, &paths);
+        let old = change.old.iter().filter(|name| change.new.iter().all(|(new, _)| new != *name));
+        for name in old.filter(|name| !is_path(name)) {
+            write_explicit(root, name, &change.package, None)?;
+        }
+        for (name, wait) in change.new.iter().filter(|(name, _)| !is_path(name)) {
+            write_explicit(root, name, &change.package, Some(*wait))?;
+        }
+    }
+    files.write(root)
+}
+
+/// `triggers/NAME`: an interested package a line.
+fn write_explicit(root: &Root, name: &str, package: &str, wait: Option<bool>) -> Result<()> {
+    let path = format!("var/lib/dpkg/triggers/{name}");
+    let text = root.read(&path)?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let others = text.lines().filter(|line| line.split('/').next() != Some(package));
+    let mut kept: Vec<String> = others.map(ToOwned::to_owned).collect();
+    kept.extend(wait.map(|wait| format!("{package}{}", option(wait))));
+    match kept.is_empty() {
+        true => remove(&root.file(&path)?),
+        false => root.write(&path, lines(&kept).as_bytes()),
+    }
+}
+
+/// Adds activations to those that the next dpkg takes up; `-` is nobody's, so none waits for them,
+/// which does not matter where all is configured in one run.
+pub fn write_activations(root: &Root, names: &BTreeSet<Vec<u8>>) -> Result<()> {
+    const UNINCORP: &str = "var/lib/dpkg/triggers/Unincorp";
+    let mut text = root.read(UNINCORP)?.unwrap_or_default();
+    for name in names {
+        text.extend_from_slice(&[&name[..], b" -\n"].concat());
+    }
+    root.write(UNINCORP, &text)
+}
+
+/// Writes which packages are there as dependencies only (apt-mark(8)); what is not in the set stays.
+pub fn write_automatic(root: &Root, set: &[(String, bool)], native: &str) -> Result<()> {
+    let text = root.read(EXTENDED_STATES)?.unwrap_or_default();
+    let mut stanzas = Stanza::parse_all(&text, EXTENDED_STATES)?;
+    let before = stanzas.len();
+    let automatic: BTreeMap<&str, bool> = set.iter().map(|(name, automatic)| (&name[..], *automatic)).collect();
+    stanzas.retain(|stanza| automatic.get(&stanza.text("Package")[..]) != Some(&false));
+    for (name, _) in automatic.iter().filter(|(_, automatic)| **automatic) {
+        if stanzas.iter().all(|stanza| stanza.text("Package") != *name) {
+            let text = format!("Package: {name}\nArchitecture: {native}\nAuto-Installed: 1\n");
+            stanzas.push(Stanza::parse(text.as_bytes(), EXTENDED_STATES)?);
+        }
+    }
+    if stanzas.is_empty() && before == 0 {
+        return Ok(());
+    }
+    fs::create_dir_all(root.file("var/lib/apt")?)?;
+    root.write(EXTENDED_STATES, &stanzas.iter().flat_map(Stanza::to_bytes).collect::<Vec<_>>())
+}
