@@ -1,6 +1,7 @@
 //! `assemble` makes OCI images from recipes written in Rust, without Dockerfiles. See below for the map.
 
 mod error;
+pub mod fetch;
 pub mod pack;
 pub mod sandbox;
 

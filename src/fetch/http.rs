@@ -1,0 +1,501 @@
+//! HTTP: whole pages into memory, and large files into a `.part` file that survives the run.
+//!
+//! What passes is tried again, with a growing pause or the one that the server asks for: refused
+//! connections, timeouts, 408, 429 and 5xx (RFC 9110), bodies that end too soon or stall. What does
+//! not pass is an error that names the host and what to do, and never a login.
+//!
+//! Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`. Certificates are
+//! the machine's trust store and `SSL_CERT_FILE`. One connection a request: downloads run beside
+//! each other, and a stall of one must not hold up the rest.
+
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use assemble_layers::digest::{Hasher, Sha256};
+use reqwest::StatusCode;
+use reqwest::blocking::Response;
+use reqwest::header::{self, HeaderMap, HeaderValue};
+
+use super::address::Address;
+use super::login::Logins;
+use super::machine::Machine;
+use crate::error::{Error, Kind, Result};
+
+const REDIRECTS: usize = 10;
+
+/// How long to bear with a server.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    /// In a row, without any progress.
+    pub tries: u32,
+    /// Before the second try; it doubles from there.
+    pub pause: Duration,
+    /// No pause is longer, whatever the server asks for.
+    pub longest_pause: Duration,
+    /// Without a byte.
+    pub stall: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            tries: 5,
+            pause: Duration::from_millis(500),
+            longest_pause: Duration::from_secs(60),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a download must turn out to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// For messages.
+    pub file: &'a str,
+    pub sha256: Sha256,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// A page, whole.
+pub struct Page {
+    pub bytes: Vec<u8>,
+    /// Without parameters, in lower case: `text/html`.
+    pub content_type: String,
+    /// Where it was in the end: what relative references start from.
+    pub address: Address,
+}
+
+pub struct Client {
+    inner: reqwest::blocking::Client,
+    logins: Logins,
+    patience: Patience,
+}
+
+/// Why one try failed.
+enum Failure {
+    /// Another try may do better, after the pause if the server named one.
+    Passing {
+        error: Error,
+        pause: Option<Duration>,
+    },
+    Lasting(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Lasting(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Lasting(error.into())
+    }
+}
+
+impl Client {
+    pub fn new(machine: &Machine, patience: Patience) -> Result<Self> {
+        Self::build(machine, patience, reqwest::blocking::Client::builder())
+    }
+
+    fn build(
+        machine: &Machine,
+        patience: Patience,
+        builder: reqwest::blocking::ClientBuilder,
+    ) -> Result<Self> {
+        let inner = builder
+            .user_agent(concat!("assemble/", env!("CARGO_PKG_VERSION")))
+            // Ours: which login goes where is decided in one place.
+            .redirect(reqwest::redirect::Policy::none())
+            .http1_only()
+            .connect_timeout(patience.stall)
+            // In the blocking client: for each read, not for the whole body.
+            .timeout(patience.stall)
+            .tls_certs_merge(trust_store(machine))
+            .build()
+            .map_err(|error| {
+                Error::new(Kind::Machine, "the TLS client cannot be set up")
+                    .detail(innermost(&error))
+                    .hint("`SSL_CERT_FILE` names a file of certificates; Debian's `ca-certificates` has one")
+            })?;
+        Ok(Self { inner, logins: Logins::find(machine), patience })
+    }
+
+    /// A page of at most `limit` bytes.
+    pub fn get(&self, address: &Address, accept: Option<&str>, limit: u64) -> Result<Page> {
+        self.patiently(|| self.page(address, accept, limit))
+    }
+
+    /// As [`Client::get`]; `None` if the server says that there is no such page.
+    pub fn find(&self, address: &Address, accept: Option<&str>, limit: u64) -> Result<Option<Page>> {
+        self.patiently(|| {
+            let (response, at) = self.request(address, accept, 0)?;
+            match response.status() {
+                StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+                _ => read_page(response, at, limit).map(Some),
+            }
+        })
+    }
+
+    /// Downloads a file whose digest is known.
+    ///
+    /// `into` is a `.part` file: it is kept when the download breaks off, by this run or the next,
+    /// and hashed again before it is continued. When this returns it is the whole file, verified.
+    /// One caller at a time may use a path. `progress` is told the bytes so far.
+    pub fn download(
+        &self,
+        address: &Address,
+        wanted: Wanted<'_>,
+        into: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let mut part = Part::open(into, wanted.size)?;
+        let mut others_began = part.length > 0;
+        loop {
+            self.fill(address, wanted, &mut part, progress)?;
+            let found = part.hasher.clone().finish();
+            if found == wanted.sha256 {
+                return Ok(());
+            }
+            part.clear()?;
+            if !std::mem::take(&mut others_began) {
+                drop(part);
+                fs_err::remove_file(into)?;
+                return Err(wrong_digest(address, wanted, found));
+            }
+            // An earlier run, or another server, may have begun the file wrongly: once more, whole.
+        }
+    }
+
+    /// Appends to the `.part` file until it is long enough. Tries count only as long as they
+    /// achieve nothing.
+    fn fill(
+        &self,
+        address: &Address,
+        wanted: Wanted<'_>,
+        part: &mut Part,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        loop {
+            let reached = part.longest;
+            let whole = self.patiently(|| match self.append(address, wanted, part, progress) {
+                Err(Failure::Passing { .. }) if part.longest > reached => Ok(false),
+                outcome => outcome.map(|()| true),
+            })?;
+            if whole {
+                return Ok(());
+            }
+            std::thread::sleep(self.patience.pause);
+        }
+    }
+
+    /// One request for the rest of the file.
+    fn append(
+        &self,
+        address: &Address,
+        wanted: Wanted<'_>,
+        part: &mut Part,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Failure> {
+        progress(part.length);
+        if part.length == wanted.size {
+            return Ok(());
+        }
+        let (mut response, at) = self.request(address, None, part.length)?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => continue_at(&response, &at, wanted, part)?,
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                part.clear()?;
+                return Err(passing(Error::new(Kind::Network, format!("`{}` has not that much", at.host()))));
+            }
+            _ => {
+                let response = accepted(&response, &at)?;
+                // It ignored the range, or none was asked for: the whole file comes.
+                part.clear()?;
+                if let Some(length) = response.content_length().filter(|length| *length != wanted.size) {
+                    return Err(Failure::Lasting(wrong_size(&at, wanted, length)));
+                }
+            }
+        }
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let count = response.read(&mut buffer).map_err(|error| passing(broken_off(&at, &error)))?;
+            if count == 0 {
+                break;
+            }
+            let length = part.length + count as u64;
+            if length > wanted.size {
+                return Err(Failure::Lasting(wrong_size(&at, wanted, length)));
+            }
+            part.write(&buffer[..count])?;
+            progress(part.length);
+        }
+        if part.length < wanted.size {
+            let error = Error::new(Kind::Network, format!("`{}` ended the file too soon", at.host()))
+                .detail(format!("`{}`: {} of {} bytes", wanted.file, part.length, wanted.size));
+            return Err(passing(error));
+        }
+        Ok(())
+    }
+
+    fn page(&self, address: &Address, accept: Option<&str>, limit: u64) -> Result<Page, Failure> {
+        let (response, at) = self.request(address, accept, 0)?;
+        read_page(response, at, limit)
+    }
+
+    /// Sends a request, following redirects; answers that pass are failures already.
+    fn request(
+        &self,
+        address: &Address,
+        accept: Option<&str>,
+        from: u64,
+    ) -> Result<(Response, Address), Failure> {
+        let mut at = address.clone();
+        for _ in 0..=REDIRECTS {
+            let response = self.send(&at, accept, from, at != *address && !at.same_origin(address))?;
+            let status = response.status();
+            let location = response.headers().get(header::LOCATION).filter(|_| status.is_redirection());
+            let Some(location) = location else {
+                return if passes(status) {
+                    let pause = asked_pause(response.headers());
+                    Err(Failure::Passing { error: refusal(&at, status), pause })
+                } else {
+                    Ok((response, at))
+                };
+            };
+            let next = at.join(&String::from_utf8_lossy(location.as_bytes()))?;
+            if at.is_encrypted() && !next.is_encrypted() {
+                let error =
+                    Error::new(Kind::Network, format!("`{}` redirects to an unencrypted address", at.host()));
+                return Err(error.detail(next).into());
+            }
+            at = next;
+        }
+        Err(Error::new(Kind::Network, format!("`{}` redirects in circles", address.host())).detail(at).into())
+    }
+
+    fn send(
+        &self,
+        at: &Address,
+        accept: Option<&str>,
+        from: u64,
+        redirected: bool,
+    ) -> Result<Response, Failure> {
+        let (url, login) = at.split();
+        // A wheel is compressed already, and lengths and ranges must be those of the file itself.
+        let mut request = self.inner.get(url).header(header::ACCEPT_ENCODING, "identity");
+        if let Some(accept) = accept {
+            request = request.header(header::ACCEPT, accept);
+        }
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+        }
+        if let Some((user, password)) = login {
+            request = request.basic_auth(user, password);
+        } else if let Some((user, password)) = self.logins.of(at, redirected) {
+            request = request.basic_auth(user, Some(password));
+        }
+        request.send().map_err(|error| passing(unreachable(at, &error)))
+    }
+
+    /// Tries until it works, or lasts, or patience ends.
+    fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T> {
+        let mut pause = self.patience.pause;
+        for left in (0..self.patience.tries.max(1)).rev() {
+            match attempt() {
+                Ok(value) => return Ok(value),
+                Err(Failure::Lasting(error)) => return Err(error),
+                Err(Failure::Passing { error, .. }) if left == 0 => {
+                    return Err(error.detail(format!("tried {} times", self.patience.tries.max(1))));
+                }
+                Err(Failure::Passing { pause: asked, .. }) => {
+                    std::thread::sleep(asked.unwrap_or(pause).min(self.patience.longest_pause));
+                    pause *= 2;
+                }
+            }
+        }
+        unreachable!("the last try returns")
+    }
+}
+
+/// A file that is being downloaded, and the digest of what is there.
+struct Part {
+    file: fs_err::File,
+    hasher: Hasher,
+    length: u64,
+    /// The most that it ever was, so that a file begun anew is no progress.
+    longest: u64,
+}
+
+impl Part {
+    /// Opens what an earlier try left. More than the whole file cannot be its beginning.
+    fn open(path: &Path, size: u64) -> Result<Self> {
+        let file =
+            fs_err::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut this = Self { file, hasher: Hasher::new(), length: 0, longest: 0 };
+        if this.file.metadata()?.len() > size {
+            this.clear()?;
+        } else {
+            this.length = std::io::copy(&mut this.file, &mut this.hasher)?;
+            this.longest = this.length;
+        }
+        Ok(this)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        self.longest = self.longest.max(self.length);
+        Ok(())
+    }
+
+    fn clear(&mut self) -> std::io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        self.hasher = Hasher::new();
+        self.length = 0;
+        Ok(())
+    }
+}
+
+/// Whether a partial answer goes on where the file ends (RFC 9110, 14.4:
+/// `Content-Range: bytes 100-199/1000`, the last being the size or `*`).
+fn continue_at(
+    response: &Response,
+    at: &Address,
+    wanted: Wanted<'_>,
+    part: &mut Part,
+) -> Result<(), Failure> {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let range = range.and_then(|range| range.strip_prefix("bytes ")?.split_once('/'));
+    let start = range.and_then(|(span, _)| span.split_once('-')?.0.parse::<u64>().ok());
+    if start != Some(part.length) {
+        part.clear()?;
+        let error =
+            Error::new(Kind::Network, format!("`{}` sent another range than was asked for", at.host()));
+        return Err(passing(error.detail(format!("`{}`", wanted.file))));
+    }
+    match range.and_then(|(_, size)| size.parse::<u64>().ok()).filter(|size| *size != wanted.size) {
+        Some(size) => Err(Failure::Lasting(wrong_size(at, wanted, size))),
+        None => Ok(()),
+    }
+}
+
+fn read_page(response: Response, at: Address, limit: u64) -> Result<Page, Failure> {
+    accepted(&response, &at)?;
+    let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    let content_type = content_type.trim().to_ascii_lowercase();
+    let mut bytes = Vec::new();
+    response.take(limit + 1).read_to_end(&mut bytes).map_err(|error| passing(broken_off(&at, &error)))?;
+    if bytes.len() as u64 > limit {
+        let error =
+            Error::new(Kind::Network, format!("`{}` sent more than the {limit} bytes expected", at.host()));
+        return Err(error.detail(at).into());
+    }
+    Ok(Page { bytes, content_type, address: at })
+}
+
+fn accepted<'a>(response: &'a Response, at: &Address) -> Result<&'a Response> {
+    match response.status() {
+        StatusCode::OK => Ok(response),
+        other => Err(refusal(at, other)),
+    }
+}
+
+fn passes(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// `Retry-After` in seconds; its other form, a date, is left to our own pauses.
+fn asked_pause(headers: &HeaderMap<HeaderValue>) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+fn passing(error: Error) -> Failure {
+    Failure::Passing { error, pause: None }
+}
+
+fn refusal(at: &Address, status: StatusCode) -> Error {
+    let error = Error::new(Kind::Network, format!("`{}` answered {status}", at.host())).detail(at);
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => error.hint(format!(
+            "if `{}` wants a login, put it into `~/.netrc`: `machine {0} login USER password PASSWORD`",
+            at.host()
+        )),
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            error.hint("the proxy wants a login: `HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT`")
+        }
+        StatusCode::NOT_FOUND | StatusCode::GONE => error.hint("another mirror or index may still have it"),
+        _ => error.hint("the server is at fault: try later, or another mirror or index"),
+    }
+}
+
+fn unreachable(at: &Address, error: &reqwest::Error) -> Error {
+    let cause = innermost(error);
+    let hint = if cause.contains("ertificate") || cause.contains("UnknownIssuer") {
+        "a network that intercepts TLS has a certificate authority of its own: `SSL_CERT_FILE` names its file"
+    } else {
+        "check the address and the network; `HTTPS_PROXY` and `HTTP_PROXY` name a proxy"
+    };
+    let what = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
+    Error::new(Kind::Network, format!("`{}` {what}", at.host())).detail(cause).hint(hint)
+}
+
+fn broken_off(at: &Address, error: &std::io::Error) -> Error {
+    Error::new(Kind::Network, format!("`{}` broke off", at.host()))
+        .detail(innermost(error))
+        .hint("what has come is kept; the next run goes on from there")
+}
+
+fn wrong_size(at: &Address, wanted: Wanted<'_>, size: u64) -> Error {
+    Error::new(Kind::Network, format!("`{}` serves another file as `{}`", at.host(), wanted.file))
+        .detail(format!("expected {} bytes", wanted.size))
+        .detail(format!("   found {size} or more"))
+        .hint("if the file was replaced on purpose, `assemble lock` locks the new one")
+}
+
+fn wrong_digest(at: &Address, wanted: Wanted<'_>, found: Sha256) -> Error {
+    Error::new(Kind::Network, format!("`{}` serves another file as `{}`", at.host(), wanted.file))
+        .detail(format!("expected sha256 {}", wanted.sha256))
+        .detail(format!("   found sha256 {found}"))
+        .hint("if the file was replaced on purpose, `assemble lock` locks the new one")
+}
+
+/// What a chain of errors began with. reqwest puts the address into its own messages; the causes
+/// below do not have it.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    // A reqwest error without a cause would show its address, with what its query may hold.
+    match error.downcast_ref::<reqwest::Error>() {
+        Some(bare) if bare.url().is_some() => "the request failed".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// The machine's certificates, beside those that the TLS library finds: with `SSL_CERT_FILE` set it
+/// reads that file alone, where OpenSSL goes on to look at the folder of certificates.
+fn trust_store(machine: &Machine) -> Vec<reqwest::Certificate> {
+    const BUNDLES: [&str; 4] = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    ];
+    if machine.variable("SSL_CERT_FILE").is_none() || machine.variable("SSL_CERT_DIR").is_some() {
+        return Vec::new();
+    }
+    let bundle = BUNDLES.iter().find_map(|path| machine.read(path)).unwrap_or_default();
+    reqwest::Certificate::from_pem_bundle(bundle.as_bytes()).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+pub(super) mod tests;

@@ -1,0 +1,188 @@
+//! Getting locked files, by digest, from wherever they are.
+//!
+//! The lock says what a file is; this says where it may be: addresses are configuration, found at
+//! run time, and tried in order until one serves the very bytes. Synchronous: the engine calls from
+//! many threads.
+
+mod address;
+mod date;
+pub mod debian;
+pub mod http;
+mod login;
+mod machine;
+pub mod python;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use assemble_layers::derivation::{Fetch, Origin};
+
+use crate::error::{Error, Kind, Result};
+
+pub use address::Address;
+pub(crate) use date::parse as parse_date;
+pub use machine::Machine;
+
+use debian::Archives;
+use http::{Client, Patience, Wanted};
+use python::{Indexes, Listed};
+
+/// Finds out what the default Python index is when nothing is configured: the engine reads it out
+/// of the locked `python3-pip`, which it gets through the very fetcher.
+pub type DefaultIndex = Box<dyn Fn(&Fetcher) -> Result<Address> + Send + Sync>;
+
+/// Where files may come from, as the command line and the project say it.
+#[derive(Clone, Default)]
+pub struct Configuration {
+    /// No network at all.
+    pub offline: bool,
+    /// `--index NAME=URL`; `pypi` is the default index.
+    pub indexes: BTreeMap<String, String>,
+    /// Sources of `pyproject.toml` that have an address there.
+    pub sources: BTreeMap<String, String>,
+    /// Sources that the lock was made without.
+    pub substituted: Vec<String>,
+    /// `--debian-mirror`.
+    pub debian_mirror: Option<String>,
+    /// `--debian-snapshot`.
+    pub debian_snapshot: Option<String>,
+    /// The lock's time, in seconds since 1970: which snapshot is asked for.
+    pub timestamp: u64,
+    /// Whether an expired Release is no error.
+    pub tolerate_expired: bool,
+    pub patience: Patience,
+}
+
+pub struct Fetcher {
+    client: Client,
+    archives: Archives,
+    indexes: Indexes,
+    default_index: DefaultIndex,
+    offline: bool,
+}
+
+impl Fetcher {
+    pub fn new(
+        machine: &Machine,
+        configuration: &Configuration,
+        default_index: DefaultIndex,
+    ) -> Result<Self> {
+        let configuration = configuration.clone();
+        Ok(Self {
+            client: Client::new(machine, configuration.patience)?,
+            archives: Archives::find(
+                machine,
+                configuration.debian_mirror.as_deref(),
+                configuration.debian_snapshot.as_deref(),
+                configuration.timestamp,
+                configuration.tolerate_expired,
+            )?,
+            indexes: Indexes::find(
+                machine,
+                &configuration.indexes,
+                &configuration.sources,
+                &configuration.substituted,
+            )?,
+            default_index,
+            offline: configuration.offline,
+        })
+    }
+
+    /// Gets a locked file. `into` is a `.part` file as [`Client::download`] has it: kept when
+    /// something breaks off, whole and verified when this returns.
+    ///
+    /// # Errors
+    /// No address serves the file: the error has a line for each that was tried.
+    pub fn fetch(&self, file: &Fetch, into: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.online(&file.file)?;
+        let wanted = Wanted { file: &file.file, sha256: file.sha256, size: file.size };
+        let mut get = |address: &Address| self.client.download(address, wanted, into, progress);
+        match &file.origin {
+            Origin::Python { project, source } => {
+                let base = self.index(source.as_deref())?;
+                let located = self.indexes.locate(&self.client, &base, project, &file.file, file.sha256);
+                located.and_then(|address| get(&address)).map_err(|error| nowhere(file, vec![error]))
+            }
+            Origin::Debian { suite, path } => {
+                let mut errors = Vec::new();
+                for archive in self.archives.of(suite)? {
+                    match archive.address.join(path).and_then(|address| get(&address)) {
+                        Ok(()) => return Ok(()),
+                        Err(error) if error.kind() == Kind::Network => errors.push(error),
+                        Err(error) => return Err(error),
+                    }
+                }
+                Err(nowhere(file, errors))
+            }
+        }
+    }
+
+    /// What an index lists of a project.
+    pub fn python_files(&self, source: Option<&str>, project: &str) -> Result<Arc<Vec<Listed>>> {
+        self.online(project)?;
+        self.indexes.files(&self.client, &self.index(source)?, project)
+    }
+
+    /// Where a source's simple pages are, with the login if it has one: for locking, which hands it
+    /// to Poetry.
+    pub fn index(&self, source: Option<&str>) -> Result<Address> {
+        self.indexes.base(source, || (self.default_index)(self))
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn archives(&self) -> &Archives {
+        &self.archives
+    }
+
+    /// # Errors
+    /// There is to be no network.
+    pub fn online(&self, what: &str) -> Result<()> {
+        if !self.offline {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Network,
+            format!("`{what}` is not in the store, and `--offline` allows no network"),
+        )
+        .hint("run once without `--offline`; what is fetched stays in the store"))
+    }
+}
+
+/// All addresses failed: one line for each, and the remedy.
+fn nowhere(file: &Fetch, errors: Vec<Error>) -> Error {
+    // The disk's errors and the like are no answers of a server.
+    if let Some(other) = errors.iter().find(|error| error.kind() != Kind::Network) {
+        return other.clone();
+    }
+    let mut error = Error::new(Kind::Network, format!("`{}` is served nowhere that is known", file.file));
+    for one in &errors {
+        error = error.detail(one.message());
+        for detail in one.details() {
+            error = error.detail(format!("  {detail}"));
+        }
+    }
+    match &file.origin {
+        Origin::Python { source, .. } => {
+            let source = source.as_deref().unwrap_or(python::DEFAULT);
+            error.hint(format!("`--index {source}=URL` points the source elsewhere; the file's digest stays"))
+        }
+        Origin::Debian { .. } => error.hint(format!(
+            "mirrors drop superseded versions: `{}` names a snapshot archive, `{}` another mirror; \
+             `assemble lock` locks what is there now",
+            debian::SNAPSHOT,
+            debian::MIRROR
+        )),
+    }
+}
+
+#[cfg(test)]
+#[path = "server.rs"]
+pub(crate) mod server;
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

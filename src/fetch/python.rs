@@ -1,0 +1,385 @@
+//! Python indexes: from a project and a file name to the file's address.
+//!
+//! The simple API alone, because that is what every mirror has: PEP 503 (pages of HTML), PEP 691
+//! (the same as JSON), PEP 700 (sizes). Which index is asked is configuration, found at run time:
+//!
+//! 1. what the command line says of the source (the default index is the source `pypi`);
+//! 2. for a named source, its address in `pyproject.toml`, unless the lock was made with a
+//!    substitute for it;
+//! 3. for the default index, `PIP_INDEX_URL`, pip's configuration files, and what pip itself falls
+//!    back to, which its own source code says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use assemble_layers::digest::Sha256;
+use serde::Deserialize;
+
+use super::address::Address;
+use super::http::{Client, Page};
+use super::machine::Machine;
+use crate::error::{Error, Kind, Result};
+
+/// The name that the default index has in configuration, as Poetry calls it.
+pub const DEFAULT: &str = "pypi";
+
+const ACCEPT: &str =
+    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
+/// The largest pages of the public index are about 20 MB.
+const LARGEST_PAGE: u64 = 256 << 20;
+
+/// A file that an index lists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    pub name: String,
+    pub address: Address,
+    pub sha256: Option<Sha256>,
+    /// Where the index says it (PEP 700).
+    pub size: Option<u64>,
+}
+
+/// One project's page, read at most once.
+type Slot = Arc<Mutex<Option<Arc<Vec<Listed>>>>>;
+
+/// The addresses of the indexes, and the pages read so far.
+#[derive(Default)]
+pub struct Indexes {
+    /// Source name → address, from the command line and its variables.
+    explicit: BTreeMap<String, Address>,
+    /// Source name → address, from `pyproject.toml`.
+    named: BTreeMap<String, Address>,
+    /// From pip's own settings.
+    pip: Option<Address>,
+    fallback: OnceLock<Address>,
+    pages: Mutex<HashMap<(Address, String), Slot>>,
+}
+
+impl Indexes {
+    /// `substituted` are the sources that the lock was made without.
+    pub fn find(
+        machine: &Machine,
+        explicit: &BTreeMap<String, String>,
+        named: &BTreeMap<String, String>,
+        substituted: &[String],
+    ) -> Result<Self> {
+        let read = |sources: &BTreeMap<String, String>| -> Result<BTreeMap<String, Address>> {
+            let address = |(name, text): (&String, &String)| {
+                let address =
+                    Address::folder(text).map_err(|error| error.within(format!("source `{name}`")))?;
+                Ok((name.clone(), with_poetry_login(address, name, machine)))
+            };
+            sources.iter().map(address).collect()
+        };
+        let mut named = read(named)?;
+        named.retain(|name, _| !substituted.contains(name));
+        let pip = pip_setting(machine).map(|text| Address::folder(&text)).transpose();
+        let pip = pip.map_err(|error| error.within("pip's `index-url`"))?;
+        Ok(Self { explicit: read(explicit)?, named, pip, ..Self::default() })
+    }
+
+    /// Where a source's pages are. `default_index` is asked when nothing else names the default.
+    pub fn base(
+        &self,
+        source: Option<&str>,
+        default_index: impl FnOnce() -> Result<Address>,
+    ) -> Result<Address> {
+        let source = source.filter(|name| *name != DEFAULT);
+        let known = match source {
+            Some(name) => self.explicit.get(name).or_else(|| self.named.get(name)),
+            None => None,
+        };
+        let known =
+            known.or_else(|| self.explicit.get(DEFAULT)).or(self.pip.as_ref()).or(self.fallback.get());
+        match known {
+            Some(address) => Ok(address.clone()),
+            None => {
+                let address = default_index()?;
+                Ok(self.fallback.get_or_init(|| address).clone())
+            }
+        }
+    }
+
+    /// What an index lists of a project.
+    pub fn files(&self, client: &Client, base: &Address, project: &str) -> Result<Arc<Vec<Listed>>> {
+        let project = normalize(project);
+        let slot = {
+            let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(pages.entry((base.clone(), project.clone())).or_default())
+        };
+        // Held while the page is read: whoever else wants it waits, and other projects do not.
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(files) = &*slot {
+            return Ok(Arc::clone(files));
+        }
+        let page = client.get(&base.join(&format!("{project}/"))?, Some(ACCEPT), LARGEST_PAGE)?;
+        Ok(Arc::clone(slot.insert(Arc::new(read_page(&page)?))))
+    }
+
+    /// The address of a locked file.
+    pub fn locate(
+        &self,
+        client: &Client,
+        base: &Address,
+        project: &str,
+        file: &str,
+        sha256: Sha256,
+    ) -> Result<Address> {
+        let files = self.files(client, base, project)?;
+        let same_content = |listed: &&Listed| listed.sha256.is_none_or(|listed| listed == sha256);
+        let named = || files.iter().filter(|listed| listed.name == file);
+        if let Some(listed) = named().find(same_content) {
+            return Ok(listed.address.clone());
+        }
+        let error = match named().next() {
+            Some(listed) => Error::new(Kind::Network, format!("`{}` lists another `{file}`", base.host()))
+                .detail(format!("expected sha256 {sha256}"))
+                .detail(format!(
+                    "  listed sha256 {}",
+                    listed.sha256.map_or_else(String::new, |it| it.to_string())
+                )),
+            None => Error::new(Kind::Network, format!("`{}` does not list `{file}`", base.host())),
+        };
+        Err(error
+            .hint("`--index NAME=URL` points the source elsewhere; `assemble lock` locks what is there now"))
+    }
+}
+
+/// PEP 503: runs of `-`, `_` and `.` are one `-`, in lower case.
+pub fn normalize(project: &str) -> String {
+    let parts: Vec<_> = project.split(['-', '_', '.']).filter(|part| !part.is_empty()).collect();
+    parts.join("-").to_ascii_lowercase()
+}
+
+/// The index that pip falls back to, out of its own `pip/_internal/models/index.py`:
+/// `PyPI = PackageIndex("https://…/", file_storage_domain=…)`. Its simple pages are below `simple/`
+/// (`simple_url` there).
+pub fn pip_default(index_py: &str) -> Result<Address> {
+    let line = index_py.lines().find_map(|line| line.strip_prefix("PyPI = PackageIndex("));
+    let text = line.and_then(|rest| {
+        let quote = rest.chars().next().filter(|first| matches!(first, '"' | '\''))?;
+        Some(rest[1..].split_once(quote)?.0)
+    });
+    match text {
+        Some(text) => Address::folder(text)?.join("simple/"),
+        None => Err(Error::new(Kind::Input, "pip does not say what its default index is")
+            .detail("no line `PyPI = PackageIndex(\"…\"` in `pip/_internal/models/index.py`")
+            .hint("`PIP_INDEX_URL` or `--index pypi=URL` names the index")),
+    }
+}
+
+/// Poetry's own way to name a login: `POETRY_HTTP_BASIC_NAME_USERNAME` and `…_PASSWORD`, or
+/// `[http-basic.NAME]` in its `auth.toml`.
+fn with_poetry_login(address: Address, source: &str, machine: &Machine) -> Address {
+    let name: String = source
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .collect();
+    if let Some(user) = machine.variable(&format!("POETRY_HTTP_BASIC_{name}_USERNAME")) {
+        return address.or_login(user, machine.variable(&format!("POETRY_HTTP_BASIC_{name}_PASSWORD")));
+    }
+    let file =
+        machine.configuration_folder().and_then(|folder| machine.read(folder.join("pypoetry/auth.toml")));
+    let file = file.and_then(|text| text.parse::<toml::Table>().ok()).unwrap_or_default();
+    let login = file.get("http-basic").and_then(|logins| logins.get(source));
+    let text = |field: &str| login.and_then(|login| login.get(field)?.as_str());
+    match text("username") {
+        Some(user) => address.or_login(user, text("password")),
+        None => address,
+    }
+}
+
+/// `index-url` as pip finds it ("Configuration" in its user guide): the variable, else the file of
+/// `PIP_CONFIG_FILE`, the environment's, the user's, the machine's.
+fn pip_setting(machine: &Machine) -> Option<String> {
+    if let Some(value) = machine.variable("PIP_INDEX_URL") {
+        return Some(value.to_owned());
+    }
+    let mut files: Vec<PathBuf> = Vec::new();
+    let named = machine.variable("PIP_CONFIG_FILE").map(PathBuf::from);
+    files.extend(named.clone());
+    // pip's own way to say: no files at all.
+    if named.is_none_or(|path| path.as_os_str() != "/dev/null") {
+        files.extend(machine.variable("VIRTUAL_ENV").map(|folder| PathBuf::from(folder).join("pip.conf")));
+        files.extend(machine.configuration_folder().map(|folder| folder.join("pip/pip.conf")));
+        files.extend(machine.home().map(|folder| folder.join(".pip/pip.conf")));
+        files.push("/etc/pip.conf".into());
+        let folders = machine.variable("XDG_CONFIG_DIRS").unwrap_or("/etc/xdg");
+        files.extend(folders.split(':').map(|folder| PathBuf::from(folder).join("pip/pip.conf")));
+    }
+    files.iter().filter_map(|path| machine.read(path)).find_map(|text| index_url(&text))
+}
+
+/// `index-url` of the section `[global]`, in the format of Python's `configparser`.
+fn index_url(text: &str) -> Option<String> {
+    let mut section = "";
+    let mut found = None;
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name;
+        } else if let Some((name, value)) = line.split_once(['=', ':']).filter(|_| section == "global") {
+            let name = name.trim().to_ascii_lowercase().replace('_', "-");
+            if name == "index-url" {
+                found = Some(value.trim().to_owned());
+            }
+        }
+    }
+    found.filter(|value| !value.is_empty())
+}
+
+fn read_page(page: &Page) -> Result<Vec<Listed>> {
+    let text = String::from_utf8_lossy(&page.bytes);
+    if page.content_type.ends_with("json") {
+        read_json(&text, &page.address)
+    } else {
+        read_html(&text, &page.address)
+    }
+}
+
+/// PEP 691.
+fn read_json(text: &str, at: &Address) -> Result<Vec<Listed>> {
+    #[derive(Deserialize)]
+    struct Project {
+        files: Vec<File>,
+    }
+    #[derive(Deserialize)]
+    struct File {
+        filename: String,
+        url: String,
+        #[serde(default)]
+        hashes: BTreeMap<String, String>,
+        size: Option<u64>,
+    }
+    let project: Project = serde_json::from_str(text).map_err(|error| {
+        Error::new(Kind::Network, format!("`{}` sent a page that is not of the simple API", at.host()))
+            .detail(error)
+            .detail(at)
+    })?;
+    let listed = |file: File| {
+        let sha256 = file.hashes.get("sha256").and_then(|digits| digits.parse().ok());
+        Some(Listed { name: file.filename, address: at.join(&file.url).ok()?, sha256, size: file.size })
+    };
+    Ok(project.files.into_iter().filter_map(listed).collect())
+}
+
+/// PEP 503: each anchor is a file, its text the name, its `href` the address, with
+/// `#sha256=…` behind it.
+fn read_html(text: &str, at: &Address) -> Result<Vec<Listed>> {
+    let mut base = at.clone();
+    let mut files = Vec::new();
+    let mut rest = text;
+    while let Some(start) = rest.find('<') {
+        rest = &rest[start..];
+        if let Some(comment) = rest.strip_prefix("<!--") {
+            rest = comment.split_once("-->").map_or("", |(_, after)| after);
+            continue;
+        }
+        let (tag, after) = split_tag(rest);
+        rest = after;
+        let Some(href) = attribute(tag, "href") else { continue };
+        match tag_name(tag) {
+            "base" => base = at.join(&href)?,
+            "a" => {
+                let name = unescape(rest.split('<').next().unwrap_or_default().trim());
+                let Ok(address) = base.join(&href) else { continue };
+                let sha256 = href.split_once('#').and_then(|(_, fragment)| {
+                    fragment.split('&').find_map(|part| part.strip_prefix("sha256=")?.parse().ok())
+                });
+                files.push(Listed { name, address, sha256, size: None });
+            }
+            _ => {}
+        }
+    }
+    Ok(files)
+}
+
+/// A tag without its brackets, and what follows it. A `>` in quotes does not end it.
+fn split_tag(text: &str) -> (&str, &str) {
+    let mut quote = None;
+    for (index, c) in text.char_indices().skip(1) {
+        match (quote, c) {
+            (None, '>') => return (&text[1..index], &text[index + 1..]),
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(open), _) if open == c => quote = None,
+            _ => {}
+        }
+    }
+    (&text[1..], "")
+}
+
+fn tag_name(tag: &str) -> &str {
+    let name = tag.split(|c: char| c.is_ascii_whitespace() || c == '/').next().unwrap_or_default();
+    match name {
+        "A" => "a",
+        "BASE" => "base",
+        other => other,
+    }
+}
+
+/// An attribute's value, in double quotes, single ones, or none.
+fn attribute(tag: &str, wanted: &str) -> Option<String> {
+    let mut rest = tag.trim_start_matches(|c: char| !c.is_ascii_whitespace()).trim_start();
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| c == '=' || c.is_ascii_whitespace()).unwrap_or(rest.len());
+        let (name, after) = rest.split_at(end);
+        let after = after.trim_start();
+        let Some(value) = after.strip_prefix('=').map(str::trim_start) else {
+            // An attribute without a value, or a lone slash.
+            rest = if end == 0 { &after[after.len().min(1)..] } else { after };
+            continue;
+        };
+        let (value, after) = match value.chars().next() {
+            Some(quote @ ('"' | '\'')) => value[1..].split_once(quote).unwrap_or((&value[1..], "")),
+            _ => value.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((value, "")),
+        };
+        if name.eq_ignore_ascii_case(wanted) {
+            return Some(unescape(value));
+        }
+        rest = after.trim_start();
+    }
+    None
+}
+
+/// Character references: the few by name that occur, and those by number.
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find('&') {
+        plain.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let reference = rest[1..].split_once(';').filter(|(name, _)| name.len() < 10);
+        match reference.and_then(|(name, after)| Some((character(name)?, after))) {
+            Some((c, after)) => {
+                plain.push(c);
+                rest = after;
+            }
+            None => {
+                plain.push('&');
+                rest = &rest[1..];
+            }
+        }
+    }
+    plain + rest
+}
+
+fn character(name: &str) -> Option<char> {
+    match name {
+        "amp" => Some('&'),
+        "lt" => Some('<'),
+        "gt" => Some('>'),
+        "quot" => Some('"'),
+        "apos" => Some('\''),
+        _ => {
+            let number = name.strip_prefix('#')?;
+            let code = match number.strip_prefix(['x', 'X']) {
+                Some(digits) => u32::from_str_radix(digits, 16),
+                None => number.parse(),
+            };
+            char::from_u32(code.ok()?)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "python_tests.rs"]
+mod tests;

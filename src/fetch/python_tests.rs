@@ -1,0 +1,193 @@
+use tempfile::TempDir;
+
+use super::super::server::{Server, ok, reply};
+use super::*;
+
+fn page(content_type: &str, text: &str) -> Vec<Listed> {
+    let address = Address::parse("https://me:secret@index.example/simple/torch/").unwrap();
+    read_page(&Page { bytes: text.into(), content_type: content_type.into(), address }).unwrap()
+}
+
+const DIGEST: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+#[test]
+fn pages_of_html() {
+    let files = page(
+        "text/html",
+        &format!(
+            r#"<!DOCTYPE html><html><head><meta name="pypi:repository-version" content="1.0"/></head><body>
+            <!-- <a href="commented.whl">commented.whl</a> -->
+            <a href="https://files.example/torch-2.7.1%2Bcu128-x.whl#sha256={DIGEST}"
+               data-requires-python="&gt;=3.9" data-core-metadata='sha256=1>2'>torch-2.7.1+cu128-x.whl</a><br/>
+            <A HREF='../../files/a&amp;b.whl#md5=1'> a&#38;b.whl </A>
+            <a rel=internal href=c.whl>c.whl</a>
+            <a name=none>no address</a>"#
+        ),
+    );
+    let found: Vec<_> = files.iter().map(|file| (file.name.as_str(), file.address.to_string())).collect();
+    let expected = [
+        ("torch-2.7.1+cu128-x.whl", "https://files.example/torch-2.7.1%2Bcu128-x.whl"),
+        ("a&b.whl", "https://index.example/files/a&b.whl"),
+        ("c.whl", "https://index.example/simple/torch/c.whl"),
+    ];
+    assert_eq!(found, expected.map(|(name, address)| (name, address.to_owned())));
+    let digests: Vec<_> = files.iter().map(|file| file.sha256.is_some()).collect();
+    assert_eq!(digests, [true, false, false]);
+    let logins: Vec<_> = files.iter().map(|file| file.address.has_login()).collect();
+    assert_eq!(logins, [false, true, true]);
+}
+
+#[test]
+fn a_base_in_html() {
+    let files = page("text/html", r#"<base href="https://files.example/x/"><a href="a.whl">a.whl</a>"#);
+    assert_eq!(files[0].address.to_string(), "https://files.example/x/a.whl");
+}
+
+#[test]
+fn broken_html_is_no_panic() {
+    for text in [
+        "<",
+        "<a",
+        "<a href",
+        "<a href=",
+        "<a href='",
+        "< a = / >x",
+        "<a / href=x>",
+        "<!--",
+        "&#x110000;<a href='&#;'>&",
+    ] {
+        page("text/html", text);
+    }
+}
+
+#[test]
+fn pages_of_json() {
+    let files = page(
+        "application/vnd.pypi.simple.v1+json",
+        &format!(
+            r#"{{"meta": {{"api-version": "1.1"}}, "name": "torch", "files": [
+            {{"filename": "a.whl", "url": "../../files/a.whl", "hashes": {{"sha256": "{DIGEST}"}}, "size": 7,
+              "yanked": false}},
+            {{"filename": "b.whl", "url": "https://files.example/b.whl", "hashes": {{}}}}]}}"#
+        ),
+    );
+    assert_eq!(files[0].address.to_string(), "https://index.example/files/a.whl");
+    assert_eq!((files[0].size, files[0].sha256.is_some()), (Some(7), true));
+    assert_eq!((files[1].size, files[1].sha256.is_some()), (None, false));
+}
+
+#[test]
+fn names_are_normalized() {
+    assert_eq!(normalize("Nvidia_CUDA.-nvrtc"), "nvidia-cuda-nvrtc");
+}
+
+#[test]
+fn a_file_is_found_by_name_and_content_and_a_page_read_once() {
+    let text = format!(r#"<a href="/f/a.whl#sha256={DIGEST}">a.whl</a><a href="/f/b.whl">b.whl</a>"#);
+    let server = Server::start(move |_, _| {
+        reply(
+            &format!("200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}", text.len()),
+            text.as_bytes(),
+        )
+    });
+    let client = super::super::http::tests::client(&Machine::default());
+    let indexes = Indexes::default();
+    let base = server.address("/simple/");
+    let locate = |file: &str, digest: Sha256| indexes.locate(&client, &base, "Some.Project", file, digest);
+    let digest = DIGEST.parse().unwrap();
+    assert_eq!(locate("a.whl", digest).unwrap().path(), "/f/a.whl");
+    assert_eq!(locate("b.whl", digest).unwrap().path(), "/f/b.whl");
+    let error = locate("a.whl", Sha256::of(b"other")).unwrap_err();
+    assert!(error.message().contains("lists another `a.whl`"), "{error}");
+    assert!(locate("c.whl", digest).unwrap_err().message().contains("does not list `c.whl`"));
+    let asked: Vec<_> = server.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(asked, ["/simple/some-project/"]);
+    assert!(server.requests()[0].header("accept").unwrap().contains("simple.v1+json"));
+}
+
+#[test]
+fn failures_are_not_remembered() {
+    let server =
+        Server::start(
+            |number, _| if number == 0 { reply("404 Not Found\r\nContent-Length: 0", b"") } else { ok(b"") },
+        );
+    let client = super::super::http::tests::client(&Machine::default());
+    let indexes = Indexes::default();
+    let base = server.address("/");
+    assert!(indexes.files(&client, &base, "x").is_err());
+    assert!(indexes.files(&client, &base, "x").is_ok());
+}
+
+fn sources<const N: usize>(entries: [(&str, &str); N]) -> BTreeMap<String, String> {
+    entries.into_iter().map(|(name, address)| (name.to_owned(), address.to_owned())).collect()
+}
+
+#[test]
+fn which_index_is_asked() {
+    let folder = TempDir::new().unwrap();
+    let bare = Machine::new::<&str, &str>(folder.path(), []);
+    let pip = Machine::new(folder.path(), [("PIP_INDEX_URL", "https://pip.example/simple")]);
+    let named = sources([("cu128", "https://torch.example/cu128"), ("gone", "https://gone.example/")]);
+    let explicit = sources([("pypi", "https://explicit.example/simple/"), ("cu128", "https://mine.example")]);
+    let gone = ["gone".to_owned()];
+    let ask = |machine: &Machine, explicit: &BTreeMap<String, String>, source: Option<&str>| {
+        let indexes = Indexes::find(machine, explicit, &named, &gone).unwrap();
+        indexes.base(source, || Address::folder("https://fallback.example/simple")).unwrap().to_string()
+    };
+    let none = BTreeMap::new();
+    assert_eq!(ask(&bare, &none, None), "https://fallback.example/simple/");
+    assert_eq!(ask(&bare, &none, Some("pypi")), "https://fallback.example/simple/");
+    assert_eq!(ask(&pip, &none, None), "https://pip.example/simple/");
+    assert_eq!(ask(&pip, &explicit, None), "https://explicit.example/simple/");
+    assert_eq!(ask(&pip, &none, Some("cu128")), "https://torch.example/cu128/");
+    assert_eq!(ask(&pip, &explicit, Some("cu128")), "https://mine.example/");
+    assert_eq!(ask(&pip, &none, Some("gone")), "https://pip.example/simple/");
+}
+
+#[test]
+fn pip_s_files_in_pip_s_order() {
+    let folder = TempDir::new().unwrap();
+    let machine = Machine::new(folder.path(), [("HOME", "/home/me")]);
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, text).unwrap();
+    };
+    assert_eq!(pip_setting(&machine), None);
+    write(
+        "etc/pip.conf",
+        "# all\n[install]\nindex-url = https://no.example\n[global]\nindex_url: https://all.example/\n",
+    );
+    assert_eq!(pip_setting(&machine).as_deref(), Some("https://all.example/"));
+    write("home/me/.config/pip/pip.conf", "[global]\ntimeout = 3\nindex-url=https://user.example/\n");
+    assert_eq!(pip_setting(&machine).as_deref(), Some("https://user.example/"));
+    let none = Machine::new(folder.path(), [("HOME", "/home/me"), ("PIP_CONFIG_FILE", "/dev/null")]);
+    assert_eq!(pip_setting(&none), None);
+}
+
+#[test]
+fn poetry_s_logins() {
+    let folder = TempDir::new().unwrap();
+    fs_err::create_dir_all(folder.path().join("c/pypoetry")).unwrap();
+    fs_err::write(
+        folder.path().join("c/pypoetry/auth.toml"),
+        "[http-basic.private]\nusername = \"me\"\npassword = \"secret\"\n",
+    )
+    .unwrap();
+    let explicit = sources([("private", "https://index.example/"), ("my-own", "https://index.example/")]);
+    let machine = Machine::new(
+        folder.path(),
+        [("XDG_CONFIG_HOME", "/c"), ("POETRY_HTTP_BASIC_MY_OWN_USERNAME", "you")],
+    );
+    let indexes = Indexes::find(&machine, &explicit, &BTreeMap::new(), &[]).unwrap();
+    let login = |source| indexes.base(Some(source), || unreachable!()).unwrap().split().1;
+    assert_eq!(login("private"), Some(("me".to_owned(), Some("secret".to_owned()))));
+    assert_eq!(login("my-own"), Some(("you".to_owned(), None)));
+}
+
+#[test]
+fn what_pip_falls_back_to() {
+    let text = "class PackageIndex:\n    pass\n\n\nPyPI = PackageIndex(\"https://index.example/\", file_storage_domain=\"x\")\n";
+    assert_eq!(pip_default(text).unwrap().to_string(), "https://index.example/simple/");
+    assert!(pip_default("PyPI = None").is_err());
+}
