@@ -1,12 +1,7 @@
 //! `assemble` makes OCI images from recipes written in Rust, without Dockerfiles. See below for the map.
 
 mod error;
-pub mod lock;
-pub mod inspect;
 pub mod fetch;
-pub mod cli;
-pub mod deliver;
-pub mod oci;
 pub mod pack;
 pub mod project;
 pub mod realise;

@@ -43,8 +43,7 @@ impl Address {
     /// and to no other.
     pub fn join(&self, reference: &str) -> Result<Self> {
         let joined = self.0.join(reference).map_err(|error| {
-            Error::new(Kind::Network, format!("`{}` refers to a broken address", self.host()))
-                .detail(error)
+            Error::new(Kind::Network, format!("`{}` refers to a broken address", self.host())).detail(error)
         })?;
         let mut joined = Self::parse(joined.as_str())?;
         if joined.same_origin(self) && !joined.has_login() {
@@ -149,7 +148,10 @@ mod tests {
     fn a_login_is_used_but_never_shown() {
         let address = Address::parse("https://me:s%40cret@index.example/simple/?token=s%40cret").unwrap();
         for shown in [address.to_string(), format!("{address:?}"), format!("{:?}", Some(&address))] {
-            assert_eq!(shown.trim_start_matches("Some(").trim_end_matches(')'), "https://index.example/simple/");
+            assert_eq!(
+                shown.trim_start_matches("Some(").trim_end_matches(')'),
+                "https://index.example/simple/"
+            );
         }
         assert_eq!(address.split().1, Some(("me".to_owned(), Some("s@cret".to_owned()))));
     }
@@ -166,7 +168,9 @@ mod tests {
         let page = Address::parse("https://me:secret@index.example/simple/x/").unwrap();
         assert!(page.join("../../files/x.whl").unwrap().has_login());
         assert!(page.join("https://index.example/x.whl").unwrap().has_login());
-        for elsewhere in ["https://files.example/x.whl", "http://index.example/x", "https://index.example:81/x"] {
+        for elsewhere in
+            ["https://files.example/x.whl", "http://index.example/x", "https://index.example:81/x"]
+        {
             assert!(!page.join(elsewhere).unwrap().has_login(), "{elsewhere}");
         }
     }
@@ -174,7 +178,10 @@ mod tests {
     #[test]
     fn folders_and_their_siblings() {
         let folder = Address::folder("http://mirror.example:8080/pub/debian").unwrap();
-        assert_eq!(folder.join("dists/x").unwrap().to_string(), "http://mirror.example:8080/pub/debian/dists/x");
+        assert_eq!(
+            folder.join("dists/x").unwrap().to_string(),
+            "http://mirror.example:8080/pub/debian/dists/x"
+        );
         let sibling = folder.sibling("debian-security").unwrap();
         assert_eq!(sibling.to_string(), "http://mirror.example:8080/pub/debian-security/");
         let root = Address::folder("http://mirror.example").unwrap();

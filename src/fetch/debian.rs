@@ -93,9 +93,12 @@ impl Archives {
         };
         archives.extend(self.snapshots_of(suite)?);
         if archives.is_empty() {
-            return Err(Error::new(Kind::Usage, format!("no address of a Debian archive for `{suite}` is known"))
-                .detail("none of this machine's apt sources can have it")
-                .hint(format!("`{MIRROR}` names a mirror, `{SNAPSHOT}` a snapshot archive")));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("no address of a Debian archive for `{suite}` is known"),
+            )
+            .detail("none of this machine's apt sources can have it")
+            .hint(format!("`{MIRROR}` names a mirror, `{SNAPSHOT}` a snapshot archive")));
         }
         Ok(archives)
     }
@@ -193,7 +196,8 @@ impl Entry {
 fn mirrors(uri: &str, machine: &Machine) -> Vec<String> {
     let Some(path) = uri.strip_prefix("mirror+file:") else { return vec![uri.to_owned()] };
     let text = machine.read(path.trim_start_matches("//")).unwrap_or_default();
-    let first = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
+    let first =
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
     first.map(str::to_owned).collect()
 }
 
@@ -246,7 +250,9 @@ fn deb822(stanza: &[(String, String)]) -> Option<Entry> {
 
 /// apt's `StringToBool`.
 fn is_false(value: &str) -> bool {
-    ["no", "false", "without", "off", "disable", "0"].iter().any(|word| value.trim().eq_ignore_ascii_case(word))
+    ["no", "false", "without", "off", "disable", "0"]
+        .iter()
+        .any(|word| value.trim().eq_ignore_ascii_case(word))
 }
 
 /// `Acquire::Check-Valid-Until`, the last file that sets it (apt.conf(5): first those of the
@@ -254,13 +260,14 @@ fn is_false(value: &str) -> bool {
 fn apt_tolerates_expired(machine: &Machine) -> bool {
     let folder = "/etc/apt/apt.conf.d";
     // apt reads names without an ending, and `.conf`.
-    let plain = machine.list(folder, "").into_iter().filter(|path| {
-        path.extension().is_none_or(|ending| ending == "conf")
-    });
+    let plain = machine
+        .list(folder, "")
+        .into_iter()
+        .filter(|path| path.extension().is_none_or(|ending| ending == "conf"));
     let files = plain.chain([PathBuf::from("/etc/apt/apt.conf")]);
     let texts = files.filter_map(|path| machine.read(path));
-    let last = texts.filter_map(|text| apt_setting(&text, "Acquire::Check-Valid-Until")).last();
-    last.is_some_and(|value| is_false(&value))
+    let values = texts.filter_map(|text| apt_setting(&text, "Acquire::Check-Valid-Until"));
+    values.reduce(|_, later| later).is_some_and(|value| is_false(&value))
 }
 
 /// A setting of apt.conf(5): `A::B "value";`, or nested, `A { B "value"; };`.

@@ -52,7 +52,13 @@ fn the_variables_count_when_the_flags_are_silent() {
 
 #[test]
 fn nothing_known_names_the_variables() {
-    let archives = Archives::find(&Machine::new::<&str, &str>(std::path::Path::new("/nowhere"), []), None, None, 0, false);
+    let archives = Archives::find(
+        &Machine::new::<&str, &str>(std::path::Path::new("/nowhere"), []),
+        None,
+        None,
+        0,
+        false,
+    );
     let error = archives.unwrap().of("bookworm").unwrap_err();
     let text = error.to_string();
     assert!(text.contains(MIRROR) && text.contains(SNAPSHOT), "{text}");
@@ -85,9 +91,13 @@ fn apt_s_sources_in_both_formats() {
         archives.of(suite).unwrap().iter().map(|archive| archive.address.host()).collect()
     };
     // Those that list the suite, then the rest of its kind.
-    assert_eq!(hosts("bookworm"), ["one.example", "two.example", "three.example", "other.example", "four.example"]);
+    assert_eq!(
+        hosts("bookworm"),
+        ["one.example", "two.example", "three.example", "other.example", "four.example"]
+    );
     assert_eq!(hosts("bookworm-security"), ["security.example"]);
-    let expired: Vec<_> = archives.of("bookworm").unwrap().iter().map(|archive| archive.may_be_expired).collect();
+    let expired: Vec<_> =
+        archives.of("bookworm").unwrap().iter().map(|archive| archive.may_be_expired).collect();
     assert_eq!(expired, [true, false, false, false, false]);
 }
 

@@ -76,7 +76,10 @@ pub struct Client {
 /// Why one try failed.
 enum Failure {
     /// Another try may do better, after the pause if the server named one.
-    Passing { error: Error, pause: Option<Duration> },
+    Passing {
+        error: Error,
+        pause: Option<Duration>,
+    },
     Lasting(Error),
 }
 
@@ -97,7 +100,11 @@ impl Client {
         Self::build(machine, patience, reqwest::blocking::Client::builder())
     }
 
-    fn build(machine: &Machine, patience: Patience, builder: reqwest::blocking::ClientBuilder) -> Result<Self> {
+    fn build(
+        machine: &Machine,
+        patience: Patience,
+        builder: reqwest::blocking::ClientBuilder,
+    ) -> Result<Self> {
         let inner = builder
             .user_agent(concat!("assemble/", env!("CARGO_PKG_VERSION")))
             // Ours: which login goes where is decided in one place.
@@ -239,7 +246,12 @@ impl Client {
     }
 
     /// Sends a request, following redirects; answers that pass are failures already.
-    fn request(&self, address: &Address, accept: Option<&str>, from: u64) -> Result<(Response, Address), Failure> {
+    fn request(
+        &self,
+        address: &Address,
+        accept: Option<&str>,
+        from: u64,
+    ) -> Result<(Response, Address), Failure> {
         let mut at = address.clone();
         for _ in 0..=REDIRECTS {
             let response = self.send(&at, accept, from, at != *address && !at.same_origin(address))?;
@@ -255,7 +267,8 @@ impl Client {
             };
             let next = at.join(&String::from_utf8_lossy(location.as_bytes()))?;
             if at.is_encrypted() && !next.is_encrypted() {
-                let error = Error::new(Kind::Network, format!("`{}` redirects to an unencrypted address", at.host()));
+                let error =
+                    Error::new(Kind::Network, format!("`{}` redirects to an unencrypted address", at.host()));
                 return Err(error.detail(next).into());
             }
             at = next;
@@ -263,7 +276,13 @@ impl Client {
         Err(Error::new(Kind::Network, format!("`{}` redirects in circles", address.host())).detail(at).into())
     }
 
-    fn send(&self, at: &Address, accept: Option<&str>, from: u64, redirected: bool) -> Result<Response, Failure> {
+    fn send(
+        &self,
+        at: &Address,
+        accept: Option<&str>,
+        from: u64,
+        redirected: bool,
+    ) -> Result<Response, Failure> {
         let (url, login) = at.split();
         // A wheel is compressed already, and lengths and ranges must be those of the file itself.
         let mut request = self.inner.get(url).header(header::ACCEPT_ENCODING, "identity");
@@ -313,7 +332,8 @@ struct Part {
 impl Part {
     /// Opens what an earlier try left. More than the whole file cannot be its beginning.
     fn open(path: &Path, size: u64) -> Result<Self> {
-        let file = fs_err::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file =
+            fs_err::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut this = Self { file, hasher: Hasher::new(), length: 0, longest: 0 };
         if this.file.metadata()?.len() > size {
             this.clear()?;
@@ -343,13 +363,19 @@ impl Part {
 
 /// Whether a partial answer goes on where the file ends (RFC 9110, 14.4:
 /// `Content-Range: bytes 100-199/1000`, the last being the size or `*`).
-fn continue_at(response: &Response, at: &Address, wanted: Wanted<'_>, part: &mut Part) -> Result<(), Failure> {
+fn continue_at(
+    response: &Response,
+    at: &Address,
+    wanted: Wanted<'_>,
+    part: &mut Part,
+) -> Result<(), Failure> {
     let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
     let range = range.and_then(|range| range.strip_prefix("bytes ")?.split_once('/'));
     let start = range.and_then(|(span, _)| span.split_once('-')?.0.parse::<u64>().ok());
     if start != Some(part.length) {
         part.clear()?;
-        let error = Error::new(Kind::Network, format!("`{}` sent another range than was asked for", at.host()));
+        let error =
+            Error::new(Kind::Network, format!("`{}` sent another range than was asked for", at.host()));
         return Err(passing(error.detail(format!("`{}`", wanted.file))));
     }
     match range.and_then(|(_, size)| size.parse::<u64>().ok()).filter(|size| *size != wanted.size) {
@@ -366,7 +392,8 @@ fn read_page(response: Response, at: Address, limit: u64) -> Result<Page, Failur
     let mut bytes = Vec::new();
     response.take(limit + 1).read_to_end(&mut bytes).map_err(|error| passing(broken_off(&at, &error)))?;
     if bytes.len() as u64 > limit {
-        let error = Error::new(Kind::Network, format!("`{}` sent more than the {limit} bytes expected", at.host()));
+        let error =
+            Error::new(Kind::Network, format!("`{}` sent more than the {limit} bytes expected", at.host()));
         return Err(error.detail(at).into());
     }
     Ok(Page { bytes, content_type, address: at })

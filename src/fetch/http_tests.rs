@@ -40,7 +40,8 @@ impl Download {
         let wanted = Wanted { file: "x.whl", sha256: Sha256::of(&self.file), size: self.file.len() as u64 };
         let part = self.part();
         let progress = &mut self.progress;
-        client(&Machine::default()).download(&server.address("/x"), wanted, &part, &mut |bytes| progress.push(bytes))
+        client(&Machine::default())
+            .download(&server.address("/x"), wanted, &part, &mut |bytes| progress.push(bytes))
     }
 
     fn assert_whole(&self) {
@@ -167,7 +168,10 @@ fn a_wrong_digest_names_the_file_and_both() {
     let text = error.to_string();
     assert_eq!(error.kind(), Kind::Network);
     assert!(text.contains("`x.whl`"), "{text}");
-    assert!(text.contains(&found.to_string()) && text.contains(&Sha256::of(&download.file).to_string()), "{text}");
+    assert!(
+        text.contains(&found.to_string()) && text.contains(&Sha256::of(&download.file).to_string()),
+        "{text}"
+    );
     assert!(!download.part().exists());
 }
 
@@ -247,7 +251,8 @@ fn a_login_stays_with_its_host() {
     });
     let address = index.address("/start").or_login("me", Some("secret"));
     client(&Machine::default()).get(&address, None, 10).unwrap();
-    let logins: Vec<_> = index.requests().iter().map(|request| request.header("authorization").is_some()).collect();
+    let logins: Vec<_> =
+        index.requests().iter().map(|request| request.header("authorization").is_some()).collect();
     assert_eq!(logins, [true, true]);
     assert_eq!(files.requests()[0].header("authorization"), None);
 }

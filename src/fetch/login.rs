@@ -38,7 +38,8 @@ impl Logins {
     /// The user and password for an address: the first entry that fits. netrc's `default` is for
     /// hosts that somebody asked for, not for those that a redirect leads to.
     pub fn of(&self, address: &Address, redirected: bool) -> Option<(&str, &str)> {
-        let login = self.0.iter().find(|login| login.fits(address) && !(redirected && login.host.is_none()))?;
+        let login =
+            self.0.iter().find(|login| login.fits(address) && !(redirected && login.host.is_none()))?;
         Some((&login.user, &login.password))
     }
 }

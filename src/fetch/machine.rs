@@ -14,9 +14,11 @@ pub struct Machine {
 impl Machine {
     /// The one that this process runs on.
     pub fn this() -> Self {
-        Self::new(Path::new("/"), std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        }))
+        Self::new(
+            Path::new("/"),
+            std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        )
     }
 
     /// One whose files stand below `root`.

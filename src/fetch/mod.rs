@@ -8,7 +8,6 @@ mod address;
 mod date;
 pub mod debian;
 pub mod http;
-mod network;
 mod login;
 mod machine;
 pub mod python;
@@ -24,7 +23,6 @@ use crate::error::{Error, Kind, Result};
 pub use address::Address;
 pub(crate) use date::parse as parse_date;
 pub use machine::Machine;
-pub use network::{Network, Places};
 
 use debian::Archives;
 use http::{Client, Patience, Wanted};
@@ -65,7 +63,11 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    pub fn new(machine: &Machine, configuration: &Configuration, default_index: DefaultIndex) -> Result<Self> {
+    pub fn new(
+        machine: &Machine,
+        configuration: &Configuration,
+        default_index: DefaultIndex,
+    ) -> Result<Self> {
         let configuration = configuration.clone();
         Ok(Self {
             client: Client::new(machine, configuration.patience)?,
@@ -142,18 +144,19 @@ impl Fetcher {
         if !self.offline {
             return Ok(());
         }
-        Err(Error::new(Kind::Network, format!("`{what}` is not in the store, and `--offline` allows no network"))
-            .hint("run once without `--offline`; what is fetched stays in the store"))
+        Err(Error::new(
+            Kind::Network,
+            format!("`{what}` is not in the store, and `--offline` allows no network"),
+        )
+        .hint("run once without `--offline`; what is fetched stays in the store"))
     }
 }
 
 /// All addresses failed: one line for each, and the remedy.
 fn nowhere(file: &Fetch, errors: Vec<Error>) -> Error {
     // The disk's errors and the like are no answers of a server.
-    if let [only] = errors.as_slice() {
-        if only.kind() != Kind::Network {
-            return only.clone();
-        }
+    if let Some(other) = errors.iter().find(|error| error.kind() != Kind::Network) {
+        return other.clone();
     }
     let mut error = Error::new(Kind::Network, format!("`{}` is served nowhere that is known", file.file));
     for one in &errors {

@@ -24,7 +24,8 @@ use crate::error::{Error, Kind, Result};
 /// The name that the default index has in configuration, as Poetry calls it.
 pub const DEFAULT: &str = "pypi";
 
-const ACCEPT: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
+const ACCEPT: &str =
+    "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
 /// The largest pages of the public index are about 20 MB.
 const LARGEST_PAGE: u64 = 256 << 20;
 
@@ -64,7 +65,8 @@ impl Indexes {
     ) -> Result<Self> {
         let read = |sources: &BTreeMap<String, String>| -> Result<BTreeMap<String, Address>> {
             let address = |(name, text): (&String, &String)| {
-                let address = Address::folder(text).map_err(|error| error.within(format!("source `{name}`")))?;
+                let address =
+                    Address::folder(text).map_err(|error| error.within(format!("source `{name}`")))?;
                 Ok((name.clone(), with_poetry_login(address, name, machine)))
             };
             sources.iter().map(address).collect()
@@ -77,13 +79,18 @@ impl Indexes {
     }
 
     /// Where a source's pages are. `default_index` is asked when nothing else names the default.
-    pub fn base(&self, source: Option<&str>, default_index: impl FnOnce() -> Result<Address>) -> Result<Address> {
+    pub fn base(
+        &self,
+        source: Option<&str>,
+        default_index: impl FnOnce() -> Result<Address>,
+    ) -> Result<Address> {
         let source = source.filter(|name| *name != DEFAULT);
         let known = match source {
             Some(name) => self.explicit.get(name).or_else(|| self.named.get(name)),
             None => None,
         };
-        let known = known.or_else(|| self.explicit.get(DEFAULT)).or(self.pip.as_ref()).or(self.fallback.get());
+        let known =
+            known.or_else(|| self.explicit.get(DEFAULT)).or(self.pip.as_ref()).or(self.fallback.get());
         match known {
             Some(address) => Ok(address.clone()),
             None => {
@@ -127,10 +134,14 @@ impl Indexes {
         let error = match named().next() {
             Some(listed) => Error::new(Kind::Network, format!("`{}` lists another `{file}`", base.host()))
                 .detail(format!("expected sha256 {sha256}"))
-                .detail(format!("  listed sha256 {}", listed.sha256.map_or_else(String::new, |it| it.to_string()))),
+                .detail(format!(
+                    "  listed sha256 {}",
+                    listed.sha256.map_or_else(String::new, |it| it.to_string())
+                )),
             None => Error::new(Kind::Network, format!("`{}` does not list `{file}`", base.host())),
         };
-        Err(error.hint("`--index NAME=URL` points the source elsewhere; `assemble lock` locks what is there now"))
+        Err(error
+            .hint("`--index NAME=URL` points the source elsewhere; `assemble lock` locks what is there now"))
     }
 }
 
@@ -160,11 +171,15 @@ pub fn pip_default(index_py: &str) -> Result<Address> {
 /// Poetry's own way to name a login: `POETRY_HTTP_BASIC_NAME_USERNAME` and `…_PASSWORD`, or
 /// `[http-basic.NAME]` in its `auth.toml`.
 fn with_poetry_login(address: Address, source: &str, machine: &Machine) -> Address {
-    let name: String = source.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+    let name: String = source
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .collect();
     if let Some(user) = machine.variable(&format!("POETRY_HTTP_BASIC_{name}_USERNAME")) {
         return address.or_login(user, machine.variable(&format!("POETRY_HTTP_BASIC_{name}_PASSWORD")));
     }
-    let file = machine.configuration_folder().and_then(|folder| machine.read(folder.join("pypoetry/auth.toml")));
+    let file =
+        machine.configuration_folder().and_then(|folder| machine.read(folder.join("pypoetry/auth.toml")));
     let file = file.and_then(|text| text.parse::<toml::Table>().ok()).unwrap_or_default();
     let login = file.get("http-basic").and_then(|logins| logins.get(source));
     let text = |field: &str| login.and_then(|login| login.get(field)?.as_str());
@@ -214,7 +229,11 @@ fn index_url(text: &str) -> Option<String> {
 
 fn read_page(page: &Page) -> Result<Vec<Listed>> {
     let text = String::from_utf8_lossy(&page.bytes);
-    if page.content_type.ends_with("json") { read_json(&text, &page.address) } else { read_html(&text, &page.address) }
+    if page.content_type.ends_with("json") {
+        read_json(&text, &page.address)
+    } else {
+        read_html(&text, &page.address)
+    }
 }
 
 /// PEP 691.

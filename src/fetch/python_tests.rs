@@ -45,7 +45,17 @@ fn a_base_in_html() {
 
 #[test]
 fn broken_html_is_no_panic() {
-    for text in ["<", "<a", "<a href", "<a href=", "<a href='", "< a = / >x", "<a / href=x>", "<!--", "&#x110000;<a href='&#;'>&"] {
+    for text in [
+        "<",
+        "<a",
+        "<a href",
+        "<a href=",
+        "<a href='",
+        "< a = / >x",
+        "<a / href=x>",
+        "<!--",
+        "&#x110000;<a href='&#;'>&",
+    ] {
         page("text/html", text);
     }
 }
@@ -75,7 +85,10 @@ fn names_are_normalized() {
 fn a_file_is_found_by_name_and_content_and_a_page_read_once() {
     let text = format!(r#"<a href="/f/a.whl#sha256={DIGEST}">a.whl</a><a href="/f/b.whl">b.whl</a>"#);
     let server = Server::start(move |_, _| {
-        reply(&format!("200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}", text.len()), text.as_bytes())
+        reply(
+            &format!("200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}", text.len()),
+            text.as_bytes(),
+        )
     });
     let client = super::super::http::tests::client(&Machine::default());
     let indexes = Indexes::default();
@@ -94,7 +107,10 @@ fn a_file_is_found_by_name_and_content_and_a_page_read_once() {
 
 #[test]
 fn failures_are_not_remembered() {
-    let server = Server::start(|number, _| if number == 0 { reply("404 Not Found\r\nContent-Length: 0", b"") } else { ok(b"") });
+    let server =
+        Server::start(
+            |number, _| if number == 0 { reply("404 Not Found\r\nContent-Length: 0", b"") } else { ok(b"") },
+        );
     let client = super::super::http::tests::client(&Machine::default());
     let indexes = Indexes::default();
     let base = server.address("/");
@@ -138,7 +154,10 @@ fn pip_s_files_in_pip_s_order() {
         fs_err::write(path, text).unwrap();
     };
     assert_eq!(pip_setting(&machine), None);
-    write("etc/pip.conf", "# all\n[install]\nindex-url = https://no.example\n[global]\nindex_url: https://all.example/\n");
+    write(
+        "etc/pip.conf",
+        "# all\n[install]\nindex-url = https://no.example\n[global]\nindex_url: https://all.example/\n",
+    );
     assert_eq!(pip_setting(&machine).as_deref(), Some("https://all.example/"));
     write("home/me/.config/pip/pip.conf", "[global]\ntimeout = 3\nindex-url=https://user.example/\n");
     assert_eq!(pip_setting(&machine).as_deref(), Some("https://user.example/"));

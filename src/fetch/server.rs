@@ -49,7 +49,9 @@ pub fn ok(body: &[u8]) -> Reply {
 /// `206 Partial Content`: the rest of a file, from a byte on.
 pub fn rest(file: &[u8], from: usize) -> Reply {
     let (length, last, size) = (file.len() - from, file.len() - 1, file.len());
-    let head = format!("206 Partial Content\r\nContent-Length: {length}\r\nContent-Range: bytes {from}-{last}/{size}");
+    let head = format!(
+        "206 Partial Content\r\nContent-Length: {length}\r\nContent-Range: bytes {from}-{last}/{size}"
+    );
     reply(&head, &file[from..])
 }
 

@@ -16,7 +16,8 @@ fn fetcher(server: &Server, offline: bool) -> Fetcher {
         ..Configuration::default()
     };
     let mut fetcher =
-        Fetcher::new(&Machine::default(), &configuration, Box::new(|_| unreachable!("an index is named"))).unwrap();
+        Fetcher::new(&Machine::default(), &configuration, Box::new(|_| unreachable!("an index is named")))
+            .unwrap();
     fetcher.client = http::tests::client(&Machine::default());
     fetcher
 }
@@ -42,9 +43,11 @@ fn fetch(fetcher: &Fetcher, file: &Fetch) -> Result<Vec<u8>> {
 
 #[test]
 fn the_snapshot_has_what_the_mirror_dropped() {
-    let server = Server::start(|_, request| match request.path.starts_with("/snapshot/archive/debian-security/19700102") {
-        true => ok(BYTES),
-        false => reply("404 Not Found\r\nContent-Length: 0", b""),
+    let server = Server::start(|_, request| {
+        match request.path.starts_with("/snapshot/archive/debian-security/19700102") {
+            true => ok(BYTES),
+            false => reply("404 Not Found\r\nContent-Length: 0", b""),
+        }
     });
     assert_eq!(fetch(&fetcher(&server, false), &debian()).unwrap(), BYTES);
     let paths: Vec<_> = server.requests().into_iter().map(|request| request.path).collect();
