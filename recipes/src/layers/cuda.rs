@@ -69,10 +69,10 @@ fn rules() -> Result<Vec<Relocation>, InvalidPath> {
         to("nvidia/*/lib", "lib64"),
         to("nvidia/*/bin", "bin"),
         to("nvidia/*/nvvm", "nvvm"),
-        to("nvidia/*/compute-sanitizer", "compute-sanitizer"),
-        // What makes Python packages of the folders.
+        // What makes Python packages of the folders, and what describes the packages.
         without("nvidia/__init__.py"),
         without("nvidia/*/__init__.py"),
+        without("nvidia/*/.metadata"),
         without("*.dist-info"),
     ]
     .into_iter()
