@@ -8,6 +8,7 @@ mod address;
 mod date;
 pub mod debian;
 pub mod http;
+mod network;
 mod login;
 mod machine;
 pub mod python;
@@ -23,6 +24,7 @@ use crate::error::{Error, Kind, Result};
 pub use address::Address;
 pub(crate) use date::parse as parse_date;
 pub use machine::Machine;
+pub use network::{Network, Places};
 
 use debian::Archives;
 use http::{Client, Patience, Wanted};

@@ -65,6 +65,9 @@ fn rules() -> Result<Vec<Relocation>, InvalidPath> {
     };
     let without = |from: &str| Ok(Relocation { from: from.to_owned(), to: None });
     [
+        // The sanitizer has other versions of CUPTI's generated headers; NVIDIA keeps it apart too.
+        to("nvidia/cuda_sanitizer_api/include", "compute-sanitizer/include"),
+        to("nvidia/cuda_sanitizer_api/lib", "compute-sanitizer"),
         to("nvidia/*/include", "include"),
         to("nvidia/*/lib", "lib64"),
         to("nvidia/*/bin", "bin"),
