@@ -147,8 +147,9 @@ impl<'a> Unpacker<'a> {
         for (package, part) in parts.iter_mut().enumerate() {
             for link in std::mem::take(&mut part.links) {
                 let kept = self.make_link(package, &link)?;
+                let md5 = part.md5_of_link(&link);
                 let placed = &mut part.entries[link.position];
-                (placed.real, placed.shared) = (link.place.real, matches!(kept, Some(Claim::Shared)));
+                (placed.md5, placed.shared) = (md5, matches!(kept, Some(Claim::Shared)));
                 part.skipped.extend(kept.is_none().then_some(link.position));
             }
         }
@@ -618,6 +619,15 @@ struct Part {
     /// Positions of entries that another package has.
     skipped: BTreeSet<usize>,
     links: Vec<Link>,
+}
+
+impl Part {
+    /// A hard link has the content of the file that it names.
+    fn md5_of_link(&self, link: &Link) -> Option<String> {
+        let EntryKind::Hardlink(file) = &link.entry.kind else { return None };
+        let first = self.entries.iter().find(|placed| placed.name.get(1..) == Some(file.as_bytes()));
+        first.and_then(|first| first.md5.clone())
+    }
 }
 
 /// A file's content on its way from the package to the disk.

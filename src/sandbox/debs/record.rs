@@ -1,7 +1,7 @@
 //! Writes what was unpacked into dpkg's database, as dpkg does at the end of unpacking a package
 //! (`process_archive` in `src/main/unpack.c`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 
 use fs_err as fs;
@@ -36,14 +36,15 @@ impl Record {
 
     /// Writes lists, control files, triggers and status.
     pub fn write(mut self, root: &Root, packages: &[Package]) -> Result<()> {
+        let known = self.known_conffiles();
+        let bare = self.lower.database.is_empty();
         let mut stanzas = Vec::new();
         let mut interests = Vec::new();
         for (index, package) in packages.iter().enumerate() {
             let upgraded = self.lower.upgraded.iter().find(|(_, new)| **new == index);
             let old = upgraded.map(|(old, _)| &self.lower.database.packages[*old]);
             let (entries, left) = (&self.unpacked.entries[index], &self.left[index]);
-            let bare = self.lower.database.is_empty();
-            let conffiles = conffiles(package, entries, old, left, bare);
+            let conffiles = conffiles(package, entries, (old, left), &known, bare);
             stanzas.push(stanza(package, &conffiles, old));
             interests.push(interest_change(root, package, old)?);
             write_list(root, package, entries, left)?;
@@ -53,6 +54,18 @@ impl Record {
         database::write_interests(root, &interests)?;
         database::write_activations(root, &self.activations(packages))?;
         self.write_status(root, stanzas)
+    }
+
+    /// The hashes of all conffiles that packages own; those of packages that another takes over
+    /// from count for that.
+    fn known_conffiles(&self) -> HashMap<Vec<u8>, String> {
+        let owned = self.lower.database.packages.iter().filter(|package| package.is_present());
+        let conffiles = owned.flat_map(|package| {
+            let files: HashSet<&[u8]> = package.files.iter().map(Vec::as_slice).collect();
+            let conffiles = package.conffiles().into_iter().filter(move |conffile| files.contains(&conffile.path[..]));
+            conffiles.map(|conffile| (conffile.path, conffile.hash))
+        });
+        conffiles.collect()
     }
 
     /// Drops what other packages lost to this set from their lists.
@@ -131,17 +144,17 @@ fn stanza(package: &Package, conffiles: &[InstalledConffile], old: Option<&Insta
 fn conffiles(
     package: &Package,
     entries: &[Placed],
-    old: Option<&Installed>,
-    left: &Left,
+    (old, left): (Option<&Installed>, &Left),
+    known: &HashMap<Vec<u8>, String>,
     bare: bool,
 ) -> Vec<InstalledConffile> {
-    let known = old.map(Installed::conffiles).unwrap_or_default();
+    let own = old.map(Installed::conffiles).unwrap_or_default();
     let new = package.conffiles.iter().filter(|conffile| !conffile.remove_on_upgrade).map(|conffile| {
         let path = [b"/", conffile.path.as_bytes()].concat();
         let placed = entries.iter().find(|placed| placed.name == path);
         let in_place = || placed.filter(|_| bare).and_then(|placed| placed.md5.clone());
-        let before = known.iter().find(|known| known.path == path).map(|known| known.hash.clone());
-        let hash = before.or_else(in_place).unwrap_or_else(|| "newconffile".to_owned());
+        let before = own.iter().find(|own| own.path == path).map(|own| own.hash.clone());
+        let hash = before.or_else(|| known.get(&path).cloned()).or_else(in_place).unwrap_or_else(|| "newconffile".to_owned());
         InstalledConffile { path, hash, obsolete: placed.is_none() }
     });
     new.chain(left.conffiles.iter().cloned()).collect()

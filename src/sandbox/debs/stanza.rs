@@ -62,9 +62,6 @@ impl Stanza {
         }
     }
 
-    pub fn remove(&mut self, name: &str) {
-        self.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
-    }
 
     /// The stanza as text, with the empty line that ends it.
     pub fn to_bytes(&self) -> Vec<u8> {
