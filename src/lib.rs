@@ -2,6 +2,7 @@
 
 mod error;
 pub mod fetch;
+pub mod lock;
 pub mod pack;
 pub mod sandbox;
 
