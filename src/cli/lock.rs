@@ -50,7 +50,14 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let update = Update { names: arguments.update.clone() };
-    let made = session.maker().make(known.as_ref(), &update)?;
+    let fits = |known: &assemble_layers::Lock| {
+        lock::outdated(known, &recipes.requirements(), &session.manifest).is_empty()
+    };
+    let made = match &known {
+        // Nobody is asked for what is settled.
+        Some(known) if fits(known) && !arguments.check && update.names.is_empty() => known.clone(),
+        _ => session.maker().make(known.as_ref(), &update)?,
+    };
     let before = session.known.as_ref();
     let changes = lock::difference(before, &made);
     let changed = before.is_none_or(|before| !same(before, &made));

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use assemble_layers::{Image, Lock, Recipes};
 
@@ -115,6 +116,7 @@ impl<'a> Session<'a> {
             places: &self.places,
             requirements: self.recipes.requirements(),
             manifest: &self.manifest,
+            now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
         }
     }
 

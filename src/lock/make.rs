@@ -20,6 +20,21 @@ pub struct Update {
     pub names: Vec<String>,
 }
 
+impl Update {
+    fn of_debian(&self, known: Option<&Lock>) -> Vec<String> {
+        self.names.iter().filter(|name| is_debian(known, name)).cloned().collect()
+    }
+
+    /// Whatever is no package of Debian's; an unknown name is refused where Python is resolved.
+    fn of_python(&self, known: Option<&Lock>) -> Vec<String> {
+        self.names.iter().filter(|name| !is_debian(known, name)).cloned().collect()
+    }
+}
+
+fn is_debian(known: Option<&Lock>, name: &str) -> bool {
+    known.is_some_and(|lock| lock.debian.package.iter().any(|deb| deb.name == name))
+}
+
 /// Makes locks.
 pub struct Maker<'a> {
     /// Its fetcher is not used: what is being locked has places of its own.
@@ -27,6 +42,8 @@ pub struct Maker<'a> {
     pub places: &'a Places,
     pub requirements: Requirements,
     pub manifest: &'a Manifest,
+    /// In seconds since 1970: what makes a Release of Debian's expired.
+    pub now: u64,
 }
 
 impl Maker<'_> {
@@ -38,12 +55,22 @@ impl Maker<'_> {
         let network = Network::new(self.places, known, self.engine.store.folder());
         let say = |text: &str| self.engine.send(Event::Building { name: text.to_owned() });
         say("resolving debian");
-        let (names, known_debian) = (&update.names, known.map(|lock| &lock.debian));
-        let resolved = debian::resolve(&self.requirements.debian, network.fetcher()?, known_debian, names)?;
+        let resolved = debian::resolve(
+            network.fetcher()?,
+            &debian::Request {
+                requirements: &self.requirements.debian,
+                previous: known.map(|lock| debian::Previous {
+                    requirements: &lock.requirements.debian,
+                    debian: &lock.debian,
+                }),
+                update: &update.of_debian(known),
+                now: self.now,
+            },
+        )?;
         resolved.warnings.into_iter().for_each(|warning| self.engine.warn(warning));
         let mut lock = Lock {
             version: VERSION,
-            created: resolved.timestamp,
+            created: resolved.timestamp.or(known.map(|lock| lock.created)).unwrap_or(self.now),
             manifest: self.manifest.digest,
             requirements: self.requirements.clone(),
             debian: resolved.debian,
@@ -75,9 +102,7 @@ impl Maker<'_> {
         }
         let mut sources = self.places.indexes.clone();
         let default_index = sources.remove(crate::fetch::python::DEFAULT);
-        let debs: Vec<&str> = lock.debian.package.iter().map(|deb| deb.name.as_str()).collect();
-        let update: Vec<String> =
-            update.names.iter().filter(|name| !debs.contains(&name.as_str())).cloned().collect();
+        let update = update.of_python(known);
         let question = Question {
             project: engine.project,
             requirements: &self.requirements,

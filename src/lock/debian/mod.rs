@@ -1,5 +1,193 @@
-//! Placeholder until the branch `debian-lock` is merged.
-use assemble_layers::lock::{Debian, DebianRequirements};
-use crate::{Result, fetch::Fetcher};
-pub struct Resolved { pub debian: Debian, pub warnings: Vec<String>, pub timestamp: u64 }
-pub fn resolve(_: &DebianRequirements, _: &Fetcher, _: Option<&Debian>, _: &[String]) -> Result<Resolved> { unimplemented!() }
+//! Debian: from package names to locked files.
+//!
+//! [`archive`] reads each suite's signed [`release`] and its indexes, [`index`] makes one universe
+//! of them, [`resolver`] picks what apt would pick, with [`version`] and [`relation`] as Debian
+//! Policy has them. What was locked before stays as long as the archive lists it.
+
+mod archive;
+mod index;
+mod relation;
+mod release;
+mod resolver;
+mod version;
+
+use std::collections::HashMap;
+
+use assemble_layers::lock::{Deb, Debian, DebianRequirements};
+
+use crate::error::{Error, Kind, Result};
+use crate::fetch::Fetcher;
+use archive::{Reader, Suite};
+use index::{Listing, Package, Universe};
+use release::Keyring;
+use resolver::{Because, Pins, Problem, Resolver};
+
+/// What the last lock says.
+#[derive(Clone, Copy)]
+pub struct Previous<'a> {
+    pub requirements: &'a DebianRequirements,
+    pub debian: &'a Debian,
+}
+
+/// What is to be resolved, and what shall stay.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub requirements: &'a DebianRequirements,
+    /// Without one, everything is the newest there is.
+    pub previous: Option<Previous<'a>>,
+    /// Packages that may move though they are locked.
+    pub update: &'a [String],
+    /// In seconds since 1970: what makes a Release expired.
+    pub now: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Resolution {
+    /// Sets in the order of the requirements, packages by name.
+    pub debian: Debian,
+    /// Lines for the user: expired Releases that were accepted, packages that had to move.
+    pub warnings: Vec<String>,
+    /// When the newest of the Releases was made, in seconds since 1970. `None` if nothing was read,
+    /// because nothing was to change.
+    pub timestamp: Option<u64>,
+}
+
+/// Resolves the sets, each over those before it.
+///
+/// Unchanged requirements without updates need no network: the previous lock holds. Otherwise locked
+/// versions stay where an index still lists them, but for those in `update`, those in whose way
+/// they stand, and those that the archive has dropped (Debian's security suite keeps the newest
+/// version only); a warning names each that moved unasked.
+///
+/// # Errors
+/// [`Kind::Network`] if a suite cannot be had, signed; [`Kind::Conflict`] if a set cannot be met.
+pub fn resolve(fetcher: &Fetcher, request: &Request<'_>) -> Result<Resolution> {
+    resolve_signed(fetcher, request, &Keyring::debian())
+}
+
+fn resolve_signed(fetcher: &Fetcher, request: &Request<'_>, keyring: &Keyring) -> Result<Resolution> {
+    if let Some(previous) = request.previous {
+        if previous.requirements == request.requirements && request.update.is_empty() {
+            return Ok(Resolution { debian: previous.debian.clone(), warnings: Vec::new(), timestamp: None });
+        }
+    }
+    fetcher.online("the list of Debian's packages")?;
+    let requirements = request.requirements;
+    let reader = Reader {
+        fetcher,
+        keyring,
+        components: &requirements.components,
+        architecture: &requirements.architecture,
+        now: request.now,
+    };
+    let suites = read_suites(&reader, &requirements.suites)?;
+    let universe = Universe::new(listings(&suites), &requirements.architecture);
+    let debian = choose(&universe, request)?;
+    let mut warnings: Vec<String> = suites.iter().flat_map(|suite| suite.warnings.clone()).collect();
+    warnings.extend(moved(&universe, request, &debian));
+    let timestamp = suites.iter().map(|suite| suite.date).max();
+    Ok(Resolution { debian, warnings, timestamp })
+}
+
+/// All suites at once.
+fn read_suites(reader: &Reader<'_>, names: &[String]) -> Result<Vec<Suite>> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = names.iter().map(|name| scope.spawn(move || reader.suite(name))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Suite>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        running.into_iter().map(join).collect()
+    })
+}
+
+fn listings(suites: &[Suite]) -> Vec<Listing<'_>> {
+    let mut listings = Vec::new();
+    for (suite, read) in suites.iter().enumerate() {
+        listings.extend(read.texts.iter().map(|text| Listing { suite, pin: read.pin, text }));
+    }
+    listings
+}
+
+/// Resolves with the locked versions; those that stand in the way are let go, and it starts over.
+fn choose<'a>(universe: &Universe<'a>, request: &Request<'a>) -> Result<Debian> {
+    let mut pins = pins(universe, request);
+    loop {
+        let mut resolver = Resolver::new(universe, pins.clone());
+        let sets = &request.requirements.sets;
+        let outcome =
+            sets.iter().try_for_each(|set| resolver.add_set(&set.name, set.essential, &set.packages));
+        let outcome = outcome.map_err(|problem| conflict(problem, request.requirements)).and_then(|()| {
+            let mut package = resolver
+                .chosen()
+                .map(|(package, chosen)| {
+                    let automatic = matches!(chosen.because, Because::Needed { .. });
+                    deb(package, chosen.set, automatic, request.requirements)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let place = |deb: &Deb| sets.iter().position(|set| set.name == deb.set);
+            package.sort_by(|one, other| (place(one), &one.name).cmp(&(place(other), &other.name)));
+            Ok(Debian { package })
+        });
+        let outgrown = resolver.into_outgrown();
+        if outgrown.is_empty() {
+            return outcome;
+        }
+        pins.retain(|name, _| !outgrown.contains(name));
+    }
+}
+
+fn pins<'a>(universe: &Universe<'a>, request: &Request<'_>) -> Pins<'a> {
+    let locked = request.previous.map_or(&[][..], |previous| &previous.debian.package);
+    let stay = locked.iter().filter(|deb| !request.update.contains(&deb.name));
+    let listed = stay.filter_map(|deb| universe.exact(&deb.name, &deb.version));
+    listed.map(|id| (universe.get(id).name, id)).collect()
+}
+
+fn deb(package: &Package<'_>, set: &str, automatic: bool, requirements: &DebianRequirements) -> Result<Deb> {
+    let broken = |field: &str| {
+        Error::new(Kind::Network, format!("the archive lists `{}` without a usable `{field}`", package.name))
+            .detail(format!("suite `{}`, version {}", requirements.suites[package.suite], package.version))
+    };
+    let field = |name: &str| package.field(name).ok_or_else(|| broken(name));
+    Ok(Deb {
+        name: package.name.to_owned(),
+        version: package.version.to_string(),
+        architecture: field("Architecture")?.to_owned(),
+        set: set.to_owned(),
+        suite: requirements.suites[package.suite].clone(),
+        path: field("Filename")?.trim_start_matches("./").to_owned(),
+        sha256: field("SHA256")?.parse().map_err(|_| broken("SHA256"))?,
+        size: field("Size")?.parse().map_err(|_| broken("Size"))?,
+        automatic,
+    })
+}
+
+fn conflict(problem: Problem, requirements: &DebianRequirements) -> Error {
+    let error = Error::new(Kind::Conflict, problem.message);
+    let error = problem.details.into_iter().fold(error, Error::detail);
+    error.hint(format!(
+        "the recipe's sets say what is asked for; it looks into {} ({}) for {}",
+        requirements.suites.join(", "),
+        requirements.components.join(", "),
+        requirements.architecture
+    ))
+}
+
+/// A line for each package that moved though nobody said so.
+fn moved(universe: &Universe<'_>, request: &Request<'_>, debian: &Debian) -> Vec<String> {
+    let Some(previous) = request.previous else { return Vec::new() };
+    let now: HashMap<&str, &Deb> = debian.package.iter().map(|deb| (deb.name.as_str(), deb)).collect();
+    let unasked = previous.debian.package.iter().filter(|deb| !request.update.contains(&deb.name));
+    let line = |old: &Deb| {
+        let new = now.get(old.name.as_str()).filter(|new| new.version != old.version)?;
+        let why = match universe.exact(&old.name, &old.version) {
+            Some(_) => "others need it",
+            None => "the archive no longer lists the locked version",
+        };
+        Some(format!("`{}` moved from {} to {}: {why}", old.name, old.version, new.version))
+    };
+    unasked.filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! Reading a suite: its signed Release, then its package indexes by digest.
+
+use std::io::Read;
+
+use super::release::{Keyring, Listed, Release, verify};
+use crate::error::{Error, Kind, Result};
+use crate::fetch::debian::{Archive, NamedBy};
+use crate::fetch::{Address, Fetcher};
+
+/// Debian's largest is below one megabyte.
+const LARGEST_RELEASE: u64 = 16 << 20;
+
+/// A suite as it was read.
+pub struct Suite {
+    /// When its Release was made, in seconds since 1970.
+    pub date: u64,
+    pub pin: u16,
+    /// The texts of its package indexes, a component after the other.
+    pub texts: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// Reads suites from wherever they are.
+pub struct Reader<'a> {
+    pub fetcher: &'a Fetcher,
+    pub keyring: &'a Keyring,
+    pub components: &'a [String],
+    pub architecture: &'a str,
+    /// In seconds since 1970.
+    pub now: u64,
+}
+
+impl Reader<'_> {
+    /// Reads a suite from the first address that has it, signed.
+    ///
+    /// # Errors
+    /// None has: a line for each says why.
+    pub fn suite(&self, name: &str) -> Result<Suite> {
+        let mut failures = Vec::new();
+        for archive in self.fetcher.archives().of(name)? {
+            match self.suite_at(&archive, name) {
+                Ok(mut suite) => {
+                    suite.warnings.extend(failures.iter().map(Error::message).map(str::to_owned));
+                    return Ok(suite);
+                }
+                // A machine has apt sources of other origins, too: no word is lost on those that
+                // do not have the suite at all.
+                Err(error) => failures.extend(error),
+            }
+        }
+        let mut error = Error::new(Kind::Network, format!("no archive serves the suite `{name}` of Debian"));
+        for failure in failures {
+            error = error.detail(failure.message());
+            for detail in failure.details() {
+                error = error.detail(format!("  {detail}"));
+            }
+        }
+        Err(error.hint(format!(
+            "`{}` names a mirror, `{}` a snapshot archive",
+            crate::fetch::debian::MIRROR,
+            crate::fetch::debian::SNAPSHOT
+        )))
+    }
+
+    /// The error is `None` if an apt source has no such suite.
+    fn suite_at(&self, archive: &Archive, name: &str) -> Result<Suite, Option<Error>> {
+        let base = archive.address.join(&format!("dists/{name}/"))?;
+        let address = base.join("InRelease")?;
+        let Some(page) = self.fetcher.client().find(&address, None, LARGEST_RELEASE)? else {
+            let absent = Error::new(Kind::Network, format!("`{}` has no suite `{name}`", address.host()));
+            return Err((!matches!(archive.named_by, NamedBy::Apt(_))).then(|| absent.detail(address)));
+        };
+        let wrong = |why: String| {
+            Error::new(Kind::Network, format!("the `InRelease` of `{name}` at `{}` {why}", address.host()))
+                .detail(&address)
+        };
+        let text = verify(&page.bytes, self.keyring, self.now).map_err(wrong)?;
+        let release = Release::parse(&text).map_err(wrong)?;
+        release.check(name).map_err(wrong)?;
+        let mut warnings = Vec::new();
+        if let Some(days) = release.expired_for(now_for(archive, self.now)) {
+            let expired = wrong(format!("expired {days} days ago"));
+            if !archive.may_be_expired {
+                let hint = "the mirror lags; `--allow-expired`, or apt's `Acquire::Check-Valid-Until \"false\"`, \
+                            accepts it";
+                return Err(Some(expired.hint(hint).detail(hint)));
+            }
+            warnings.push(format!("{}: accepted, as configured", expired.message()));
+        }
+        let texts = self.indexes(&base, &release)?;
+        Ok(Suite { date: release.date, pin: release.pin, texts, warnings })
+    }
+
+    fn indexes(&self, base: &Address, release: &Release) -> Result<Vec<String>> {
+        let architectures = [self.architecture, "all"];
+        let architectures = &architectures[..1 + usize::from(release.lists_all_apart)];
+        let mut texts = Vec::new();
+        for component in self.components {
+            for architecture in architectures {
+                let folder = format!("{component}/binary-{architecture}");
+                texts.push(self.index(base, release, &folder)?);
+            }
+        }
+        Ok(texts)
+    }
+
+    /// `Packages` of a folder, in the smallest form that is listed.
+    fn index(&self, base: &Address, release: &Release, folder: &str) -> Result<String> {
+        let plain = format!("{folder}/Packages");
+        let form = [".xz", ".gz", ""].into_iter().find_map(|ending| {
+            let path = format!("{plain}{ending}");
+            Some((ending, release.file(&path)?, path))
+        });
+        let Some((ending, listed, path)) = form else {
+            return Err(Error::new(Kind::Input, format!("`{}` does not list `{plain}`", base.host()))
+                .detail(base)
+                .hint("the recipe's `components` and `architecture` name what the suite does not have"));
+        };
+        let bytes = self.listed_file(base, release, &path, listed)?;
+        let broken = |why: String| {
+            Error::new(Kind::Network, format!("`{path}` at `{}` cannot be read", base.host())).detail(why)
+        };
+        // Its size is signed as well: no small file unpacks to a huge one.
+        let size = release.file(&plain).map_or(listed.size, |plain| plain.size);
+        let text = unpack(&bytes, ending, size).map_err(|error| broken(error.to_string()))?;
+        String::from_utf8(text).map_err(|error| broken(error.to_string()))
+    }
+
+    fn listed_file(&self, base: &Address, release: &Release, path: &str, listed: Listed) -> Result<Vec<u8>> {
+        let client = self.fetcher.client();
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let by_hash = base.join(&format!("{folder}/by-hash/SHA256/{}", listed.sha256))?;
+        let page = if release.by_hash { client.find(&by_hash, None, listed.size)? } else { None };
+        let page = match page {
+            Some(page) => page,
+            None => client.get(&base.join(path)?, None, listed.size)?,
+        };
+        let found = assemble_layers::digest::Sha256::of(&page.bytes);
+        if found == listed.sha256 {
+            return Ok(page.bytes);
+        }
+        Err(Error::new(Kind::Network, format!("`{path}` at `{}` is not what its Release lists", base.host()))
+            .detail(format!("expected sha256 {}", listed.sha256))
+            .detail(format!("   found sha256 {found}"))
+            .hint("the mirror may be in the middle of an update: try again later"))
+    }
+}
+
+/// A snapshot is judged by its own time: it shall be as it was then.
+fn now_for(archive: &Archive, now: u64) -> u64 {
+    match archive.named_by {
+        NamedBy::Snapshot(time) => now.min(time),
+        NamedBy::User | NamedBy::Apt(_) => now,
+    }
+}
+
+fn unpack(bytes: &[u8], ending: &str, size: u64) -> std::io::Result<Vec<u8>> {
+    let reader: Box<dyn Read + '_> = match ending {
+        ".xz" => Box::new(liblzma::read::XzDecoder::new_multi_decoder(bytes)),
+        ".gz" => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
+        _ => Box::new(bytes),
+    };
+    let mut text = Vec::with_capacity(usize::try_from(size.min(256 << 20)).unwrap_or_default());
+    reader.take(size + 1).read_to_end(&mut text)?;
+    if text.len() as u64 == size {
+        return Ok(text);
+    }
+    Err(std::io::Error::other(format!("it unpacks to other than the {size} bytes that the Release lists")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unpacking_has_a_limit() {
+        use std::io::Write;
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(&[b'x'; 1000]).unwrap();
+        let xz = xz.finish().unwrap();
+        assert_eq!(unpack(&xz, ".xz", 1000).unwrap().len(), 1000);
+        assert!(unpack(&xz, ".xz", 999).is_err());
+        assert!(unpack(&xz, ".xz", 1001).is_err());
+        assert!(unpack(&xz[..xz.len() - 9], ".xz", 1000).is_err());
+    }
+}

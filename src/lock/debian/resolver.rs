@@ -1,0 +1,422 @@
+//! Which packages a set needs: the choice that `apt-get install --no-install-recommends` makes.
+//!
+//! apt does not search. It marks what was asked for, then walks the dependencies of each in order,
+//! deepest first, and takes for each the first alternative that can be had (apt 2.6,
+//! `pkgDepCache::MarkInstall` in `apt-pkg/depcache.cc`):
+//!
+//! - what is there or marked already satisfies a dependency, whichever alternative it is;
+//! - among several packages for one alternative, `CompareProviders` decides: the one of that very
+//!   name, then `Essential`, `Important`, the higher `Priority`, and the one whose name apt met last;
+//! - a package that turns out not to be installable is out for good, and the next one is tried.
+//!
+//! One thing is ours: whatever conflicts with a marked package is not marked, where apt may mark it
+//! first and repair later. For sets that need no repair, which is what Debian's stable releases are
+//! made of, the result is the same; `tests/debian_lock.rs` compares the two.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+
+use super::index::{Package, PackageId, Universe};
+use super::relation::{Dependency, Relation};
+use super::version::Version;
+
+/// Why a package is there.
+#[derive(Clone, Copy, Debug)]
+pub enum Because<'a> {
+    /// This set names it.
+    Asked { set: &'a str },
+    /// This set takes all `Essential: yes`.
+    Essential { set: &'a str },
+    /// Another package needs it: this entry of its fields.
+    Needed { by: PackageId, entry: &'a str },
+}
+
+/// A package that is to be installed.
+#[derive(Clone, Debug)]
+pub struct Chosen<'a> {
+    pub package: PackageId,
+    /// The name of the set that brought it.
+    pub set: &'a str,
+    pub because: Because<'a>,
+    /// `Conflicts` and `Breaks` (Policy 7.3, 7.4): each entry, and its field.
+    negative: Vec<(&'static str, Relation<'a>)>,
+    provides: Vec<(&'a str, Option<Version<'a>>)>,
+}
+
+/// Why something cannot be installed, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    pub message: String,
+    pub details: Vec<String>,
+}
+
+/// Versions that are wanted instead of the newest: the locked ones.
+pub type Pins<'a> = HashMap<&'a str, PackageId>;
+
+pub struct Resolver<'u, 'a> {
+    universe: &'u Universe<'a>,
+    pins: Pins<'a>,
+    /// `name=version` in a set.
+    demanded: HashMap<&'a str, PackageId>,
+    set: &'a str,
+    chosen: HashMap<&'a str, Chosen<'a>>,
+    /// What was chosen, in order, so that it can be undone.
+    trail: Vec<&'a str>,
+    refused: HashMap<PackageId, Problem>,
+    /// Pinned packages that stood in the way, where their newest versions would not.
+    outgrown: RefCell<BTreeSet<&'a str>>,
+}
+
+impl<'u, 'a> Resolver<'u, 'a> {
+    pub fn new(universe: &'u Universe<'a>, pins: Pins<'a>) -> Self {
+        Self {
+            universe,
+            pins,
+            demanded: HashMap::new(),
+            set: "",
+            chosen: HashMap::new(),
+            trail: Vec::new(),
+            refused: HashMap::new(),
+            outgrown: RefCell::default(),
+        }
+    }
+
+    /// Adds a set over those before it.
+    pub fn add_set(&mut self, set: &'a str, essential: bool, packages: &'a [String]) -> Result<(), Problem> {
+        self.set = set;
+        // A later set may have more to say on what an earlier one could not have.
+        self.refused.clear();
+        let mut wanted: Vec<(PackageId, Because<'a>)> = Vec::new();
+        if essential {
+            wanted.extend(self.essential().into_iter().map(|id| (id, Because::Essential { set })));
+        }
+        for name in packages {
+            wanted.push((self.asked(name)?, Because::Asked { set }));
+        }
+        // First all by name, so that each satisfies what the others need.
+        let mut added = Vec::new();
+        for (id, because) in wanted {
+            match self.chosen.get_mut(self.universe.get(id).name) {
+                Some(known) if known.package == id => {
+                    if matches!(known.because, Because::Needed { .. }) {
+                        known.because = because;
+                    }
+                }
+                Some(_) => return Err(self.demanded_too_late(id)),
+                None => {
+                    self.choose(id, because)?;
+                    added.push(id);
+                }
+            }
+        }
+        added.into_iter().try_for_each(|id| self.complete(id))
+    }
+
+    /// What was chosen, by name.
+    pub fn chosen(&self) -> impl Iterator<Item = (&Package<'a>, &Chosen<'a>)> {
+        self.chosen.values().map(|chosen| (self.universe.get(chosen.package), chosen))
+    }
+
+    pub fn into_outgrown(self) -> BTreeSet<&'a str> {
+        self.outgrown.into_inner()
+    }
+
+    fn essential(&self) -> Vec<PackageId> {
+        let candidates =
+            self.universe.ids().filter(|id| self.candidate(self.universe.get(*id).name) == Some(*id));
+        candidates.filter(|id| self.universe.get(*id).is("Essential")).collect()
+    }
+
+    /// The package that a set means by `name`, `name=version`, or a name that one package provides.
+    fn asked(&mut self, text: &'a str) -> Result<PackageId, Problem> {
+        let (name, version) =
+            text.split_once('=').map_or((text, None), |(name, version)| (name, Some(version)));
+        let asks = format!("set `{}` asks for `{text}`", self.set);
+        let missing = |details| Problem { message: format!("`{text}` is not to be had"), details };
+        if let Some(version) = version {
+            let id = self.universe.exact(name, version);
+            let id = id.ok_or_else(|| missing(vec![asks, self.what_is_there(name)]))?;
+            self.demanded.insert(self.universe.get(id).name, id);
+            return Ok(id);
+        }
+        if let Some(id) = self.candidate(name) {
+            return Ok(id);
+        }
+        let relation = Relation { name, qualifier: None, version: None };
+        match self.candidates(&relation).as_slice() {
+            [only] => Ok(*only),
+            [] => Err(missing(vec![asks, self.what_is_there(name)])),
+            several => {
+                let names: Vec<_> =
+                    several.iter().map(|id| format!("`{}`", self.universe.get(*id).name)).collect();
+                let many = format!("it is a virtual package: {} provide it; name one", names.join(", "));
+                Err(missing(vec![asks, many]))
+            }
+        }
+    }
+
+    /// The one version of a name that may be chosen.
+    fn candidate(&self, name: &str) -> Option<PackageId> {
+        let chosen = self.chosen.get(name).map(|chosen| chosen.package);
+        let demanded = chosen.or_else(|| self.demanded.get(name).copied());
+        demanded.or_else(|| self.pins.get(name).copied()).or_else(|| self.universe.newest(name))
+    }
+
+    /// Chooses a package and all that it needs; if that fails, nothing has happened.
+    fn install(&mut self, id: PackageId, because: Because<'a>) -> Result<(), Problem> {
+        if self.chosen.contains_key(self.universe.get(id).name) {
+            return Ok(());
+        }
+        if let Some(problem) = self.refused.get(&id) {
+            return Err(problem.clone());
+        }
+        let before = self.trail.len();
+        let outcome = self.choose(id, because).and_then(|()| self.complete(id));
+        if let Err(problem) = &outcome {
+            for name in self.trail.drain(before..) {
+                self.chosen.remove(name);
+            }
+            self.refused.insert(id, problem.clone());
+        }
+        outcome
+    }
+
+    fn choose(&mut self, id: PackageId, because: Because<'a>) -> Result<(), Problem> {
+        let package = self.universe.get(id);
+        let negative = ["Conflicts", "Breaks"].into_iter().flat_map(|field| {
+            let entries = package.relations(field).flat_map(|entry| entry.alternatives);
+            entries.map(move |relation| (field, relation))
+        });
+        let chosen = Chosen {
+            package: id,
+            set: self.set,
+            because,
+            negative: negative.collect(),
+            provides: package.provides().collect(),
+        };
+        self.check_conflicts(&chosen)?;
+        self.trail.push(package.name);
+        self.chosen.insert(package.name, chosen);
+        Ok(())
+    }
+
+    /// Chooses what a chosen package needs.
+    fn complete(&mut self, id: PackageId) -> Result<(), Problem> {
+        let package = *self.universe.get(id);
+        for entry in package.relations("Pre-Depends").chain(package.relations("Depends")) {
+            if !entry.alternatives.iter().any(|relation| self.is_satisfied(relation)) {
+                self.satisfy(id, &entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn satisfy(&mut self, by: PackageId, entry: &Dependency<'a>) -> Result<(), Problem> {
+        let mut problems = Vec::new();
+        for relation in &entry.alternatives {
+            let candidates = self.candidates(relation);
+            if candidates.is_empty() {
+                problems.push(self.nothing_for(by, entry, relation));
+            }
+            for id in candidates {
+                match self.install(id, Because::Needed { by, entry: entry.text }) {
+                    Ok(()) => return Ok(()),
+                    Err(problem) => problems.push(problem),
+                }
+            }
+        }
+        Err(self.unsatisfied(by, entry, problems))
+    }
+
+    /// Whether something chosen satisfies a relation.
+    fn is_satisfied(&self, relation: &Relation<'_>) -> bool {
+        let by_name = self.chosen.get(relation.name);
+        by_name.is_some_and(|chosen| fits(self.universe.get(chosen.package), relation))
+            || self.universe.providers(relation.name).iter().any(|(id, version)| {
+                let chosen = self.chosen.get(self.universe.get(*id).name);
+                chosen.is_some_and(|chosen| chosen.package == *id) && provision_fits(*version, relation)
+            })
+    }
+
+    /// The packages that would satisfy a relation, apt's favourite first.
+    fn candidates(&self, relation: &Relation<'a>) -> Vec<PackageId> {
+        let mut found = Vec::new();
+        if let Some(id) = self.candidate(relation.name) {
+            if fits(self.universe.get(id), relation) {
+                found.push(id);
+            } else if self.newest_instead(id).is_some_and(|newest| fits(newest, relation)) {
+                self.outgrown.borrow_mut().insert(self.universe.get(id).name);
+            }
+        }
+        for (id, version) in self.universe.providers(relation.name) {
+            let is_candidate = self.candidate(self.universe.get(*id).name) == Some(*id);
+            if is_candidate && provision_fits(*version, relation) && !found.contains(id) {
+                found.push(*id);
+            }
+        }
+        if found.len() > 1 {
+            found.sort_by_cached_key(|id| {
+                let package = self.universe.get(*id);
+                (
+                    package.name != relation.name,
+                    !package.is("Essential"),
+                    !(package.is("Important") || package.is("Protected")),
+                    package.priority(),
+                    Reverse(self.universe.first_mention(package.name)),
+                )
+            });
+        }
+        found
+    }
+
+    /// The newest version, if the pinned one is another.
+    fn newest_instead(&self, id: PackageId) -> Option<&Package<'a>> {
+        let name = self.universe.get(id).name;
+        let newest = self.universe.newest(name).filter(|newest| *newest != id)?;
+        (self.pins.get(name) == Some(&id)).then(|| self.universe.get(newest))
+    }
+
+    /// `Conflicts` and `Breaks`, both ways.
+    fn check_conflicts(&self, new: &Chosen<'a>) -> Result<(), Problem> {
+        for old in self.chosen.values() {
+            for (one, other) in [(new, old), (old, new)] {
+                if let Some((field, relation)) = self.conflict(one, other) {
+                    return Err(self.conflicting(one, other, field, &relation));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The relation by which `one` rules out `other`.
+    fn conflict(&self, one: &Chosen<'a>, other: &Chosen<'a>) -> Option<(&'static str, Relation<'a>)> {
+        let package = self.universe.get(other.package);
+        let rules_out = |relation: &Relation<'a>| {
+            fits(package, relation)
+                || other
+                    .provides
+                    .iter()
+                    .any(|(name, version)| *name == relation.name && provision_fits(*version, relation))
+        };
+        one.negative.iter().find(|(_, relation)| rules_out(relation)).copied()
+    }
+
+    // What follows puts failures into words.
+
+    /// From the set down to a package, a line each.
+    fn chain(&self, because: Because<'a>, package: &str) -> Vec<String> {
+        match because {
+            Because::Asked { set } => vec![format!("set `{set}` asks for `{package}`")],
+            Because::Essential { set } => {
+                vec![format!("`{package}` is essential, and set `{set}` takes those")]
+            }
+            Because::Needed { by, entry } => {
+                let by = self.universe.get(by);
+                let above = self.chosen.get(by.name).map(|chosen| chosen.because);
+                let mut lines = above.map_or_else(Vec::new, |because| self.chain(because, by.name));
+                lines.push(format!("`{} {}` needs `{entry}`", by.name, by.version));
+                lines
+            }
+        }
+    }
+
+    fn nothing_for(&self, by: PackageId, entry: &Dependency<'a>, relation: &Relation<'a>) -> Problem {
+        let mut details = self.chain(Because::Needed { by, entry: entry.text }, "");
+        details.push(match self.candidate(relation.name) {
+            Some(id) => {
+                let package = self.universe.get(id);
+                let chosen = self.chosen.contains_key(package.name);
+                let how = if chosen { "is chosen" } else { "is there" };
+                format!("only `{} {}` {how}", package.name, package.version)
+            }
+            None => self.what_is_there(relation.name),
+        });
+        Problem { message: format!("nothing satisfies `{relation}`"), details }
+    }
+
+    fn what_is_there(&self, name: &str) -> String {
+        let versions: Vec<_> = self
+            .universe
+            .versions(name)
+            .iter()
+            .map(|id| self.universe.get(*id).version.to_string())
+            .collect();
+        match versions.as_slice() {
+            [] => format!("no package is called `{name}`, and none provides it"),
+            versions => format!("of `{name}` there is {}", versions.join(", ")),
+        }
+    }
+
+    fn unsatisfied(&self, by: PackageId, entry: &Dependency<'a>, mut problems: Vec<Problem>) -> Problem {
+        if problems.len() == 1 {
+            return problems.remove(0);
+        }
+        let mut details = self.chain(Because::Needed { by, entry: entry.text }, "");
+        for problem in problems {
+            details.push(problem.message);
+            details.extend(problem.details.last().map(|last| format!("  {last}")));
+        }
+        Problem { message: format!("no alternative of `{}` can be installed", entry.text), details }
+    }
+
+    fn conflicting(
+        &self,
+        one: &Chosen<'a>,
+        other: &Chosen<'a>,
+        field: &str,
+        relation: &Relation<'a>,
+    ) -> Problem {
+        let mut details = Vec::new();
+        for side in [one, other] {
+            let name = self.universe.get(side.package).name;
+            if self.newest_instead(side.package).is_some() {
+                self.outgrown.borrow_mut().insert(name);
+            }
+            details.extend(self.chain(side.because, name));
+        }
+        let shown = |chosen: &Chosen<'a>| {
+            let package = self.universe.get(chosen.package);
+            format!("`{} {}`", package.name, package.version)
+        };
+        let mut last = format!("{} says `{field}: {relation}`", shown(one));
+        if self.universe.get(other.package).name != relation.name {
+            last.push_str(&format!(", which {} provides", shown(other)));
+        }
+        details.push(last);
+        Problem { message: format!("{} and {} exclude each other", shown(one), shown(other)), details }
+    }
+
+    fn demanded_too_late(&self, id: PackageId) -> Problem {
+        let package = self.universe.get(id);
+        let there = &self.chosen[package.name];
+        let mut details = self.chain(there.because, package.name);
+        details.push(format!("set `{}` asks for `{}={}`", self.set, package.name, package.version));
+        let version = self.universe.get(there.package).version;
+        Problem { message: format!("`{}` is there already, as {version}", package.name), details }
+    }
+}
+
+/// Whether a package by its own name is what a relation means. Of one architecture there are
+/// packages only, so a qualifier rules out just a foreign one (apt without foreign architectures
+/// treats `:any` so).
+fn fits(package: &Package<'_>, relation: &Relation<'_>) -> bool {
+    package.name == relation.name
+        && relation.admits(package.version)
+        && relation.qualifier.is_none_or(|qualifier| {
+            matches!(qualifier, "any" | "native") || Some(qualifier) == package.field("Architecture")
+        })
+}
+
+/// Whether a `Provides` is what a relation means: without a version it satisfies none (Policy 7.5).
+fn provision_fits(version: Option<Version<'_>>, relation: &Relation<'_>) -> bool {
+    match (version, relation.version) {
+        (_, None) => true,
+        (None, Some(_)) => false,
+        (Some(version), Some(_)) => relation.admits(version),
+    }
+}
+
+#[cfg(test)]
+#[path = "resolver_tests.rs"]
+pub(super) mod tests;

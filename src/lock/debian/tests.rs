@@ -1,0 +1,174 @@
+use assemble_layers::digest::Sha256;
+use assemble_layers::lock::DebianSet;
+
+use super::release::tests::Signer;
+use super::resolver::tests::packages;
+use super::*;
+use crate::error::Kind;
+use crate::fetch::server::{Reply, Server, ok, reply};
+use crate::fetch::{Configuration, Machine};
+
+const DAY: u64 = 24 * 60 * 60;
+/// Sat, 11 Jul 2026 10:16:37 UTC.
+const DATE: u64 = 1_783_764_997;
+
+/// An archive of one suite, signed by a key of its own.
+struct Archive {
+    signer: Signer,
+    release: String,
+    index: String,
+}
+
+impl Archive {
+    /// One line a package, as in the resolver's tests.
+    fn new(lines: &str) -> Self {
+        let files = |line: &str| {
+            let name = line.split_whitespace().next().unwrap_or_default().to_owned();
+            format!("{line}; Filename: pool/{name}.deb; Size: 7; SHA256: {}", Sha256::of(name.as_bytes()))
+        };
+        let lines: Vec<_> = lines.lines().filter(|line| !line.trim().is_empty()).map(files).collect();
+        let index = packages(&lines.join("\n"));
+        let release = format!(
+            "Origin: Debian\nSuite: oldstable\nCodename: bookworm\nDate: Sat, 11 Jul 2026 10:16:37 UTC\n\
+             Valid-Until: Sat, 18 Jul 2026 10:16:37 UTC\nSHA256:\n {} {} main/binary-amd64/Packages\n",
+            Sha256::of(index.as_bytes()),
+            index.len()
+        );
+        Self { signer: Signer::new(), release, index }
+    }
+
+    fn resolve(&self, request: &Request<'_>, tolerant: bool) -> Result<Resolution> {
+        let (release, index) = (self.signer.sign(&self.release), self.index.clone());
+        let server = Server::start(move |_, request| answer(&request.path, &release, &index));
+        let configuration = Configuration {
+            debian_mirror: Some(server.address("/debian").to_string()),
+            tolerate_expired: tolerant,
+            ..Configuration::default()
+        };
+        let fetcher = Fetcher::new(&Machine::default(), &configuration, Box::new(|_| unreachable!()))?;
+        resolve_signed(&fetcher, request, &self.signer.keyring())
+    }
+}
+
+fn answer(path: &str, release: &str, index: &str) -> Reply {
+    match path {
+        "/debian/dists/bookworm/InRelease" => ok(release.as_bytes()),
+        "/debian/dists/bookworm/main/binary-amd64/Packages" => ok(index.as_bytes()),
+        _ => reply("404 Not Found\r\nContent-Length: 0", b""),
+    }
+}
+
+fn requirements(packages: &str) -> DebianRequirements {
+    DebianRequirements {
+        architecture: "amd64".into(),
+        suites: vec!["bookworm".into()],
+        components: vec!["main".into()],
+        sets: vec![DebianSet {
+            name: "system".into(),
+            essential: false,
+            packages: packages.split_whitespace().map(str::to_owned).collect(),
+        }],
+    }
+}
+
+fn request(requirements: &DebianRequirements) -> Request<'_> {
+    Request { requirements, previous: None, update: &[], now: DATE + DAY }
+}
+
+fn versions(debian: &Debian) -> Vec<String> {
+    debian.package.iter().map(|deb| format!("{} {}", deb.name, deb.version)).collect()
+}
+
+#[test]
+fn from_a_signed_archive_to_locked_files() {
+    let archive = Archive::new("tini 1; Depends: libc\nlibc 2");
+    let resolution = archive.resolve(&request(&requirements("tini")), false).unwrap();
+    assert_eq!(resolution.timestamp, Some(DATE));
+    assert_eq!(resolution.warnings, [""; 0]);
+    let [libc, tini] = resolution.debian.package.as_slice() else { panic!("{resolution:?}") };
+    assert_eq!((libc.name.as_str(), libc.automatic, tini.automatic), ("libc", true, false));
+    assert_eq!(
+        (tini.set.as_str(), tini.suite.as_str(), tini.path.as_str()),
+        ("system", "bookworm", "pool/tini.deb")
+    );
+    assert_eq!((tini.sha256, tini.size), (Sha256::of(b"tini"), 7));
+}
+
+#[test]
+fn an_expired_release_is_an_error_or_a_warning() {
+    let archive = Archive::new("tini 1");
+    let requirements = requirements("tini");
+    let late = Request { now: DATE + 10 * DAY, ..request(&requirements) };
+    let error = archive.resolve(&late, false).unwrap_err();
+    assert_eq!(error.kind(), Kind::Network);
+    assert!(error.to_string().contains("expired 3 days ago"), "{error}");
+    let resolution = archive.resolve(&late, true).unwrap();
+    assert!(resolution.warnings[0].contains("expired 3 days ago"), "{resolution:?}");
+}
+
+#[test]
+fn an_archive_that_lies_is_refused() {
+    let requirements = requirements("tini");
+    let honest = Archive::new("tini 1");
+    let refusal = |archive: Archive| archive.resolve(&request(&requirements), false).unwrap_err().to_string();
+    let index = honest.index.replace("tini", "tiny");
+    assert!(refusal(Archive { index, ..Archive::new("tini 1") }).contains("is not what its Release lists"));
+    let release = honest.release.replace("Debian", "Other");
+    assert!(
+        refusal(Archive { release, ..Archive::new("tini 1") }).contains("is of `Other`, not of `Debian`")
+    );
+    let release = honest.release.replace("bookworm", "trixie");
+    assert!(refusal(Archive { release, ..Archive::new("tini 1") }).contains("not of `bookworm`"));
+}
+
+#[test]
+fn unchanged_requirements_need_no_network() {
+    let requirements = requirements("tini");
+    let debian = Archive::new("tini 1").resolve(&request(&requirements), false).unwrap().debian;
+    let previous = Some(Previous { requirements: &requirements, debian: &debian });
+    let nobody = Configuration { offline: true, ..Configuration::default() };
+    let fetcher = Fetcher::new(&Machine::default(), &nobody, Box::new(|_| unreachable!())).unwrap();
+    let again = resolve(&fetcher, &Request { previous, ..request(&requirements) }).unwrap();
+    assert_eq!((again.debian, again.timestamp), (debian.clone(), None));
+    let update = ["tini".to_owned()];
+    let error =
+        resolve(&fetcher, &Request { previous, update: &update, ..request(&requirements) }).unwrap_err();
+    assert!(error.to_string().contains("--offline"), "{error}");
+}
+
+#[test]
+fn locked_versions_move_when_they_must_or_may() {
+    let before = requirements("a b c");
+    let locked = Archive::new("a 1\nb 1\nc 1").resolve(&request(&before), false).unwrap().debian;
+    let previous = Some(Previous { requirements: &before, debian: &locked });
+    // b's locked version is gone; d needs a newer c.
+    let archive = Archive::new("a 1\na 2\nb 2\nc 1\nc 2\nd 1; Depends: c (>= 2)\ne 1");
+
+    let more = requirements("a b c e");
+    let resolution = archive.resolve(&Request { previous, ..request(&more) }, false).unwrap();
+    assert_eq!(versions(&resolution.debian), ["a 1", "b 2", "c 1", "e 1"]);
+    assert_eq!(
+        resolution.warnings,
+        ["`b` moved from 1 to 2: the archive no longer lists the locked version"]
+    );
+
+    let update = ["a".to_owned(), "b".to_owned()];
+    let resolution =
+        archive.resolve(&Request { previous, update: &update, ..request(&before) }, false).unwrap();
+    assert_eq!(versions(&resolution.debian), ["a 2", "b 2", "c 1"]);
+    assert_eq!(resolution.warnings, [""; 0]);
+
+    let more = requirements("a b c d");
+    let resolution = archive.resolve(&Request { previous, ..request(&more) }, false).unwrap();
+    assert_eq!(versions(&resolution.debian), ["a 1", "b 2", "c 2", "d 1"]);
+    assert_eq!(resolution.warnings[1], "`c` moved from 1 to 2: others need it");
+}
+
+#[test]
+fn requirements_that_cannot_be_met_are_a_conflict() {
+    let archive = Archive::new("tini 1; Depends: x (>= 2)\nx 1.0");
+    let error = archive.resolve(&request(&requirements("tini")), false).unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    let hint = "  hint: the recipe's sets say what is asked for; it looks into bookworm (main) for amd64";
+    assert_eq!(error.to_string().lines().last(), Some(hint));
+}
