@@ -1,4 +1,79 @@
-//! `assemble` makes OCI images from recipes written in Rust, without Dockerfiles. See below for the map.
+//! `assemble` makes OCI images from recipes written in Rust: the same bytes everywhere, without
+//! Dockerfiles, in the spirit of Nix.
+//!
+//! # Bird's eye
+//!
+//! ```text
+//! recipe (Rust) ──┐
+//!                 ├─► derivations ──► realise ──► layers ──► image ──► deliver
+//! assemble.lock ──┘    (keys)      store│substitute│build    (digest)   archive│folder│stream
+//! ```
+//!
+//! A recipe is a pure function from the lock and the project's files to an image: a graph of
+//! *derivations* (build steps as plain data) and an order of layers. Realising computes each
+//! derivation's *key* from its arguments and from what its inputs **are** (a file's SHA-256, a tree's
+//! diffID), and looks the key up: in the store, in caches, or else it builds. What comes out of a
+//! builder is a *tree*: sorted entries whose contents are references into the store. Packing a tree
+//! to a layer is a step of its own, the only one that knows a compressor.
+//!
+//! # Where to begin
+//!
+//! `cli::image::run` is the main road: [`cli`] → [`lock::read`] → [`project::read`] → the recipe →
+//! [`realise::Engine::realise`] → [`oci::assemble`] → [`deliver`]. To add an image, write a recipe
+//! (`recipes/src/binary.rs` is one); to add a kind of step, a case of `layers::Builder` and its
+//! function in `realise::build`.
+//!
+//! # Code map
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | crate `assemble-layers` | what a layer **is**: digests, trees, derivations, keys, the lock. No I/O, no clock, no environment |
+//! | crate `assemble-recipes` | SpectralMC's images; only `main.rs` knows it |
+//! | [`cli`] | the terminal, the environment, exit codes; one file a verb |
+//! | [`lock`] | making `assemble.lock`: Debian (signed indexes, apt's choice), Python (real Poetry, in the sandbox) |
+//! | [`project`] | the project's files, `.dockerignore`, what has changed |
+//! | [`realise`] | keys, records, early cut-off, running builders at once; sends events, never prints |
+//! | [`store`] | blobs, trees, records on disk; [`store::Substituter`], the trait of whatever results can be taken from |
+//! | [`fetch`] | locked files by digest, from addresses found at run time |
+//! | [`sandbox`] | namespaces, materialising and capturing a root, Debian packages in it; the only `unsafe` |
+//! | [`pack`] | tar, gzip, zip, wheels, `.deb`; synchronous, knows `layers` alone |
+//! | [`oci`] | configuration, manifest, index; names of images |
+//! | [`deliver`] | the archive that everything loads, the OCI layout |
+//! | [`inspect`] | why something was built |
+//!
+//! # Invariants
+//!
+//! - **Same lock, same bytes**: on any machine, at any time, as root or not, whatever the store, the
+//!   folder, the umask, the time zone, the number of jobs. `tests/variations.rs` holds it.
+//! - A key never holds a path of the machine, a time, an address, or a compressed digest.
+//! - Every builder has a version, and a golden test that fails if its bytes change and it does not.
+//! - JSON that is digested is made by `layers::json::canonical` alone.
+//! - A name in the store stands for a whole file, whenever the process is killed.
+//! - `pack` and `oci` know `layers` alone, but for [`Error`] and, in `oci`, the layers that were
+//!   realised; nothing imports `cli`; the library never imports `recipes`.
+//! - No address of a package registry stands in this repository: they are configuration.
+//! - No credential reaches a log, an error, a key or a layer.
+//!
+//! # Decisions that differ from the first design, and why
+//!
+//! - **No overlay in the sandbox.** A root is a plain folder and a snapshot of inodes and change
+//!   times; what changed is compared with the tree it came from. It needs no support from the file
+//!   system, works in containers, and makes "equal entries are dropped" the rule, not a clean-up.
+//! - **The tar is the content.** What a sandboxed step leaves is stored as its uncompressed tar,
+//!   whose digest *is* the diffID; its tree refers to ranges of it. One pass writes, hashes and
+//!   identifies.
+//! - **CUDA and the large wheels lie below Debian.** Layers are ordered by stability alone: trees do
+//!   not overlap but in folders, and those are the same entry in each. A security update of Debian
+//!   sends Debian again, not seven gigabytes above it.
+//! - **Markers and tags are not evaluated here.** `resolve.py` asks the libraries of the image's own
+//!   Python while locking; the lock says which group wants a distribution, and names one file.
+//! - **AWS-LC instead of `sha2`**: TLS brings it, and without SHA instructions it is 1.7 times as fast.
+//! - **`rawzip` instead of `zip`**: it shows each central-directory record as it stands, duplicates too.
+//! - **No tokio of our own**: every step is threads and files; reqwest's blocking client hides its
+//!   own runtime. Ctrl-C simply ends the process, which the store survives by design.
+//! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
+//!   copied into place by a `run` step.
+
 
 mod error;
 
