@@ -96,7 +96,8 @@ fn rows(bench: &Bench, tree: &Tree) -> serde_json::Value {
         let name = name_in_tar(entry);
         // Python leaves out the slash at a folder's end.
         let name = hex(name.strip_suffix(b"/").unwrap_or(&name));
-        let xattrs = entry.xattrs.iter().map(|(name, value)| (format!("SCHILY.xattr.{name}"), hex(&value.0).into()));
+        let xattrs =
+            entry.xattrs.iter().map(|(name, value)| (format!("SCHILY.xattr.{name}"), hex(&value.0).into()));
         let xattrs: serde_json::Map<String, serde_json::Value> = xattrs.collect();
         let facts = format!("{:o} {}:{} {}", entry.mode, entry.uid, entry.gid, entry.mtime);
         serde_json::json!([kind, name, hex(link), facts, digest, xattrs])
@@ -126,10 +127,8 @@ fn any_member() -> impl Strategy<Value = Member> {
     ];
     // Whatever a file may be called, but for a newline, at which the `tar` crate ends a PAX record.
     let name = "[^/\0\n]{1,60}".prop_filter("no name", |name| name != "." && name != "..");
-    (name, size, any::<u64>(), any::<bool>()).prop_map(|(name, size, seed, stored)| Member {
-        stored,
-        ..member(&name, bytes(size, seed))
-    })
+    (name, size, any::<u64>(), any::<bool>())
+        .prop_map(|(name, size, seed, stored)| Member { stored, ..member(&name, bytes(size, seed)) })
 }
 
 proptest! {
@@ -150,7 +149,8 @@ proptest! {
 fn chunks_and_batches_end_anywhere() {
     for size in [CHUNK - 512, CHUNK - 511, BATCH * CHUNK - 512, BATCH * CHUNK - 511] {
         let bench = Bench::new();
-        let mut members = vec![member("a", bytes(size, 1)), member("b", "deflated"), member("c", bytes(700, 2))];
+        let mut members =
+            vec![member("a", bytes(size, 1)), member("b", "deflated"), member("c", bytes(700, 2))];
         members[0].stored = true;
         check(&bench, &tree_of_zip(&bench, &members));
     }
@@ -164,7 +164,10 @@ fn odd_tree(bench: &Bench) -> Tree {
     let (exact, over) = ("e".repeat(100), "o".repeat(101));
     let deep = format!("{long}/{long}/{}", "x".repeat(255));
     let mut capable = file(b"capable", "setcap");
-    capable.xattrs.insert("security.capability".to_owned(), RawBytes(b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0".into()));
+    capable.xattrs.insert(
+        "security.capability".to_owned(),
+        RawBytes(b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0".into()),
+    );
     capable.xattrs.insert("user.text".to_owned(), RawBytes(b"line\nline\xff=".into()));
     let mut owned = file(b"owned", "big ids");
     (owned.uid, owned.gid, owned.mode, owned.mtime) = (1 << 21, u32::MAX - 1, 0o6755, 0);
@@ -257,7 +260,8 @@ fn gnu_tar_lists_it() {
 fn sizes_of_8_gib_and_more_are_said() {
     for size in [(1 << 33) - 1, 1 << 33, 1 << 36] {
         let nowhere = BlobDigest(Sha256::of(b""));
-        let entry = Entry::file(path("huge"), Content::Plain { blob: nowhere, offset: 0, length: size }, 0o644);
+        let entry =
+            Entry::file(path("huge"), Content::Plain { blob: nowhere, offset: 0, length: size }, 0o644);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&tar_of::header(&entry).unwrap()).unwrap();
         let padded = i64::try_from(size.next_multiple_of(512)).unwrap();

@@ -16,8 +16,12 @@ const CODE: &str = "demo_pkg/code.py";
 
 /// A wheel of these members and the metadata that every wheel has.
 fn wheel(mut members: Vec<Member>) -> Vec<u8> {
-    members.push(member(&format!("{INFO}/METADATA"), "Metadata-Version: 2.1\nName: demo-pkg\nVersion: 1.0\n"));
-    members.push(member(&format!("{INFO}/WHEEL"), "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"));
+    members
+        .push(member(&format!("{INFO}/METADATA"), "Metadata-Version: 2.1\nName: demo-pkg\nVersion: 1.0\n"));
+    members.push(member(
+        &format!("{INFO}/WHEEL"),
+        "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    ));
     let lines = members.iter().map(|Member { name, bytes, .. }| {
         let name = if name.contains(',') { format!("\"{name}\"") } else { name.clone() };
         format!("{name},{},{}\n", record_hash(Sha256::of(bytes)), bytes.len())
@@ -131,8 +135,18 @@ fn hostile_wheels_are_refused_in_words() {
         ("no metadata", without(INFO), "", "no `.dist-info`"),
         ("no record", without("RECORD"), "RECORD", "no `RECORD`"),
         ("two distributions", with_file("other-1.dist-info/METADATA", ""), INFO, "both"),
-        ("another distribution", renamed(simple(), "demo_pkg-1.0.d", "demo_gkp-1.0.d"), "demo_gkp", "another"),
-        ("scheme", with_file("demo_pkg-1.0.data/etc/x", ""), "demo_pkg-1.0.data/etc/x", "unknown scheme `etc`"),
+        (
+            "another distribution",
+            renamed(simple(), "demo_pkg-1.0.d", "demo_gkp-1.0.d"),
+            "demo_gkp",
+            "another",
+        ),
+        (
+            "scheme",
+            with_file("demo_pkg-1.0.data/etc/x", ""),
+            "demo_pkg-1.0.data/etc/x",
+            "unknown scheme `etc`",
+        ),
         ("no scheme", with_file("demo_pkg-1.0.data/x", ""), "demo_pkg-1.0.data/x", "no scheme"),
         ("entry point", with_file(&entry_points, "[console_scripts]\nx = y\n"), "x = y", "module:function"),
         ("script outside", with_file(&entry_points, "[console_scripts]\n../x = y:z\n"), "../x", "`..`"),
@@ -209,10 +223,14 @@ fn installer() -> Option<PathBuf> {
     }
     let draft = tempfile::tempdir_in(folder.parent()?).unwrap();
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--retries=0", VERSION, "--target"]).arg(draft.path());
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--retries=0", VERSION, "--target"])
+        .arg(draft.path());
     let output = pip.output().unwrap();
     if !output.status.success() {
-        skipped(&format!("`{VERSION}` cannot be had: {}", String::from_utf8_lossy(&output.stderr).trim_end()));
+        skipped(&format!(
+            "`{VERSION}` cannot be had: {}",
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        ));
         return None;
     }
     std::fs::rename(draft.path(), &folder).unwrap();
@@ -224,7 +242,8 @@ fn a_wheel_becomes_what_the_installer_library_makes() {
     let Some(library) = installer() else { return };
     let bench = Bench::new();
     let (_, tree) = unpack(&bench, rich()).unwrap();
-    let found = listing(&bench, &tree).into_iter().map(|(name, bytes)| (name, String::from_utf8(bytes).unwrap()));
+    let found =
+        listing(&bench, &tree).into_iter().map(|(name, bytes)| (name, String::from_utf8(bytes).unwrap()));
     let mut found: Vec<_> = found.collect();
     let wheel = bench.write(WHEEL, rich());
     let wanted = python(INSTALL, &[&wheel, &bench.path("root"), &library]);
@@ -315,7 +334,10 @@ fn the_hash_of_another_file_is_not_recorded() {
 fn wheels_may_share_a_file_but_not_a_path() {
     let both = |one: Member, other: Member| {
         let info = |name: &str| member(&format!("{name}-1.dist-info/RECORD"), "");
-        let wheels = [("a-1-py3-none-any.whl", zip(&[one, info("a")])), ("b-1-py3-none-any.whl", zip(&[other, info("b")]))];
+        let wheels = [
+            ("a-1-py3-none-any.whl", zip(&[one, info("a")])),
+            ("b-1-py3-none-any.whl", zip(&[other, info("b")])),
+        ];
         Bench::new().wheels(&wheels, Layout::Site(scheme()))
     };
     let shared = |text: &str| member("shared/__init__.py", text);
@@ -345,9 +367,18 @@ fn wheels_may_share_a_file_but_not_a_path() {
 #[test]
 fn folders_of_a_wheel_go_where_the_recipe_says() {
     let rule = |from: &str, to: Option<&str>| Relocation { from: from.to_owned(), to: to.map(path) };
-    let members = ["nvidia/cuda/include/a.h", "nvidia/cudnn/include/b%.h", "nvidia/cuda/lib/c.so", "x-1.dist-info/RECORD"];
+    let members = [
+        "nvidia/cuda/include/a.h",
+        "nvidia/cudnn/include/b%.h",
+        "nvidia/cuda/lib/c.so",
+        "x-1.dist-info/RECORD",
+    ];
     let wheels = [("x-1-py3-none-any.whl", zip(&members.map(|name| member(name, name))))];
-    let rules = vec![rule("nvidia/*/include", Some("opt/include")), rule("nvidia/cuda/lib/c.so", Some("opt/c")), rule("*.dist-info", None)];
+    let rules = vec![
+        rule("nvidia/*/include", Some("opt/include")),
+        rule("nvidia/cuda/lib/c.so", Some("opt/c")),
+        rule("*.dist-info", None),
+    ];
     let bench = Bench::new();
     let (_, tree) = bench.wheels(&wheels, Layout::Relocate(rules.clone())).unwrap();
     let names = listing(&bench, &tree).into_iter().map(|(name, _)| name);

@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 
 use assemble::Result;
 use assemble::oci::Assembled;
-use assemble::pack::gzip::{self, Packing};
 use assemble::pack::Contents;
+use assemble::pack::gzip::{self, Packing};
 use assemble::realise::{Engine, NoFetcher, RealisedLayer};
 use assemble::store::Store;
-use assemble_layers::derivation::{Fetch, Files, FileEntry, Layout, Origin, UnpackWheels, WheelInput};
+use assemble_layers::derivation::{Fetch, FileEntry, Files, Layout, Origin, UnpackWheels, WheelInput};
 use assemble_layers::image::{Config, Layer};
 use assemble_layers::python::Scheme;
 use assemble_layers::tree::{MTIME, RawBytes};
@@ -81,7 +81,14 @@ impl Bench {
     pub fn engine<T>(&self, run: impl FnOnce(&Engine<'_>) -> T) -> T {
         let (events, _) = std::sync::mpsc::channel();
         let project = self.path("project");
-        run(&Engine { store: &self.store, caches: &[], fetcher: &NoFetcher, project: &project, jobs: 2, events })
+        run(&Engine {
+            store: &self.store,
+            caches: &[],
+            fetcher: &NoFetcher,
+            project: &project,
+            jobs: 2,
+            events,
+        })
     }
 
     /// The tree that a builder makes.
