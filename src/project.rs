@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use assemble_layers::digest::Hasher;
@@ -40,7 +40,7 @@ struct Known {
 /// # Errors
 /// A folder or file that cannot be read; something that is no file, folder or link.
 pub fn read(folder: &Path, manifests: &[&str], store: &Store) -> Result<Project> {
-    let folder = &fs::canonicalize(folder)?;
+    let folder = &fs::canonicalize(folder).map_err(unreadable)?;
     let note = format!("project-{}", Sha256::of(folder.as_os_str().as_bytes()));
     let known: BTreeMap<TreePath, Known> = store.note(&note).unwrap_or_default();
     let mut reader = Reader { folder, ignored: Ignored::read(folder)?, known: &known, seen: BTreeMap::new(), files: Vec::new() };
@@ -86,10 +86,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn folder(&mut self, below: &Path) -> Result<()> {
-        for entry in fs::read_dir(self.folder.join(below))? {
-            let entry = entry?;
+        for entry in fs::read_dir(self.folder.join(below)).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
             let path = below.join(entry.file_name());
-            let is_folder = entry.file_type()?.is_dir();
+            let is_folder = entry.file_type().map_err(unreadable)?.is_dir();
             // A file below an ignored folder may be wanted all the same: `!docs/README.md`.
             if NEVER.iter().any(|name| path == Path::new(name)) {
                 continue;
@@ -115,12 +115,13 @@ impl Reader<'_> {
 
     fn entry(&mut self, path: &Path) -> Result<()> {
         let absolute = self.folder.join(path);
-        let metadata = fs::symlink_metadata(&absolute)?;
+        let metadata = fs::symlink_metadata(&absolute).map_err(unreadable)?;
         let kind = if metadata.is_dir() {
             self.folder(path)?;
             ProjectFileKind::Directory
         } else if metadata.is_symlink() {
-            ProjectFileKind::Symlink(RawBytes(fs::read_link(&absolute)?.into_os_string().into_vec()))
+            let target = fs::read_link(&absolute).map_err(unreadable)?;
+            ProjectFileKind::Symlink(RawBytes(target.into_os_string().into_vec()))
         } else if metadata.is_file() {
             let sha256 = self.digest(tree_path(path)?, &absolute, &metadata)?;
             ProjectFileKind::File { sha256, size: metadata.len(), executable: metadata.mode() & 0o111 != 0 }
@@ -148,20 +149,31 @@ impl Reader<'_> {
         let changed = nanoseconds(metadata.ctime(), metadata.ctime_nsec());
         let modified = nanoseconds(metadata.mtime(), metadata.mtime_nsec());
         let stamp = (metadata.len(), modified, changed, metadata.ino());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let sha256 = match self.known.get(&path) {
             Some(known) if known.stamp == stamp => known.sha256,
             _ => {
                 let mut hasher = Hasher::new();
-                std::io::copy(&mut fs::File::open(absolute)?, &mut hasher)?;
+                let mut file = fs::File::open(absolute).map_err(unreadable)?;
+                std::io::copy(&mut file, &mut hasher).map_err(unreadable)?;
                 hasher.finish()
             }
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let settled = (now.as_nanos() as i128) - changed > GRAIN.as_nanos() as i128;
         if settled || self.known.get(&path).is_some_and(|known| known.stamp == stamp) {
             self.seen.insert(path, Known { stamp, sha256 });
         }
         Ok(sha256)
+    }
+}
+
+/// A file of the project that cannot be read is no fault of the store.
+pub(crate) fn unreadable(error: std::io::Error) -> Error {
+    let this = Error::new(Kind::Input, error.to_string());
+    match error.kind() {
+        std::io::ErrorKind::NotFound => this.hint("it was there a moment ago; run it again when nothing changes it"),
+        std::io::ErrorKind::PermissionDenied => this.hint("make it readable, or name it in `.dockerignore`"),
+        _ => this,
     }
 }
 
@@ -183,17 +195,23 @@ impl Ignored {
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(unreadable(error)),
         };
         Self::parse(&text).map_err(|what| Error::new(Kind::Input, format!("`{}`: {what}", file.display())))
     }
 
     fn parse(text: &str) -> Result<Self, String> {
         let mut patterns = Vec::new();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        for line in text.lines().filter(|line| !line.starts_with('#')).map(str::trim) {
             let (line, exception) = line.strip_prefix('!').map_or((line, false), |rest| (rest.trim(), true));
-            let pattern: PathBuf = Path::new(line).components().filter(|part| is_named(part)).collect();
-            let pattern = pattern.to_string_lossy().replace('{', "[{]").replace('}', "[}]");
+            let pattern = clean(line).replace('{', "[{]").replace('}', "[}]");
+            if pattern.is_empty() {
+                match exception && line.is_empty() {
+                    true => return Err("a `!` takes back nothing".to_owned()),
+                    false => continue,
+                }
+            }
             let glob = GlobBuilder::new(&pattern).literal_separator(true).build();
             patterns.push((glob.map_err(|error| format!("`{line}`: {error}"))?.compile_matcher(), exception));
         }
@@ -207,9 +225,18 @@ impl Ignored {
     }
 }
 
-/// Leaves out `/` and `.`, which say nothing: every pattern stands at the root.
-fn is_named(part: &std::path::Component<'_>) -> bool {
-    matches!(part, std::path::Component::Normal(_))
+/// A pattern as seen from the root, without what says nothing (Go's `filepath.Clean`).
+fn clean(pattern: &str) -> String {
+    let mut parts = Vec::new();
+    for part in pattern.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
+            ".." if pattern.starts_with('/') => {}
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 #[cfg(test)]

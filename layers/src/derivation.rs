@@ -200,7 +200,7 @@ impl<Input> Builder<Input> {
     }
 
     /// The builder's version: raised whenever its output changes for an unchanged input. The tests
-    /// in `tests/golden.rs` notice if it was not.
+    /// in `tests/keys.rs` notice if it was not.
     pub fn version(&self) -> u32 {
         match self {
             Self::Fetch(_) => 1,

@@ -49,7 +49,7 @@ fn members(image: &Assembled, names: &[Reference]) -> Result<Vec<(String, Source
 /// Those of the disk and the store.
 pub fn to_file(store: &Store, image: &Assembled, names: &[Reference], path: &Path) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut draft = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
+    let mut draft = draft(folder)?;
     for (name, source) in members(image, names)? {
         let (size, file) = (size_of(&source), draft.as_file_mut());
         file.write_all(&header(&name, size)?)?;
@@ -60,7 +60,6 @@ pub fn to_file(store: &Store, image: &Assembled, names: &[Reference], path: &Pat
         file.write_all(tar::padding(size))?;
     }
     draft.as_file_mut().write_all(&tar::END)?;
-    set_default_mode(draft.as_file())?;
     draft.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
@@ -105,21 +104,20 @@ pub fn to_folder(store: &Store, image: &Assembled, names: &[Reference], folder: 
         if matches!(&source, Source::Blob(_, size) if path.metadata().is_ok_and(|file| file.len() == *size)) {
             continue;
         }
-        let mut draft = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
+        let mut draft = draft(folder)?;
         match &source {
             Source::Bytes(bytes) => draft.write_all(bytes)?,
             Source::Blob(digest, size) => copy_blob(store, *digest, *size, draft.as_file_mut())?,
         }
-        set_default_mode(draft.as_file())?;
         draft.persist(path).map_err(|error| error.error)?;
     }
     Ok(())
 }
 
-/// What a new file has by the umask; temporary files are their owner's alone.
-fn set_default_mode(file: &std::fs::File) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(file.set_permissions(std::fs::Permissions::from_mode(0o644))?)
+/// A file that gets its name when it is whole, with the mode that any new file has.
+fn draft(folder: &Path) -> Result<tempfile::NamedTempFile> {
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    Ok(tempfile::Builder::new().prefix(".assemble-").permissions(permissions).tempfile_in(folder)?)
 }
 
 fn size_of(source: &Source) -> u64 {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use assemble_layers::{BlobDigest, Content, Entry, Kind as EntryKind, Sha256, Tree, TreePath};
 
+use super::Contents;
 use crate::{Error, Kind, Result};
 
 /// A tree in the making.
@@ -24,8 +25,23 @@ impl TreeBuilder {
     /// A file whose bytes are in the store.
     ///
     /// # Errors
-    /// Another entry stands there.
-    pub fn stored(&mut self, path: TreePath, content: Content, mode: u32) -> Result<()> {
+    /// Another entry stands there; those of reading two files that may be the same one.
+    pub fn stored(
+        &mut self,
+        path: TreePath,
+        content: Content,
+        mode: u32,
+        contents: &mut Contents<'_>,
+    ) -> Result<()> {
+        // Many wheels of a namespace ship the same `__init__.py`.
+        if let Some((there, None)) = self.entries.get(&path)
+            && let EntryKind::File(known) = &there.kind
+            && there.mode == mode
+            && known.size() == content.size()
+            && contents.digest(&path, known)? == contents.digest(&path, &content)?
+        {
+            return Ok(());
+        }
         self.add(Entry::file(path, content, mode), None)
     }
 
@@ -76,13 +92,11 @@ impl TreeBuilder {
         }
     }
 
-    /// Whether two entries put the same thing in one place: many wheels of a namespace ship the same
-    /// empty `__init__.py`.
+    /// Whether two entries put the same thing in one place.
     fn is_same(&self, one: &(Entry, Option<Literal>), other: &(Entry, Option<Literal>)) -> bool {
         let bytes = |literal: &Literal| &self.literals[literal.offset..literal.offset + literal.length];
         let contents = match (&one.0.kind, &other.0.kind, &one.1, &other.1) {
             (_, _, Some(one), Some(other)) => bytes(one) == bytes(other),
-            (EntryKind::File(one), EntryKind::File(other), None, None) => same_content(one, other),
             (one_kind, other_kind, None, None) => one_kind == other_kind,
             _ => false,
         };
@@ -103,17 +117,6 @@ impl TreeBuilder {
             entry
         });
         Ok((Tree::new(entries.collect())?, self.literals))
-    }
-}
-
-/// Whether two contents are the same, as far as their archives say.
-fn same_content(one: &Content, other: &Content) -> bool {
-    match (one, other) {
-        (
-            Content::Deflated { crc32: one_crc, size: one_size, .. },
-            Content::Deflated { crc32: other_crc, size: other_size, .. },
-        ) => one_crc == other_crc && one_size == other_size,
-        _ => one.size() == 0 && other.size() == 0,
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use assemble_layers::{BlobDigest, Content, TreePath};
+use assemble_layers::digest::Hasher;
+use assemble_layers::{BlobDigest, Content, Sha256, TreePath};
 use flate2::{Decompress, FlushDecompress, Status};
 use fs_err::File;
 
@@ -18,6 +19,7 @@ const BUFFER: usize = 256 << 10;
 /// Opens the files of blobs, each once.
 pub struct Contents<'a> {
     file_of: &'a dyn Fn(BlobDigest) -> PathBuf,
+    names: HashMap<BlobDigest, String>,
     open: HashMap<BlobDigest, Arc<File>>,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -26,7 +28,13 @@ pub struct Contents<'a> {
 impl<'a> Contents<'a> {
     /// `file_of` says where a blob's file is.
     pub fn new(file_of: &'a dyn Fn(BlobDigest) -> PathBuf) -> Self {
-        Self { file_of, open: HashMap::new(), input: vec![0; BUFFER], output: vec![0; BUFFER] }
+        let (names, open) = (HashMap::new(), HashMap::new());
+        Self { file_of, names, open, input: vec![0; BUFFER], output: vec![0; BUFFER] }
+    }
+
+    /// What errors call an archive; else it is its file.
+    pub fn name(&mut self, blob: BlobDigest, name: &str) {
+        self.names.insert(blob, name.to_owned());
     }
 
     /// The file of a blob.
@@ -54,7 +62,9 @@ impl<'a> Contents<'a> {
                 for_each_piece(&file, offset, length, &mut self.input, take)
             }
             Content::Deflated { offset, length, crc32, size, .. } => {
-                let claim = Claim { path, archive: file.path(), length, crc32, size };
+                let name = self.names.get(&content.blob()).cloned();
+                let archive = name.unwrap_or_else(|| file.path().display().to_string());
+                let claim = Claim { path, archive, length, crc32, size };
                 inflate(&file, offset, &claim, &mut self.input, &mut self.output, take)
             }
         }
@@ -73,6 +83,19 @@ impl<'a> Contents<'a> {
         Ok(bytes)
     }
 
+    /// The digest of the file's bytes.
+    ///
+    /// # Errors
+    /// As [`Contents::read`].
+    pub fn digest(&mut self, path: &TreePath, content: &Content) -> Result<Sha256> {
+        let mut hasher = Hasher::new();
+        self.read(path, content, &mut |piece| {
+            hasher.update(piece);
+            Ok(())
+        })?;
+        Ok(hasher.finish())
+    }
+
     /// Gives `length` bytes of a blob as they are stored.
     ///
     /// # Errors
@@ -89,7 +112,8 @@ impl<'a> Contents<'a> {
     }
 }
 
-fn for_each_piece(
+/// Gives `left` bytes of a file from `offset` on to `take`, a buffer at a time.
+pub(super) fn for_each_piece(
     file: &File,
     mut offset: u64,
     mut left: u64,
@@ -113,7 +137,7 @@ fn for_each_piece(
 /// What an archive says of a deflated member.
 struct Claim<'a> {
     path: &'a TreePath,
-    archive: &'a Path,
+    archive: String,
     length: u64,
     crc32: u32,
     size: u64,
@@ -121,7 +145,7 @@ struct Claim<'a> {
 
 impl Claim<'_> {
     fn broken(&self, how: impl Into<String>) -> Error {
-        Error::new(Kind::Input, format!("`{}` of `{}` is not what its archive says", self.path, self.archive.display()))
+        Error::new(Kind::Input, format!("`{}` of `{}` is not what its archive says", self.path, self.archive))
             .detail(how.into())
     }
 }

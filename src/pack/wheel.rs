@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use assemble_layers::derivation::{Layout, Relocation};
-use assemble_layers::digest::Hasher;
 use assemble_layers::python::{self, Scheme};
-use assemble_layers::{BlobDigest, Content, Sha256, TreePath};
+use assemble_layers::{BlobDigest, Sha256, TreePath};
 
 use super::zip::{self, Member};
 use super::{Contents, TreeBuilder};
@@ -27,10 +26,11 @@ pub struct Wheel<'a> {
 /// # Errors
 /// A wheel that is not sound; a file that another wheel has already put there otherwise.
 pub fn unpack(wheel: &Wheel<'_>, layout: &Layout, contents: &mut Contents<'_>, tree: &mut TreeBuilder) -> Result<()> {
+    contents.name(wheel.blob, wheel.filename);
     let members = zip::members(wheel.path, wheel.blob, wheel.filename)?;
     let unpacked = match layout {
         Layout::Site(scheme) => Installation::new(wheel, scheme, &members, contents)?.install(tree),
-        Layout::Relocate(rules) => relocate(wheel, rules, &members, tree),
+        Layout::Relocate(rules) => relocate(wheel, rules, &members, contents, tree),
     };
     unpacked.map_err(|error| error.within(format!("`{}` cannot be unpacked", wheel.filename)))
 }
@@ -50,6 +50,7 @@ fn relocate(
     wheel: &Wheel<'_>,
     rules: &[Relocation],
     members: &BTreeMap<TreePath, Member>,
+    contents: &mut Contents<'_>,
     tree: &mut TreeBuilder,
 ) -> Result<()> {
     for (path, member) in members {
@@ -58,7 +59,7 @@ fn relocate(
         };
         if let Some(folder) = &rule.to {
             let target = if rest.is_empty() { folder.clone() } else { folder.join(rest)? };
-            tree.stored(target, member.content, mode(member))?;
+            tree.stored(target, member.content, mode(member), contents)?;
         }
     }
     Ok(())
@@ -93,6 +94,15 @@ struct RecordLine {
     size: String,
 }
 
+/// Where a member goes.
+struct Place {
+    folder: TreePath,
+    /// Below the folder.
+    within: String,
+    /// Whether it comes from the library scheme that is not the wheel's own: `RECORD` says `./` then.
+    other_library: bool,
+}
+
 /// The installation of one wheel under a scheme.
 struct Installation<'a, 'b> {
     wheel: &'a Wheel<'a>,
@@ -103,6 +113,8 @@ struct Installation<'a, 'b> {
     dist_info: TreePath,
     /// `torch-2.7.1.data`.
     data: TreePath,
+    /// The library scheme of what is in no `.data` folder.
+    root: &'static str,
     /// The wheel's own `RECORD`: path → hash and size.
     recorded: BTreeMap<String, (String, String)>,
     record: Vec<RecordLine>,
@@ -116,8 +128,8 @@ impl<'a, 'b> Installation<'a, 'b> {
         contents: &'a mut Contents<'b>,
     ) -> Result<Self> {
         let dist_info = dist_info(wheel, members)?;
-        let stem = String::from_utf8_lossy(dist_info.as_bytes()).replace(".dist-info", ".data");
-        let data = TreePath::new(stem)?;
+        let stem = dist_info.as_bytes().strip_suffix(b".dist-info").unwrap_or_default();
+        let data = TreePath::new([stem, b".data"].concat())?;
         let mut this = Self {
             wheel,
             scheme,
@@ -125,11 +137,16 @@ impl<'a, 'b> Installation<'a, 'b> {
             contents,
             dist_info,
             data,
+            root: "platlib",
             recorded: BTreeMap::new(),
             record: Vec::new(),
         };
         let record = this.metadata("RECORD")?.ok_or_else(|| invalid(wheel, "it has no `RECORD`"))?;
         this.recorded = parse_record(&record);
+        let about = this.metadata("WHEEL")?.unwrap_or_default();
+        if about.lines().any(|line| line.trim_end() == "Root-Is-Purelib: true") {
+            this.root = "purelib";
+        }
         Ok(this)
     }
 
@@ -169,8 +186,8 @@ impl<'a, 'b> Installation<'a, 'b> {
     }
 
     fn metadata_file(&mut self, tree: &mut TreeBuilder, name: &str, bytes: &[u8]) -> Result<()> {
-        let within = format!("{}/{name}", self.dist_info);
-        self.literal(tree, &self.scheme.library, &within, bytes, 0o644)
+        let path = self.dist_info.join(name)?;
+        self.literal(tree, &self.scheme.library, self.text(&path)?, bytes, 0o644)
     }
 
     /// A file that the installer writes.
@@ -178,72 +195,68 @@ impl<'a, 'b> Installation<'a, 'b> {
         let path = folder.join(within)?;
         tree.literal(path.clone(), bytes, mode)?;
         let hash = python::record_hash(Sha256::of(bytes));
-        self.record_line(&path, within, hash, bytes.len().to_string());
+        let written = self.written(&path)?;
+        self.record.push(RecordLine { within: within.to_owned(), written, hash, size: bytes.len().to_string() });
         Ok(())
     }
 
-    fn record_line(&mut self, path: &TreePath, within: &str, hash: String, size: String) {
-        let written = relative(&self.scheme.library.to_string(), &path.to_string());
-        self.record.push(RecordLine { within: within.to_owned(), written, hash, size });
+    /// A path as seen from the library.
+    fn written(&self, path: &TreePath) -> Result<String> {
+        Ok(relative(self.text(&self.scheme.library)?, self.text(path)?))
+    }
+
+    /// A path as it stands in `RECORD`, which is UTF-8.
+    fn text<'p>(&self, path: &'p TreePath) -> Result<&'p str> {
+        std::str::from_utf8(path.as_bytes())
+            .map_err(|_| invalid(self.wheel, format!("the name of its member `{path}` is not UTF-8")))
     }
 
     /// A file of the wheel.
     fn member(&mut self, tree: &mut TreeBuilder, path: &TreePath, member: &Member) -> Result<()> {
-        let (folder, within) = self.place(path)?;
-        if *folder == self.scheme.scripts {
+        let Place { folder, within, other_library } = self.place(path)?;
+        let size = member.content.size().to_string();
+        if folder == self.scheme.scripts {
             let bytes = self.contents.to_vec(path, &member.content)?;
             let bytes = with_interpreter(&bytes, &self.scheme.interpreter);
-            return self.literal(tree, folder, &within, &bytes, mode(member));
+            return self.literal(tree, &folder, &within, &bytes, mode(member));
         }
         let target = folder.join(&within)?;
-        let (hash, size) = match self.recorded.get(&path.to_string()) {
-            Some((hash, size)) if hash.starts_with("sha256=") && !size.is_empty() => (hash.clone(), size.clone()),
-            _ => self.hash(path, &member.content)?,
+        let hash = match self.recorded.get(self.text(path)?) {
+            Some((hash, recorded)) if hash.starts_with("sha256=") && *recorded == size => hash.clone(),
+            // The wheel's `RECORD` says nothing, or something else, about it.
+            _ => python::record_hash(self.contents.digest(path, &member.content)?),
         };
-        tree.stored(target.clone(), member.content, mode(member))?;
-        self.record_line(&target, &within, hash, size);
+        tree.stored(target.clone(), member.content, mode(member), self.contents)?;
+        let written = self.written(&target)?;
+        let written = if other_library { format!("./{written}") } else { written };
+        self.record.push(RecordLine { within, written, hash, size });
         Ok(())
     }
 
-    /// For a file that the wheel's `RECORD` says nothing, or something else, about.
-    fn hash(&mut self, path: &TreePath, content: &Content) -> Result<(String, String)> {
-        let mut hasher = Hasher::new();
-        self.contents.read(path, content, &mut |piece| {
-            hasher.update(piece);
-            Ok(())
-        })?;
-        Ok((python::record_hash(hasher.finish()), content.size().to_string()))
-    }
-
-    /// The folder of the scheme that a member goes to, and its path there.
-    fn place(&self, path: &TreePath) -> Result<(&'a TreePath, String)> {
-        let text = path.to_string();
+    fn place(&self, path: &TreePath) -> Result<Place> {
+        let text = self.text(path)?;
         if !path.is_within(&self.data) {
-            return Ok((&self.scheme.library, text));
+            let folder = self.scheme.library.clone();
+            return Ok(Place { folder, within: text.to_owned(), other_library: false });
         }
-        let rest = &text[self.data.to_string().len()..];
+        let rest = &text[self.data.as_bytes().len()..];
         let Some((scheme, within)) = rest.trim_start_matches('/').split_once('/') else {
             return Err(invalid(self.wheel, format!("`{path}` belongs to no scheme")));
         };
         let folder = match scheme {
-            "purelib" | "platlib" => &self.scheme.library,
-            "scripts" => &self.scheme.scripts,
-            "data" => &self.scheme.data,
-            "headers" => &self.scheme.headers,
+            "purelib" | "platlib" => self.scheme.library.clone(),
+            "scripts" => self.scheme.scripts.clone(),
+            "data" => self.scheme.data.clone(),
+            // Headers have a folder for each distribution.
+            "headers" => self.scheme.headers.join(text.split('-').next().unwrap_or_default())?,
             _ => return Err(invalid(self.wheel, format!("`{path}` belongs to the unknown scheme `{scheme}`"))),
         };
-        // Headers have a folder for each distribution.
-        match scheme {
-            "headers" => {
-                let distribution = text.split('-').next().unwrap_or_default();
-                Ok((folder, format!("{distribution}/{within}")))
-            }
-            _ => Ok((folder, within.to_owned())),
-        }
+        let other_library = matches!(scheme, "purelib" | "platlib") && scheme != self.root;
+        Ok(Place { folder, within: within.to_owned(), other_library })
     }
 
     fn write_record(mut self, tree: &mut TreeBuilder, own: TreePath) -> Result<()> {
-        let within = own.to_string();
+        let within = self.text(&own)?.to_owned();
         self.record.push(RecordLine {
             within: within.clone(),
             written: within.clone(),
@@ -259,7 +272,7 @@ impl<'a, 'b> Installation<'a, 'b> {
     }
 }
 
-/// The one folder `NAME-VERSION.dist-info`, which must be the file name's.
+/// The one folder `NAME-VERSION.dist-info`, whose name must be the file name's.
 fn dist_info(wheel: &Wheel<'_>, members: &BTreeMap<TreePath, Member>) -> Result<TreePath> {
     let mut found: Option<TreePath> = None;
     for path in members.keys() {
@@ -274,7 +287,20 @@ fn dist_info(wheel: &Wheel<'_>, members: &BTreeMap<TreePath, Member>) -> Result<
             }
         }
     }
-    found.ok_or_else(|| invalid(wheel, "it has no `.dist-info` folder"))
+    let found = found.ok_or_else(|| invalid(wheel, "it has no `.dist-info` folder"))?;
+    let name = found.as_bytes().strip_suffix(b".dist-info").unwrap_or_default();
+    let name = name.rsplitn(2, |byte| *byte == b'-').last().unwrap_or_default();
+    let wanted = wheel.filename.split('-').next().unwrap_or_default();
+    if normalized(name) != normalized(wanted.as_bytes()) {
+        return Err(invalid(wheel, format!("its `{found}` is another distribution's")));
+    }
+    Ok(found)
+}
+
+/// A distribution's name as it is compared (packaging.python.org, "Names and normalization").
+fn normalized(name: &[u8]) -> Vec<u8> {
+    let parts = name.split(|byte| b"-_.".contains(byte)).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(&b'-').to_ascii_lowercase()
 }
 
 /// A wheel's `RECORD`: path, hash and size a line, as CSV.
@@ -299,8 +325,8 @@ fn with_interpreter(script: &[u8], interpreter: &str) -> Vec<u8> {
     if !script.starts_with(b"#!python") {
         return script.to_vec();
     }
-    let rest = script.iter().position(|byte| *byte == b'\n').map_or(&b""[..], |end| &script[end..]);
-    [b"#!", interpreter.as_bytes(), rest].concat()
+    let rest = script.iter().position(|byte| *byte == b'\n').map_or(&b""[..], |end| &script[end + 1..]);
+    [b"#!", interpreter.as_bytes(), b"\n", rest].concat()
 }
 
 /// `to` as seen from the folder `from`; both stand below the same root.

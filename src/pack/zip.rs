@@ -1,8 +1,9 @@
 //! The members of a zip archive (APPNOTE 6.3), as contents that can be copied without inflating.
 //!
 //! Nothing an archive says is believed before it is checked: names are unique and stay inside,
-//! ranges lie in the file and do not overlap, the number of members is the recorded one. CRC-32 and
-//! size are checked where a member is inflated ([`super::Contents`]).
+//! ranges lie in the file and do not overlap, the number of members is the recorded one. The CRC-32
+//! of a stored member is checked here, for its content says no more of it; that of a deflated one,
+//! and its size, where it is inflated ([`super::Contents`]).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,6 +12,7 @@ use assemble_layers::{BlobDigest, Content, TreePath};
 use fs_err::File;
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveEntryWayfinder};
 
+use super::content::for_each_piece;
 use crate::{Error, Kind, Result};
 
 /// One file of the archive.
@@ -30,6 +32,7 @@ pub fn members(path: &Path, blob: BlobDigest, name: &str) -> Result<BTreeMap<Tre
     let invalid = |what: String| Error::new(Kind::Input, format!("`{name}` is no sound zip archive: {what}"));
     let from_zip = |error: rawzip::Error| invalid(error.to_string());
     let file = File::open(path)?;
+    let stored = file.try_clone()?;
     let size = file.metadata()?.len();
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let archive = ZipArchive::from_file(file.into_parts().0, &mut buffer).map_err(from_zip)?;
@@ -60,12 +63,25 @@ pub fn members(path: &Path, blob: BlobDigest, name: &str) -> Result<BTreeMap<Tre
     let mut ranges = Vec::with_capacity(found.len());
     let mut members = BTreeMap::new();
     for (path, wayfinder, header) in found {
-        let (start, end) = archive.get_entry(wayfinder).map_err(from_zip)?.compressed_data_range();
+        let wrong = |how: String| invalid(format!("its member `{path}` {how}"));
+        let entry = archive.get_entry(wayfinder).map_err(|error| wrong(format!("cannot be found: {error}")))?;
+        let (start, end) = entry.compressed_data_range();
         if start > end || end > size {
-            return Err(invalid(format!("its member `{path}` ends after the file does")));
+            return Err(wrong("ends after the file does".to_owned()));
         }
         ranges.push((start, end));
-        let content = header.content(blob, start, end - start).map_err(|how| invalid(format!("its member `{path}` {how}")))?;
+        let content = header.content(blob, start, end - start).map_err(wrong)?;
+        if let Content::Plain { offset, length, .. } = content {
+            let mut crc32 = crc32fast::Hasher::new();
+            for_each_piece(&stored, offset, length, &mut buffer, &mut |piece| {
+                crc32.update(piece);
+                Ok(())
+            })?;
+            let found = crc32.finalize();
+            if found != header.crc32 {
+                return Err(wrong(format!("has the CRC-32 {found:08x}, and {:08x} was recorded", header.crc32)));
+            }
+        }
         if members.insert(path.clone(), Member { content, mode: header.mode }).is_some() {
             return Err(invalid(format!("two of its members are named `{path}`")));
         }

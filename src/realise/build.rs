@@ -108,7 +108,7 @@ impl Realisation<'_> {
                 FileSource::Literal(bytes) => builder.literal(path, &bytes.0, entry.mode)?,
                 FileSource::Project { path: source, sha256, .. } => {
                     let file = self.engine.project.join(source.as_path());
-                    let bytes = fs_err::read(&file)?;
+                    let bytes = fs_err::read(&file).map_err(crate::project::unreadable)?;
                     if Sha256::of(&bytes) != *sha256 {
                         return Err(Error::new(Kind::Input, format!("`{}` changed while it was read", file.display()))
                             .hint("run it again when the file is whole"));

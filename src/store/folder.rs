@@ -1,9 +1,12 @@
 //! The store on this machine's disk.
 
 use std::io::{self, BufRead, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use assemble_layers::{BlobDigest, DiffId, Key, Sha256, Tree, digest::Hasher};
 use fs_err as fs;
@@ -19,11 +22,19 @@ use crate::{Error, Kind, Result};
 /// The format of the folder. A store of another version is refused, never touched.
 const VERSION: &str = "1\n";
 
+/// A draft is written in a moment: one that is older was left by a process that was killed.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How the names of drafts begin.
+const DRAFT: &str = "draft-";
+
 /// A store in a folder. Cheap to share; every method may be called from many threads and by many
 /// processes at once.
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
+    /// Whether somebody has looked for what killed processes left.
+    tidied: AtomicBool,
 }
 
 impl Store {
@@ -35,7 +46,7 @@ impl Store {
         let store = Self::at(folder.into())?;
         if store.version()?.is_none() {
             store.initialise().map_err(|error| {
-                Error::from(error)
+                error
                     .within(format!("the store `{}` cannot be written", store.folder.display()))
                     .hint("`--store DIR` or `ASSEMBLE_STORE` names another")
             })?;
@@ -57,7 +68,7 @@ impl Store {
     }
 
     fn at(folder: PathBuf) -> Result<Self> {
-        Ok(Self { folder: std::path::absolute(folder)? })
+        Ok(Self { folder: std::path::absolute(folder)?, tidied: AtomicBool::new(false) })
     }
 
     fn version(&self) -> Result<Option<()>> {
@@ -78,13 +89,11 @@ impl Store {
         }
     }
 
-    fn initialise(&self) -> io::Result<()> {
+    fn initialise(&self) -> Result<()> {
         for name in ["blobs", "spliced", "trees", "records", "logs", "roots", "partial", "locks", "tmp"] {
             fs::create_dir_all(self.folder.join(name))?;
         }
-        let draft = self.folder.join(format!("tmp/version-{}", std::process::id()));
-        fs::write(&draft, VERSION)?;
-        fs::rename(draft, self.folder.join("version"))
+        self.write_whole(&self.folder.join("version"), VERSION.as_bytes())
     }
 
     pub fn folder(&self) -> &Path {
@@ -296,13 +305,18 @@ impl Store {
     /// # Errors
     /// Those of the disk.
     pub fn working_folder(&self) -> Result<WorkingFolder> {
-        static ABANDONED_REMOVED: AtomicBool = AtomicBool::new(false);
-        if !ABANDONED_REMOVED.swap(true, Ordering::Relaxed) {
+        if !self.tidied.swap(true, Ordering::Relaxed) {
             self.remove_abandoned()?;
         }
         let tmp = self.folder.join("tmp");
-        let lock = tempfile::Builder::new().prefix("work-").suffix(".lock").tempfile_in(&tmp)?;
-        lock.as_file().lock()?;
+        let lock = loop {
+            let lock = tempfile::Builder::new().prefix("work-").suffix(".lock").tempfile_in(&tmp)?;
+            lock.as_file().lock()?;
+            // Until it was locked, another process may have thought it abandoned.
+            if lock.path().exists() {
+                break lock;
+            }
+        };
         let path = lock.path().with_extension("");
         fs::create_dir(&path)?;
         let (file, lock_path) = lock.keep().map_err(|error| error.error)?;
@@ -311,18 +325,19 @@ impl Store {
 
     fn remove_abandoned(&self) -> Result<()> {
         for entry in fs::read_dir(self.folder.join("tmp"))? {
-            let lock_path = entry?.path();
-            if lock_path.extension().is_none_or(|extension| extension != "lock") {
-                continue;
-            }
-            // A lock file that is gone belongs to a process that ended just now.
-            let Ok(lock) = File::open(&lock_path) else { continue };
-            if lock.file().try_lock().is_ok() {
-                let folder = lock_path.with_extension("");
-                if folder.exists() {
-                    Sandbox::default().remove(&folder)?;
+            let path = entry?.path();
+            // What is gone belongs to a process that ended just now.
+            let Ok(file) = File::open(&path) else { continue };
+            if path.extension().is_some_and(|extension| extension == "lock") {
+                if file.file().try_lock().is_ok() {
+                    remove_folder(&path.with_extension(""))?;
+                    remove_if_there(&path)?;
                 }
-                remove_if_there(&lock_path)?;
+            } else if path.file_name().is_some_and(|name| name.as_bytes().starts_with(DRAFT.as_bytes())) {
+                let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
+                if age > ABANDONED {
+                    remove_if_there(&path)?;
+                }
             }
         }
         Ok(())
@@ -336,7 +351,11 @@ impl Store {
 
     /// Writes a file that is there whole or not at all.
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut draft = tempfile::Builder::new().prefix("draft-").tempfile_in(self.folder.join("tmp"))?;
+        let mut draft = tempfile::Builder::new()
+            .prefix(DRAFT)
+            // As any new file: others may take from this store.
+            .permissions(PermissionsExt::from_mode(0o666))
+            .tempfile_in(self.folder.join("tmp"))?;
         draft.write_all(bytes)?;
         draft.persist(path).map_err(|error| error.error)?;
         Ok(())
@@ -381,7 +400,7 @@ impl WorkingFolder {
 impl Drop for WorkingFolder {
     /// What cannot be removed now is removed by the next process.
     fn drop(&mut self) {
-        if Sandbox::default().remove(&self.path).is_ok() {
+        if remove_folder(&self.path).is_ok() {
             let _ = fs::remove_file(&self.lock_path);
         }
     }
@@ -395,6 +414,16 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     };
     // What cannot be read counts as not there: it is made again, and written over.
     Ok(serde_json::from_slice(&bytes).ok())
+}
+
+/// Removes a folder of work. What a sandbox made may belong to subordinate ids, and only its helper
+/// can remove that.
+fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Sandbox::default().remove(folder),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

@@ -1,0 +1,260 @@
+//! Keys and identities: what they are today, so that a change of them is never an accident.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use assemble_layers::derivation::{
+    DebInput, Fetch, FileEntry, FileSource, Files, Layout, Origin, Output, Relocation, Run, UnpackDebs,
+    UnpackWheels, WheelInput,
+};
+use assemble_layers::tree::RawBytes;
+use assemble_layers::{Builder, Graph, Sha256, TreePath};
+use proptest::prelude::*;
+use support::{Bench, Member, fetch, member, path, scheme, zip};
+
+const PLATFORM: &str = "linux/amd64";
+
+fn digest(number: u8) -> Sha256 {
+    Sha256::from_bytes([number; 32])
+}
+
+fn text(text: &str) -> RawBytes {
+    RawBytes(text.as_bytes().to_vec())
+}
+
+/// One of each kind of what a file may come from.
+fn all_files() -> Files {
+    let entry = |name: &str, mode, source| FileEntry { path: path(name), mode, source };
+    let project = FileSource::Project { path: path("src/x"), sha256: Sha256::of(b"x"), size: 1 };
+    Files {
+        entries: vec![
+            entry("app", 0o755, FileSource::Directory),
+            entry("app/link", 0o777, FileSource::Symlink(text("x"))),
+            entry("app/literal", 0o644, FileSource::Literal(text("literal"))),
+            entry("app/x", 0o755, project),
+        ],
+    }
+}
+
+fn wheels(layout: Layout) -> Builder<Sha256> {
+    let wheel = |filename: &str, number, requested| WheelInput {
+        filename: filename.into(),
+        file: digest(number),
+        requested,
+    };
+    Builder::UnpackWheels(UnpackWheels {
+        wheels: vec![wheel("a.whl", 1, false), wheel("b.whl", 2, true)],
+        layout,
+    })
+}
+
+fn run(output: Output) -> Builder<Sha256> {
+    Builder::Run(Run {
+        root: vec![digest(1), digest(2)],
+        command: vec!["make".into(), "all".into()],
+        environment: [("A".to_owned(), "1".to_owned()), ("B".to_owned(), String::new())].into(),
+        working_directory: "/src".into(),
+        output,
+    })
+}
+
+#[test]
+fn keys_are_these() {
+    let relocation = |from: &str, to: Option<&str>| Relocation { from: from.to_owned(), to: to.map(path) };
+    let debs = Builder::UnpackDebs(UnpackDebs {
+        over: vec![digest(1)],
+        packages: vec![DebInput { package: "libc6".into(), file: digest(2), automatic: true }],
+    });
+    for (builder, key) in [
+        (
+            Builder::Fetch(fetch("a.whl", b"a")),
+            "8f95cdbc299f99421bafafd6e359a1b870799a8f8e94a8c40621adfee007acdc",
+        ),
+        (debs, "cf9e806e043cd7b1544ffd3637e6258bf713279e470cb64f30da2718bcf7b05c"),
+        (wheels(Layout::Site(scheme())), "37bfaf2c53a7c0d4b81e304a0bccf6dfed85f58695f80b31f1911f18cd27e98d"),
+        (
+            wheels(Layout::Relocate(vec![relocation("a/*", Some("opt")), relocation("b", None)])),
+            "d874304bfd90e0d011fc398e0beee682c610b1267b7d218681b7a11f9c5d5b75",
+        ),
+        (Builder::Files(all_files()), "712aeb475acc598d36b95d490e42db3d78ae82a1b52c6a7f9b254553b7beb15f"),
+        (run(Output::Difference), "d85a43cca6eb5bbb9585f1d71db669823c8569d2b596032c03aebdeebec28da3"),
+        (
+            run(Output::Folder(path("out"))),
+            "e93a5b083ee762891384b0a6d3f756d0b4a46923c7e299a7b58634c4adb0f475",
+        ),
+    ] {
+        assert_eq!(
+            builder.key(PLATFORM).hex(),
+            key,
+            "the key of this changed, and every store and cache is empty now: {builder:#?}"
+        );
+    }
+}
+
+/// The builders that need no sandbox; those that do are held in `tests/sandbox.rs`.
+#[test]
+fn trees_are_these() {
+    let bench = Bench::new();
+    bench.write("project/src/x", "x");
+    let mut graph = Graph::default();
+    let files = graph.add("files", Builder::Files(all_files()));
+    let (files, _) = bench.tree(&graph, files).unwrap();
+
+    let script = Member { mode: 0o755, ..member("demo-1.data/scripts/run", "#!python\n") };
+    let info = |name: &str, text: &str| member(&format!("demo-1.dist-info/{name}"), text);
+    let members = [
+        member("demo/__init__.py", "pass\n".repeat(9)),
+        script,
+        info("entry_points.txt", "[console_scripts]\ndemo = demo:main\n"),
+        info("RECORD", ""),
+    ];
+    let wheels = [("demo-1-py3-none-any.whl", zip(&members))];
+    let (site, _) = bench.wheels(&wheels, Layout::Site(scheme())).unwrap();
+    let rules = ["demo", "demo-1.data", "demo-1.dist-info"]
+        .map(|from| Relocation { from: from.into(), to: Some(path("opt")) });
+    let (relocated, _) = bench.wheels(&wheels, Layout::Relocate(rules.to_vec())).unwrap();
+    for (builder, found, wanted) in [
+        ("files", files, "949b061aa217f60d612147725564497111e344ee3194ca3f035404cc6c0e9a7e"),
+        ("unpack-wheels", site, "36dfdc002ad7eae26dabb6f4edbd7587930d93aa64519fdf559b1e8135598dbe"),
+        ("unpack-wheels", relocated, "668395de02e7776448f97707bd99667aebda01d490752f0f71558db1ba1500d2"),
+    ] {
+        assert_eq!(
+            found.hex(),
+            wanted,
+            "`{builder}` makes another tree of the same input: raise the builder's version in \
+             layers/src/derivation.rs, then write the new diffID and key here"
+        );
+    }
+}
+
+#[test]
+fn a_key_is_of_its_platform() {
+    let builder = run(Output::Difference);
+    assert_ne!(builder.key(PLATFORM), builder.key("linux/arm64"));
+}
+
+/// Few texts, so that equal ones and such as differ by a border are met.
+fn word() -> impl Strategy<Value = String> {
+    "[ab]{0,2}"
+}
+
+fn tree_path() -> impl Strategy<Value = TreePath> {
+    "[ab]{1,2}(/[ab])?".prop_map(|text| path(&text))
+}
+
+fn input() -> impl Strategy<Value = Sha256> {
+    (0..2u8).prop_map(digest)
+}
+
+fn list<T: Strategy>(of: T) -> impl Strategy<Value = Vec<T::Value>> {
+    prop::collection::vec(of, 0..3)
+}
+
+fn any_builder() -> impl Strategy<Value = Builder<Sha256>> {
+    let origin = prop_oneof![
+        (word(), word()).prop_map(|(suite, path)| Origin::Debian { suite, path }),
+        (word(), prop::option::of(word())).prop_map(|(project, source)| Origin::Python { project, source }),
+    ];
+    let fetch = (word(), input(), 0..2u64, origin)
+        .prop_map(|(file, sha256, size, origin)| Builder::Fetch(Fetch { file, sha256, size, origin }));
+    let deb = (word(), input(), any::<bool>()).prop_map(|(package, file, automatic)| DebInput {
+        package,
+        file,
+        automatic,
+    });
+    let debs = (list(input()), list(deb))
+        .prop_map(|(over, packages)| Builder::UnpackDebs(UnpackDebs { over, packages }));
+    let rule = (word(), prop::option::of(tree_path())).prop_map(|(from, to)| Relocation { from, to });
+    let layout = prop_oneof![
+        (word(), word()).prop_map(|(interpreter, installer)| {
+            Layout::Site(assemble_layers::python::Scheme { interpreter, installer, ..scheme() })
+        }),
+        list(rule).prop_map(Layout::Relocate),
+    ];
+    let wheel = (word(), input(), any::<bool>()).prop_map(|(filename, file, requested)| WheelInput {
+        filename,
+        file,
+        requested,
+    });
+    let wheels = (list(wheel), layout)
+        .prop_map(|(wheels, layout)| Builder::UnpackWheels(UnpackWheels { wheels, layout }));
+    let source = prop_oneof![
+        Just(FileSource::Directory),
+        word().prop_map(|target| FileSource::Symlink(text(&target))),
+        word().prop_map(|literal| FileSource::Literal(text(&literal))),
+        (tree_path(), input(), 0..2u64).prop_map(|(path, sha256, size)| FileSource::Project {
+            path,
+            sha256,
+            size
+        }),
+    ];
+    let entry =
+        (tree_path(), 0..2u32, source).prop_map(|(path, mode, source)| FileEntry { path, mode, source });
+    let files = list(entry).prop_map(|entries| Builder::Files(Files { entries }));
+    let output = prop_oneof![Just(Output::Difference), tree_path().prop_map(Output::Folder)];
+    let environment = prop::collection::btree_map(word(), word(), 0..3);
+    let run = (list(input()), list(word()), environment, word(), output).prop_map(
+        |(root, command, environment, working_directory, output)| {
+            Builder::Run(Run { root, command, environment, working_directory, output })
+        },
+    );
+    prop_oneof![fetch, debs, wheels, files, run]
+}
+
+/// A builder without what is no part of what it makes: where a file comes from.
+fn essence(builder: &Builder<Sha256>) -> Builder<Sha256> {
+    let mut builder = builder.clone();
+    match &mut builder {
+        Builder::Fetch(fetch) => {
+            fetch.file.clear();
+            fetch.origin = Origin::Debian { suite: String::new(), path: String::new() };
+        }
+        Builder::Files(files) => {
+            for entry in &mut files.entries {
+                if let FileSource::Project { path: from, .. } = &mut entry.source {
+                    *from = path("anywhere");
+                }
+            }
+        }
+        _ => {}
+    }
+    builder
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn keys_are_equal_where_the_builders_are(builders in prop::collection::vec(any_builder(), 2..60)) {
+        let mut known = BTreeMap::new();
+        for builder in &builders {
+            let essence = essence(builder);
+            let first = known.entry(builder.key(PLATFORM)).or_insert_with(|| essence.clone());
+            prop_assert_eq!(first, &essence, "one key for two builders");
+            prop_assert_eq!(essence.key(PLATFORM), builder.key(PLATFORM), "a key of where a file comes from");
+        }
+    }
+
+    #[test]
+    fn builders_are_mapped_input_by_input(builder in any_builder()) {
+        let mut met = Vec::new();
+        let mapped = builder.try_map(|input| {
+            met.push(input.clone());
+            Ok::<_, ()>((met.len(), input.clone()))
+        }).unwrap();
+        prop_assert_eq!(met.iter().collect::<Vec<_>>(), builder.inputs());
+        let numbers: Vec<usize> = mapped.inputs().into_iter().map(|(number, _)| *number).collect();
+        prop_assert_eq!(numbers, (1..=met.len()).collect::<Vec<_>>());
+        prop_assert_eq!(mapped.try_map(|(_, input)| Ok::<_, ()>(input.clone())).unwrap(), builder.clone());
+        if !met.is_empty() {
+            prop_assert_eq!(builder.try_map(|_| Err::<Sha256, _>("first")), Err("first"));
+        }
+    }
+
+    #[test]
+    fn builders_survive_json(builder in any_builder()) {
+        let json = serde_json::to_string(&builder).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Builder<Sha256>>(&json).unwrap(), builder);
+    }
+}
