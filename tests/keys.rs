@@ -240,13 +240,13 @@ proptest! {
     fn builders_are_mapped_input_by_input(builder in any_builder()) {
         let mut met = Vec::new();
         let mapped = builder.try_map(|input| {
-            met.push(input.clone());
-            Ok::<_, ()>((met.len(), input.clone()))
+            met.push(*input);
+            Ok::<_, ()>((met.len(), *input))
         }).unwrap();
         prop_assert_eq!(met.iter().collect::<Vec<_>>(), builder.inputs());
         let numbers: Vec<usize> = mapped.inputs().into_iter().map(|(number, _)| *number).collect();
         prop_assert_eq!(numbers, (1..=met.len()).collect::<Vec<_>>());
-        prop_assert_eq!(mapped.try_map(|(_, input)| Ok::<_, ()>(input.clone())).unwrap(), builder.clone());
+        prop_assert_eq!(mapped.try_map(|(_, input)| Ok::<_, ()>(*input)).unwrap(), builder.clone());
         if !met.is_empty() {
             prop_assert_eq!(builder.try_map(|_| Err::<Sha256, _>("first")), Err("first"));
         }

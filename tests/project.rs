@@ -171,7 +171,7 @@ fn a_file_that_cannot_be_read_is_named() {
     const TEST: &str = "a_file_that_cannot_be_read_is_named";
     let unreadable = |bench: &Bench| {
         let file = bench.write("project/secret", "");
-        std::fs::set_permissions(file, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(file, PermissionsExt::from_mode(0o000)).unwrap();
         refused(read(bench), &["project/secret", ".dockerignore"]);
     };
     if folder_of_child().is_some() || !rustix::process::geteuid().is_root() {

@@ -165,6 +165,57 @@ mod tests {
         assert!(console_scripts("[gui_scripts]\nnothing\n").is_err());
     }
 
+    /// As Poetry 2.5.1 was seen to write it.
+    #[test]
+    fn an_editable_install_is_poetrys() {
+        let folder = |text: &str| TreePath::new(text).unwrap();
+        let scheme = Scheme {
+            library: folder("lib"),
+            scripts: folder("bin"),
+            data: folder("data"),
+            headers: folder("include"),
+            interpreter: "/usr/bin/python3".to_owned(),
+            installer: "poetry".to_owned(),
+        };
+        let entry_points = "[console_scripts]\ndemo = demo:Main.run\n".to_owned();
+        let root = RootPackage {
+            name: "demo-app".to_owned(),
+            version: "1".to_owned(),
+            dist_info: "demo_app-1.dist-info".to_owned(),
+            paths: None,
+            files: [("entry_points.txt".to_owned(), entry_points)].into(),
+        };
+        let entries = editable(&root, &scheme, "/app").unwrap();
+        let texts: Vec<(String, String)> = entries
+            .iter()
+            .map(|entry| match &entry.source {
+                FileSource::Literal(RawBytes(bytes)) => {
+                    (format!("{:o} {}", entry.mode, entry.path), String::from_utf8(bytes.clone()).unwrap())
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let names: Vec<&str> = texts.iter().map(|(name, _)| &name[..]).collect();
+        assert_eq!(
+            names,
+            [
+                "644 lib/demo_app.pth",
+                "755 bin/demo",
+                "644 lib/demo_app-1.dist-info/entry_points.txt",
+                "644 lib/demo_app-1.dist-info/INSTALLER",
+                "644 lib/demo_app-1.dist-info/direct_url.json",
+                "644 lib/demo_app-1.dist-info/RECORD",
+            ]
+        );
+        assert_eq!(texts[0].1, "/app\n");
+        assert!(texts[1].1.contains("from demo import Main\n") && texts[1].1.contains("sys.exit(Main.run())"));
+        assert_eq!(texts[4].1, r#"{"dir_info": {"editable": true}, "url": "file:///app"}"#);
+        let record = &texts[5].1;
+        assert_eq!(record.matches("\r\n").count(), names.len());
+        assert!(record.starts_with("/lib/demo_app.pth,sha256="), "{record}");
+        assert!(record.ends_with("\r\n/lib/demo_app-1.dist-info/RECORD,,\r\n"), "{record}");
+    }
+
     #[test]
     fn fields_are_quoted_where_needed() {
         assert_eq!(csv_field("a b"), "a b");

@@ -106,7 +106,8 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut parts = text.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
+        let digits = part.get(..2).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
         bytes.extend_from_slice(&part.as_bytes()[2..]);
     }
     Some(bytes)
@@ -313,6 +314,22 @@ mod tests {
             let text = serde_json::to_string(&path).unwrap();
             assert_eq!(serde_json::from_str::<TreePath>(&text).unwrap(), path, "{text}");
         }
+    }
+
+    #[test]
+    fn other_texts_are_no_paths() {
+        for text in ["%", "%4", "%+1", "%zz", "%é", "a%2F", "%2e%2e/a", "%00"] {
+            assert!(serde_json::from_value::<TreePath>(text.into()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_stands_below_a_folder_is_no_matter_of_letters() {
+        let path = |text: &str| TreePath::new(text).unwrap();
+        assert!(path("a/b").is_within(&path("a")) && path("a").is_within(&path("a")));
+        assert!(!path("ab").is_within(&path("a")) && !path("a").is_within(&path("a/b")));
+        assert_eq!((path("a/b").parent(), path("a").parent()), (Some(path("a")), None));
+        assert!(path("a").join("../b").is_err() && path("a").join("/b").is_err());
     }
 
     #[test]

@@ -231,7 +231,8 @@ pub fn output(command: &mut Command) -> Vec<u8> {
 
 /// Says on the real standard error, which the test harness does not hold back, why nothing is tested.
 pub fn skipped(reason: &str) {
-    writeln!(std::io::stderr(), "skipped: {reason}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "skipped: {reason}").unwrap();
 }
 
 /// This test program again, running one of its tests as a child that finds `ASSEMBLE_TEST_FOLDER`.
