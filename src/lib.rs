@@ -74,7 +74,6 @@
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
 //!   copied into place by a `run` step.
 
-
 mod error;
 
 pub mod cli;

@@ -56,7 +56,12 @@ pub fn tools(graph: &mut Graph, lock: &Lock) -> Result<Layer, RecipeError> {
 ///
 /// # Errors
 /// A group that the manifest has not.
-pub fn poetry_install(graph: &mut Graph, lock: &Lock, with: &[&str], large: u64) -> Result<Layers, RecipeError> {
+pub fn poetry_install(
+    graph: &mut Graph,
+    lock: &Lock,
+    with: &[&str],
+    large: u64,
+) -> Result<Layers, RecipeError> {
     let groups = selected(lock, with)?;
     let there: BTreeSet<&str> = lock.python.tools.iter().map(|tool| tool.name.as_str()).collect();
     let wanted = |distribution: &&Distribution| {
@@ -75,7 +80,8 @@ pub fn poetry_install(graph: &mut Graph, lock: &Lock, with: &[&str], large: u64)
 }
 
 fn selected<'a>(lock: &'a Lock, with: &[&'a str]) -> Result<BTreeSet<&'a str>, RecipeError> {
-    let required = lock.python.groups.iter().filter(|(_, group)| !group.optional).map(|(name, _)| name.as_str());
+    let required =
+        lock.python.groups.iter().filter(|(_, group)| !group.optional).map(|(name, _)| name.as_str());
     let mut groups: BTreeSet<&str> = required.collect();
     for group in with {
         if !lock.python.groups.contains_key(*group) {
@@ -100,7 +106,8 @@ pub fn layers<'a>(
         created_by: format!("{}: {name}", group.created_by),
     };
     let large = large.into_iter().map(|one| layer(format!("{} {}", one.name, one.version), &[one])).collect();
-    let small = (!small.is_empty()).then(|| layer(format!("{}, {} small ones", group.what, small.len()), &small));
+    let small =
+        (!small.is_empty()).then(|| layer(format!("{}, {} small ones", group.what, small.len()), &small));
     Layers { large, small }
 }
 
@@ -108,7 +115,8 @@ fn unpack(graph: &mut Graph, name: &str, distributions: &[&Distribution], layout
     let wheels = distributions.iter().map(|distribution| WheelInput {
         filename: distribution.file.name.clone(),
         file: fetch(graph, distribution),
-        requested: distribution.requested && matches!(layout, Layout::Site(scheme) if scheme.installer == PIP),
+        requested: distribution.requested
+            && matches!(layout, Layout::Site(scheme) if scheme.installer == PIP),
     });
     let wheels = wheels.collect();
     graph.add(name, Builder::UnpackWheels(UnpackWheels { wheels, layout: layout.clone() }))

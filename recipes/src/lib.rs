@@ -29,7 +29,9 @@ impl Recipes for SpectralMc {
         match environment("BUILD_FROM_SOURCE").as_deref() {
             None | Some("" | "false") => Ok(binary::VARIANT),
             Some("true") => Ok("source"),
-            Some(other) => Err(RecipeError(format!("`BUILD_FROM_SOURCE` is `{other}`, neither `true` nor `false`"))),
+            Some(other) => {
+                Err(RecipeError(format!("`BUILD_FROM_SOURCE` is `{other}`, neither `true` nor `false`")))
+            }
         }
     }
 
@@ -54,7 +56,8 @@ impl Recipes for SpectralMc {
             },
             python: PythonRequirements {
                 tools: texts(&TOOLS),
-                collections: [(layers::cuda::COLLECTION.to_owned(), texts(&layers::cuda::DISTRIBUTIONS))].into(),
+                collections: [(layers::cuda::COLLECTION.to_owned(), texts(&layers::cuda::DISTRIBUTIONS))]
+                    .into(),
             },
         }
     }

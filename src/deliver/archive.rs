@@ -92,8 +92,11 @@ pub fn to_writer(store: &Store, image: &Assembled, names: &[Reference], out: &mu
 /// Those of the disk and the store; a folder that holds something else.
 pub fn to_folder(store: &Store, image: &Assembled, names: &[Reference], folder: &Path) -> Result<()> {
     if folder.exists() && !folder.join("oci-layout").exists() && fs::read_dir(folder)?.next().is_some() {
-        return Err(Error::new(Kind::Usage, format!("`{}` is neither empty nor an OCI layout", folder.display()))
-            .hint("name another folder, or a file that ends in `.tar`"));
+        return Err(Error::new(
+            Kind::Usage,
+            format!("`{}` is neither empty nor an OCI layout", folder.display()),
+        )
+        .hint("name another folder, or a file that ends in `.tar`"));
     }
     fs::create_dir_all(folder.join("blobs/sha256"))?;
     let mut members = members(image, names)?;
@@ -153,7 +156,12 @@ fn copy_range(source: &File, mut offset: u64, length: u64, file: &mut std::fs::F
             Ok(0) => break,
             Ok(_) => {}
             // Across file systems, or where the kernel cannot: by hand.
-            Err(rustix::io::Errno::XDEV | rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+            Err(
+                rustix::io::Errno::XDEV
+                | rustix::io::Errno::INVAL
+                | rustix::io::Errno::NOSYS
+                | rustix::io::Errno::OPNOTSUPP,
+            ) => {
                 let mut reader = File::open(source.path())?;
                 reader.seek(SeekFrom::Start(offset))?;
                 offset += std::io::copy(&mut std::io::Read::take(reader, end - offset), file)?;
@@ -170,6 +178,9 @@ fn check_size(store: &Store, digest: BlobDigest, copied: u64, size: u64) -> Resu
         return Ok(());
     }
     store.discard_blob(digest)?;
-    Err(Error::new(Kind::Store, format!("the blob `{digest}` has {copied} bytes in the store, and should have {size}"))
-        .hint("it was removed; run the command again, and it is made again"))
+    Err(Error::new(
+        Kind::Store,
+        format!("the blob `{digest}` has {copied} bytes in the store, and should have {size}"),
+    )
+    .hint("it was removed; run the command again, and it is made again"))
 }

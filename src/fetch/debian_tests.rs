@@ -52,13 +52,7 @@ fn the_variables_count_when_the_flags_are_silent() {
 
 #[test]
 fn nothing_known_names_the_variables() {
-    let archives = Archives::find(
-        &Machine::new::<&str, &str>(std::path::Path::new("/nowhere"), []),
-        None,
-        None,
-        0,
-        false,
-    );
+    let archives = Archives::find(&Machine::default(), None, None, 0, false);
     let error = archives.unwrap().of("bookworm").unwrap_err();
     let text = error.to_string();
     assert!(text.contains(MIRROR) && text.contains(SNAPSHOT), "{text}");

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// No `Debug`: the variables may hold credentials.
+/// No `Debug`: the variables may hold credentials. The default one has no variables and no files.
 #[derive(Clone, Default)]
 pub struct Machine {
     variables: BTreeMap<String, String>,
-    root: PathBuf,
+    root: Option<PathBuf>,
 }
 
 impl Machine {
@@ -27,7 +27,7 @@ impl Machine {
         variables: impl IntoIterator<Item = (Name, Value)>,
     ) -> Self {
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        Self { variables, root: root.to_owned() }
+        Self { variables, root: Some(root.to_owned()) }
     }
 
     /// A variable that is set, and not to nothing.
@@ -37,14 +37,16 @@ impl Machine {
 
     /// The text of a file, if it is there and this user may read it.
     pub fn read(&self, path: impl AsRef<Path>) -> Option<String> {
-        let bytes = fs_err::read(self.locate(path.as_ref())).ok()?;
+        let bytes = fs_err::read(self.locate(path.as_ref())?).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The files of a folder whose names end so, sorted by name, as absolute paths of the machine.
     pub fn list(&self, folder: &str, ending: &str) -> Vec<PathBuf> {
-        let Ok(entries) = fs_err::read_dir(self.locate(Path::new(folder))) else { return Vec::new() };
+        let entries = self.locate(Path::new(folder)).and_then(|folder| fs_err::read_dir(folder).ok());
         let mut names: Vec<_> = entries
+            .into_iter()
+            .flatten()
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| !name.starts_with('.') && name.ends_with(ending))
             .collect();
@@ -62,7 +64,7 @@ impl Machine {
         named.or_else(|| Some(self.home()?.join(".config")))
     }
 
-    fn locate(&self, path: &Path) -> PathBuf {
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    fn locate(&self, path: &Path) -> Option<PathBuf> {
+        Some(self.root.as_ref()?.join(path.strip_prefix("/").unwrap_or(path)))
     }
 }

@@ -8,9 +8,9 @@ mod address;
 mod date;
 pub mod debian;
 pub mod http;
-mod network;
 mod login;
 mod machine;
+mod network;
 pub mod python;
 
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ pub struct Configuration {
     pub debian_mirror: Option<String>,
     /// `--debian-snapshot`.
     pub debian_snapshot: Option<String>,
-    /// The lock's time, in seconds since 1970: which snapshot is asked for.
+    /// Which snapshot is asked for, in seconds since 1970: the lock's time, or now when locking.
     pub timestamp: u64,
     /// Whether an expired Release is no error.
     pub tolerate_expired: bool,

@@ -49,7 +49,10 @@ fn parse(text: &str) -> Result<Lock> {
     match value.get("version").and_then(toml::Value::as_integer) {
         Some(version) if version == i64::from(VERSION) => {}
         Some(version) => {
-            return Err(Error::new(Kind::Input, format!("it is of version {version}, and this program reads {VERSION}")));
+            return Err(Error::new(
+                Kind::Input,
+                format!("it is of version {version}, and this program reads {VERSION}"),
+            ));
         }
         None => return Err(Error::new(Kind::Input, "it names no `version`")),
     }
@@ -62,13 +65,24 @@ fn parse(text: &str) -> Result<Lock> {
 fn check(lock: &Lock) -> Result<()> {
     for (index, package) in lock.debian.package.iter().enumerate() {
         if package.path.split('/').any(|part| part.is_empty() || part == "..") {
-            return Err(Error::new(Kind::Input, format!("the path `{}` of `{}` is none", package.path, package.name)));
+            return Err(Error::new(
+                Kind::Input,
+                format!("the path `{}` of `{}` is none", package.path, package.name),
+            ));
         }
-        if lock.debian.package[..index].iter().any(|other| other.name == package.name && other.architecture == package.architecture) {
+        if lock.debian.package[..index]
+            .iter()
+            .any(|other| other.name == package.name && other.architecture == package.architecture)
+        {
             return Err(Error::new(Kind::Input, format!("it names `{}` twice", package.name)));
         }
     }
-    let distributions = lock.python.packages.iter().chain(&lock.python.tools).chain(lock.python.collections.values().flatten());
+    let distributions = lock
+        .python
+        .packages
+        .iter()
+        .chain(&lock.python.tools)
+        .chain(lock.python.collections.values().flatten());
     for distribution in distributions {
         let name = &distribution.file.name;
         if name.contains('/') || name.starts_with('.') {

@@ -146,10 +146,11 @@ impl Deb {
         mut each: impl FnMut(Entry, &mut dyn Read) -> Result<()>,
     ) -> Result<()> {
         let mut file = BufReader::new(File::open(&self.path)?);
-        let data = open_member(&mut file, &self.data, threads).map_err(|error| invalid(&self.path, &error))?;
+        let data =
+            open_member(&mut file, &self.data, threads).map_err(|error| invalid(&self.path, &error))?;
         let mut failure = None;
         let read = read_tar(Limited::new(data, DATA_LIMIT), |header, names, content| {
-            let entry = entry(header, names)?;
+            let entry = entry(header, &names)?;
             each(entry, content).map_err(|error| {
                 failure = Some(error);
                 malformed("stopped")
@@ -458,7 +459,7 @@ fn tree_path(name: &[u8]) -> io::Result<Option<TreePath>> {
     TreePath::new(name).map(Some).map_err(|error| malformed(error.to_string()))
 }
 
-fn entry(header: &Header, names: Names) -> io::Result<Entry> {
+fn entry(header: &Header, names: &Names) -> io::Result<Entry> {
     let path = tree_path(&names.path)?;
     let shown = || text(&names.path).into_owned();
     let link = || names.link.clone().ok_or_else(|| malformed(format!("its link `{}` says nothing", shown())));
@@ -587,7 +588,9 @@ mod tests {
         let entries = Deb::open(file.path()).and_then(|deb| {
             deb.entries(1, |entry, content| {
                 let mut bytes = Vec::new();
-                content.read_to_end(&mut bytes).map_err(|error| Error::new(Kind::Input, error.to_string()))?;
+                content
+                    .read_to_end(&mut bytes)
+                    .map_err(|error| Error::new(Kind::Input, error.to_string()))?;
                 read.push((entry.path.map(|path| path.to_string()).unwrap_or_default(), bytes));
                 Ok(())
             })
@@ -631,7 +634,8 @@ mod tests {
         let tar = tar(FILES);
         let (one, two) = tar.split_at(700);
         let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"xyz"].concat();
-        let expected: Vec<_> = FILES.iter().map(|(path, content)| (path[2..].to_owned(), content.to_vec())).collect();
+        let expected: Vec<_> =
+            FILES.iter().map(|(path, content)| (path[2..].to_owned(), content.to_vec())).collect();
         for (name, bytes) in [
             ("data.tar", tar.clone()),
             ("data.tar.gz", [gzip(one), gzip(two)].concat()),
@@ -645,7 +649,9 @@ mod tests {
     #[test]
     fn bytes_after_a_compressed_member_are_refused() {
         let tar = tar(FILES);
-        for (name, bytes) in [("data.tar.gz", gzip(&tar)), ("data.tar.xz", xz(&tar)), ("data.tar.zst", zstd(&tar))] {
+        for (name, bytes) in
+            [("data.tar.gz", gzip(&tar)), ("data.tar.xz", xz(&tar)), ("data.tar.zst", zstd(&tar))]
+        {
             assert!(read(&package(name, &[&bytes[..], b"more"].concat())).is_err(), "{name} with more");
             assert!(read(&package(name, &bytes[..bytes.len() - 9])).is_err(), "{name} cut short");
         }
@@ -707,7 +713,8 @@ mod tests {
     fn what_inflates_without_end_is_stopped() {
         let zeros = gzip(&vec![0; 1 << 20]);
         let first = gzip(header("./control", EntryType::Regular, 1 << 32).as_bytes());
-        let bomb: Vec<u8> = first.into_iter().chain(zeros.iter().copied().cycle().take(zeros.len() * 65)).collect();
+        let bomb: Vec<u8> =
+            first.into_iter().chain(zeros.iter().copied().cycle().take(zeros.len() * 65)).collect();
         refused(&ar(&[VERSION, ("control.tar.gz", &bomb), ("data.tar", b"")]), "inflates to over 64 MiB");
     }
 }

@@ -55,7 +55,12 @@ impl Packing {
 ///
 /// # Errors
 /// A blob that cannot be read; a literal file that cannot be written.
-pub fn pack(tree: &Tree, contents: &mut Contents<'_>, literal: impl Write, threads: usize) -> Result<Packing> {
+pub fn pack(
+    tree: &Tree,
+    contents: &mut Contents<'_>,
+    literal: impl Write,
+    threads: usize,
+) -> Result<Packing> {
     let mut packer = Packer::new(literal, threads);
     for entry in tree.entries() {
         packer.plain(&tar::header(entry)?)?;
@@ -117,7 +122,12 @@ impl<W: Write> Packer<W> {
         Ok(())
     }
 
-    fn plain_content(&mut self, path: &TreePath, content: &Content, contents: &mut Contents<'_>) -> Result<()> {
+    fn plain_content(
+        &mut self,
+        path: &TreePath,
+        content: &Content,
+        contents: &mut Contents<'_>,
+    ) -> Result<()> {
         contents.read(path, content, &mut |piece| self.plain(piece))
     }
 

@@ -112,7 +112,9 @@ impl<'a> Downloads<'a> {
             };
             match taken {
                 Ok(()) => return Ok(true),
-                Err(error) => self.engine.warn(format!("the cache `{}` is passed over: {error}", cache.name())),
+                Err(error) => {
+                    self.engine.warn(format!("the cache `{}` is passed over: {error}", cache.name()))
+                }
             }
         }
         Ok(false)

@@ -28,6 +28,8 @@
 //!   dpkg does not see it.
 //! - PAX headers, devices and bzip2 are refused.
 
+mod claims;
+mod content;
 mod database;
 mod files;
 mod obsolete;
@@ -36,6 +38,7 @@ mod record;
 mod root;
 mod scripts;
 mod stanza;
+mod triggers;
 mod version;
 
 #[cfg(test)]
@@ -47,13 +50,15 @@ use std::thread;
 
 use fs_err as fs;
 
-use self::database::{Accounts, Database, Diversions, FileTriggers, STATUS};
-use self::files::{Lower, Unpacker};
+use self::claims::Lower;
+use self::database::{Accounts, Database, Diversions, STATUS};
+use self::files::Unpacker;
 use self::obsolete::Left;
 use self::package::Package;
 use self::record::Record;
 use self::root::Root;
 use self::scripts::{NoServices, Scripts};
+use self::triggers::FileTriggers;
 use super::{Command, DebFile};
 use crate::Result;
 
@@ -63,7 +68,11 @@ use crate::Result;
 ///
 /// # Errors
 /// A package is broken, two of them want one path, or a script fails.
-pub fn unpack(root: &Path, packages: &[DebFile], execute: &mut dyn FnMut(&Command) -> Result<()>) -> Result<()> {
+pub fn unpack(
+    root: &Path,
+    packages: &[DebFile],
+    execute: &mut dyn FnMut(&Command) -> Result<()>,
+) -> Result<()> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let packages = package::open_all(packages, threads)?;
     let root = Root::new(root);
@@ -189,11 +198,11 @@ fn make_merged_folders(root: &Root, architecture: &str) -> Result<()> {
     let names = ["bin", "sbin", "lib"].into_iter().chain(is_64.then_some("lib64"));
     for name in names {
         let target = format!("usr/{name}");
-        fs::create_dir_all(root.file(&target)?)?;
+        root.make_folder(&target)?;
         let link = root.file(name)?;
         if fs::symlink_metadata(&link).is_err() {
             fs::os::unix::fs::symlink(target, &link)?;
-            files::set_mtime(&link, assemble_layers::tree::MTIME)?;
+            content::set_mtime(&link, assemble_layers::tree::MTIME)?;
         }
     }
     Ok(())
@@ -202,7 +211,7 @@ fn make_merged_folders(root: &Root, architecture: &str) -> Result<()> {
 /// A database without packages.
 fn make_database(root: &Root, architecture: &str) -> Result<()> {
     for folder in ["alternatives", "info", "parts", "triggers", "updates"] {
-        fs::create_dir_all(root.file(&format!("var/lib/dpkg/{folder}"))?)?;
+        root.make_folder(&format!("var/lib/dpkg/{folder}"))?;
     }
     root.write("var/lib/dpkg/info/format", b"1\n")?;
     root.write("var/lib/dpkg/arch", format!("{architecture}\n").as_bytes())?;

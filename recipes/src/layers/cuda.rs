@@ -39,7 +39,8 @@ pub fn layers(graph: &mut Graph, lock: &Lock) -> Result<Vec<Layer>, RecipeError>
         return Err(RecipeError(format!("the lock has no collection `{COLLECTION}`")));
     };
     let layout = Layout::Relocate(rules()?);
-    let group = Group { what: "cuda", step: "base", created_by: DISTRIBUTIONS[0], layout, large: wheels::LARGE };
+    let group =
+        Group { what: "cuda", step: "base", created_by: DISTRIBUTIONS[0], layout, large: wheels::LARGE };
     let layers = wheels::layers(graph, &group, components.iter());
     let mut all = layers.large;
     all.extend(layers.small);

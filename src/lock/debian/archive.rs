@@ -81,9 +81,9 @@ impl Reader<'_> {
         if let Some(days) = release.expired_for(now_for(archive, self.now)) {
             let expired = wrong(format!("expired {days} days ago"));
             if !archive.may_be_expired {
-                let hint = "the mirror lags; `--allow-expired`, or apt's `Acquire::Check-Valid-Until \"false\"`, \
-                            accepts it";
-                return Err(Some(expired.hint(hint).detail(hint)));
+                let remedy =
+                    "if the mirror lags: `--allow-expired`, or apt's `Acquire::Check-Valid-Until \"false\"`";
+                return Err(Some(expired.detail(remedy)));
             }
             warnings.push(format!("{}: accepted, as configured", expired.message()));
         }

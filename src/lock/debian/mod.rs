@@ -47,8 +47,9 @@ pub struct Resolution {
     pub debian: Debian,
     /// Lines for the user: expired Releases that were accepted, packages that had to move.
     pub warnings: Vec<String>,
-    /// When the newest of the Releases was made, in seconds since 1970. `None` if nothing was read,
-    /// because nothing was to change.
+    /// When the newest of the Releases was made, in seconds since 1970: what a lock may give as its
+    /// time, so that the snapshot archive is asked for that day. `None` if nothing was read, because
+    /// nothing was to change.
     pub timestamp: Option<u64>,
 }
 
@@ -66,10 +67,9 @@ pub fn resolve(fetcher: &Fetcher, request: &Request<'_>) -> Result<Resolution> {
 }
 
 fn resolve_signed(fetcher: &Fetcher, request: &Request<'_>, keyring: &Keyring) -> Result<Resolution> {
-    if let Some(previous) = request.previous {
-        if previous.requirements == request.requirements && request.update.is_empty() {
-            return Ok(Resolution { debian: previous.debian.clone(), warnings: Vec::new(), timestamp: None });
-        }
+    let unchanged = request.previous.filter(|previous| previous.requirements == request.requirements);
+    if let Some(previous) = unchanged.filter(|_| request.update.is_empty()) {
+        return Ok(Resolution { debian: previous.debian.clone(), warnings: Vec::new(), timestamp: None });
     }
     fetcher.online("the list of Debian's packages")?;
     let requirements = request.requirements;
@@ -181,7 +181,7 @@ fn moved(universe: &Universe<'_>, request: &Request<'_>, debian: &Debian) -> Vec
     let line = |old: &Deb| {
         let new = now.get(old.name.as_str()).filter(|new| new.version != old.version)?;
         let why = match universe.exact(&old.name, &old.version) {
-            Some(_) => "others need it",
+            Some(_) => "the requirements need it",
             None => "the archive no longer lists the locked version",
         };
         Some(format!("`{}` moved from {} to {}: {why}", old.name, old.version, new.version))

@@ -85,7 +85,7 @@ impl<'u, 'a> Resolver<'u, 'a> {
     /// Adds a set over those before it.
     pub fn add_set(&mut self, set: &'a str, essential: bool, packages: &'a [String]) -> Result<(), Problem> {
         self.set = set;
-        // A later set may have more to say on what an earlier one could not have.
+        // Each set is a run of apt of its own.
         self.refused.clear();
         let mut wanted: Vec<(PackageId, Because<'a>)> = Vec::new();
         if essential {
@@ -279,7 +279,7 @@ impl<'u, 'a> Resolver<'u, 'a> {
 
     /// `Conflicts` and `Breaks`, both ways.
     fn check_conflicts(&self, new: &Chosen<'a>) -> Result<(), Problem> {
-        for old in self.chosen.values() {
+        for old in self.trail.iter().map(|name| &self.chosen[name]) {
             for (one, other) in [(new, old), (old, new)] {
                 if let Some((field, relation)) = self.conflict(one, other) {
                     return Err(self.conflicting(one, other, field, &relation));

@@ -161,7 +161,7 @@ fn locked_versions_move_when_they_must_or_may() {
     let more = requirements("a b c d");
     let resolution = archive.resolve(&Request { previous, ..request(&more) }, false).unwrap();
     assert_eq!(versions(&resolution.debian), ["a 1", "b 2", "c 2", "d 1"]);
-    assert_eq!(resolution.warnings[1], "`c` moved from 1 to 2: others need it");
+    assert_eq!(resolution.warnings[1], "`c` moved from 1 to 2: the requirements need it");
 }
 
 #[test]

@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fs_err as fs;
-
+use super::content::Attributes;
 use super::package::full_name;
-use super::root::{Root, remove};
+use super::root::Root;
 use super::stanza::Stanza;
 use super::version::Relation;
 use crate::{Error, Kind, Result};
@@ -17,7 +16,6 @@ pub const STATUS: &str = "var/lib/dpkg/status";
 const EXTENDED_STATES: &str = "var/lib/apt/extended_states";
 const DIVERSIONS: &str = "var/lib/dpkg/diversions";
 const STATOVERRIDE: &str = "var/lib/dpkg/statoverride";
-const FILE_TRIGGERS: &str = "var/lib/dpkg/triggers/File";
 
 /// A package that the root has, or had but for its conffiles.
 pub struct Installed {
@@ -124,8 +122,11 @@ impl Database {
     pub fn read_files(&mut self, root: &Root) -> Result<()> {
         for package in self.packages.iter_mut().filter(|package| package.is_present()) {
             let list = root.read(&package.info("list"))?.ok_or_else(|| {
-                Error::new(Kind::Input, format!("dpkg's database has no list of `{}`'s files", package.full_name()))
-                    .detail("without it nobody knows whom a file belongs to")
+                Error::new(
+                    Kind::Input,
+                    format!("dpkg's database has no list of `{}`'s files", package.full_name()),
+                )
+                .detail("without it nobody knows whom a file belongs to")
             })?;
             let lines = list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
             package.files = lines.map(<[u8]>::to_vec).collect();
@@ -218,15 +219,13 @@ impl Accounts {
     }
 }
 
-/// An owner and mode that count over the package's (dpkg-statoverride(1)).
-pub struct Override {
-    pub uid: u32,
-    pub gid: u32,
-    pub mode: u32,
-}
-
-/// `var/lib/dpkg/statoverride`, by path with its slash.
-pub fn read_overrides(root: &Root, users: &Accounts, groups: &Accounts) -> Result<HashMap<Vec<u8>, Override>> {
+/// `var/lib/dpkg/statoverride`: owners and modes that count over the package's (dpkg-statoverride(1)),
+/// by path with its slash.
+pub fn read_overrides(
+    root: &Root,
+    users: &Accounts,
+    groups: &Accounts,
+) -> Result<HashMap<Vec<u8>, Attributes>> {
     let text = root.read(STATOVERRIDE)?.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let overrides = text.lines().map(|line| {
@@ -235,127 +234,11 @@ pub fn read_overrides(root: &Root, users: &Accounts, groups: &Accounts) -> Resul
             let uid = users.parse(words.next()?)?;
             let gid = groups.parse(words.next()?)?;
             let mode = u32::from_str_radix(words.next()?, 8).ok()? & 0o7777;
-            Some((words.next()?.as_bytes().to_vec(), Override { uid, gid, mode }))
+            Some((words.next()?.as_bytes().to_vec(), Attributes { uid, gid, mode }))
         };
         read().ok_or_else(|| Error::new(Kind::Input, format!("`/{STATOVERRIDE}` has a line `{line}`")))
     });
     overrides.collect()
-}
-
-/// Who is interested in which paths: lines `PATH PACKAGE`, with `/noawait` where dpkg need not wait.
-#[derive(Default)]
-pub struct FileTriggers {
-    lines: Vec<String>,
-    paths: BTreeSet<Vec<u8>>,
-}
-
-impl FileTriggers {
-    pub fn read(root: &Root) -> Result<Self> {
-        let text = root.read(FILE_TRIGGERS)?.unwrap_or_default();
-        let lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(ToOwned::to_owned).collect();
-        let paths = lines.iter().filter_map(|line| line.split(' ').next()).map(|path| path.as_bytes().to_vec());
-        Ok(Self { paths: paths.collect(), lines })
-    }
-
-    pub fn is_interesting(&self, path: &[u8]) -> bool {
-        self.paths.contains(path)
-    }
-
-    /// The path and the folders above it that someone is interested in.
-    pub fn interested_in(&self, path: &[u8]) -> Vec<Vec<u8>> {
-        if self.paths.is_empty() {
-            return Vec::new();
-        }
-        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(index, _)| index);
-        let prefixes = slashes.skip(1).chain([path.len()]).map(|end| &path[..end]);
-        prefixes.filter(|prefix| self.is_interesting(prefix)).map(<[u8]>::to_vec).collect()
-    }
-
-    fn change(&mut self, package: &str, old: &BTreeSet<String>, new: &[(String, bool)]) {
-        let is = |line: &str, path: &str| interest(line) == Some((path, package));
-        self.lines.retain(|line| {
-            let gone = |path: &String| is(line, path) && new.iter().all(|(path, _)| !is(line, path));
-            !old.iter().any(gone)
-        });
-        for (path, wait) in new {
-            let line = format!("{path} {package}{}", option(*wait));
-            match self.lines.iter_mut().find(|line| is(line, path)) {
-                Some(known) => *known = line,
-                None => self.lines.push(line),
-            }
-        }
-    }
-
-    fn write(&self, root: &Root) -> Result<()> {
-        match self.lines.is_empty() {
-            true => remove(&root.file(FILE_TRIGGERS)?),
-            false => root.write(FILE_TRIGGERS, lines(&self.lines).as_bytes()),
-        }
-    }
-}
-
-/// Path and package of a line.
-fn interest(line: &str) -> Option<(&str, &str)> {
-    let (path, package) = line.split_once(' ')?;
-    Some((path, package.split('/').next().unwrap_or(package)))
-}
-
-fn option(wait: bool) -> &'static str {
-    if wait { "" } else { "/noawait" }
-}
-
-fn lines(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("{line}\n")).collect()
-}
-
-/// A package's interests, those of its old version and those of its new one.
-pub struct InterestChange {
-    pub package: String,
-    pub old: BTreeSet<String>,
-    pub new: Vec<(String, bool)>,
-}
-
-/// Writes who is interested in what, as dpkg does on unpacking (`lib/dpkg/triglib.c`).
-pub fn write_interests(root: &Root, changes: &[InterestChange]) -> Result<()> {
-    let mut files = FileTriggers::read(root)?;
-    let is_path = |name: &str| name.starts_with('/');
-    for change in changes {
-        let paths: Vec<_> = change.new.iter().filter(|(name, _)| is_path(name)).cloned().collect();
-        files.change(&change.package, &change.old, &paths);
-        let old = change.old.iter().filter(|name| change.new.iter().all(|(new, _)| new != *name));
-        for name in old.filter(|name| !is_path(name)) {
-            write_explicit(root, name, &change.package, None)?;
-        }
-        for (name, wait) in change.new.iter().filter(|(name, _)| !is_path(name)) {
-            write_explicit(root, name, &change.package, Some(*wait))?;
-        }
-    }
-    files.write(root)
-}
-
-/// `triggers/NAME`: an interested package a line.
-fn write_explicit(root: &Root, name: &str, package: &str, wait: Option<bool>) -> Result<()> {
-    let path = format!("var/lib/dpkg/triggers/{name}");
-    let text = root.read(&path)?.unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let others = text.lines().filter(|line| line.split('/').next() != Some(package));
-    let mut kept: Vec<String> = others.map(ToOwned::to_owned).collect();
-    kept.extend(wait.map(|wait| format!("{package}{}", option(wait))));
-    match kept.is_empty() {
-        true => remove(&root.file(&path)?),
-        false => root.write(&path, lines(&kept).as_bytes()),
-    }
-}
-
-/// Adds activations to those that the next dpkg takes up; `-` is nobody's, so none waits for them,
-/// which does not matter where all is configured in one run.
-pub fn write_activations(root: &Root, names: &BTreeSet<Vec<u8>>) -> Result<()> {
-    const UNINCORP: &str = "var/lib/dpkg/triggers/Unincorp";
-    let mut text = root.read(UNINCORP)?.unwrap_or_default();
-    for name in names {
-        text.extend_from_slice(&[&name[..], b" -\n"].concat());
-    }
-    root.write(UNINCORP, &text)
 }
 
 /// Writes which packages are there as dependencies only (apt-mark(8)); what is not in the set stays.
@@ -363,7 +246,8 @@ pub fn write_automatic(root: &Root, set: &[(String, bool)], native: &str) -> Res
     let text = root.read(EXTENDED_STATES)?.unwrap_or_default();
     let mut stanzas = Stanza::parse_all(&text, EXTENDED_STATES)?;
     let before = stanzas.len();
-    let automatic: BTreeMap<&str, bool> = set.iter().map(|(name, automatic)| (&name[..], *automatic)).collect();
+    let automatic: BTreeMap<&str, bool> =
+        set.iter().map(|(name, automatic)| (&name[..], *automatic)).collect();
     stanzas.retain(|stanza| automatic.get(&stanza.text("Package")[..]) != Some(&false));
     for (name, _) in automatic.iter().filter(|(_, automatic)| **automatic) {
         if stanzas.iter().all(|stanza| stanza.text("Package") != *name) {
@@ -374,6 +258,6 @@ pub fn write_automatic(root: &Root, set: &[(String, bool)], native: &str) -> Res
     if stanzas.is_empty() && before == 0 {
         return Ok(());
     }
-    fs::create_dir_all(root.file("var/lib/apt")?)?;
+    root.make_folder("var/lib/apt")?;
     root.write(EXTENDED_STATES, &stanzas.iter().flat_map(Stanza::to_bytes).collect::<Vec<_>>())
 }

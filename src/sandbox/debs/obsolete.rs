@@ -1,42 +1,25 @@
 //! What an upgrade leaves of the old version: nothing but conffiles (`pkg_remove_old_files` in
 //! dpkg's `src/main/unpack.c`).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::io::ErrorKind;
 
 use fs_err as fs;
 
+use super::claims::Lower;
+use super::content::{identity, md5_of};
 use super::database::{Installed, InstalledConffile};
-use super::files::{Lower, Placed, identity, md5_of};
-use super::package::Package;
+use super::files::Placed;
+use super::package::{Conffile, Package};
 use super::root::{Root, remove};
 use crate::Result;
 
-/// The names of all files in the root, with the packages that ship them: those of the database by
-/// index, those of the set after them.
-pub struct Names(BTreeMap<Vec<u8>, Vec<usize>>);
-
-impl Names {
-    pub fn of(lower: &Lower, entries: &[Vec<Placed>]) -> Self {
-        let mut names: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
-        let count = lower.database.packages.len();
-        let kept = lower.database.packages.iter().enumerate();
-        for (index, package) in kept.filter(|(index, _)| !lower.upgraded.contains_key(index)) {
-            for name in &package.files {
-                names.entry(name.clone()).or_default().push(index);
-            }
-        }
-        for (index, entries) in entries.iter().enumerate() {
-            for placed in entries {
-                names.entry(placed.name.clone()).or_default().push(count + index);
-            }
-        }
-        Self(names)
-    }
-
-    fn is_used(&self, name: &[u8]) -> bool {
-        self.0.contains_key(name)
-    }
+/// The names of all files that packages ship: those of the root that stay, and the set.
+pub fn names<'a>(lower: &'a Lower, entries: &'a [Vec<Placed>]) -> HashSet<&'a [u8]> {
+    let installed = lower.database.packages.iter().enumerate();
+    let kept = installed.filter(|(index, _)| !lower.upgraded.contains_key(index));
+    let kept = kept.flat_map(|(_, package)| package.files.iter().map(Vec::as_slice));
+    kept.chain(entries.iter().flatten().map(|placed| &placed.name[..])).collect()
 }
 
 /// What became of a package's old version.
@@ -51,19 +34,20 @@ pub struct Left {
 pub fn remove_old(
     root: &Root,
     lower: &Lower,
-    names: &Names,
+    names: &HashSet<&[u8]>,
     old: &Installed,
     package: &Package,
     entries: &[Placed],
 ) -> Result<Left> {
     let mut left = Left::default();
     remove_conffiles_on_upgrade(root, lower, old, package)?;
-    let files: HashSet<_> = entries.iter().filter_map(|placed| identity(&root.on_disk(&placed.real))).collect();
+    let files: HashSet<_> =
+        entries.iter().filter_map(|placed| identity(&root.on_disk(&placed.real))).collect();
     let old_conffiles = old.conffiles();
     // From the end, so that folders come after what is in them.
     for name in old.files.iter().rev().filter(|name| name.len() > 1 && *name != b"/.") {
-        let ours = |conffile: &super::package::Conffile| conffile.path.as_bytes() == &name[1..];
-        if names.is_used(name) || package.conffiles.iter().any(ours) {
+        let ours = |conffile: &Conffile| conffile.path.as_bytes() == &name[1..];
+        if names.contains(&name[..]) || package.conffiles.iter().any(ours) {
             continue;
         }
         let diverted = lower.diversions.place(name, &old.name);
@@ -82,9 +66,10 @@ pub fn remove_old(
             continue;
         }
         left.triggers.extend(lower.triggers.interested_in(diverted));
-        match metadata.is_dir() {
-            true => remove_empty(&on_disk)?,
-            false => remove(&on_disk)?,
+        if metadata.is_dir() {
+            remove_empty(&on_disk)?;
+        } else {
+            remove(&on_disk)?;
         }
     }
     Ok(left)

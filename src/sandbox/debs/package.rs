@@ -6,6 +6,7 @@ use std::thread;
 
 use assemble_layers::tree::TreePath;
 
+use super::database::Installed;
 use super::stanza::Stanza;
 use super::version::Relation;
 use crate::pack::deb::Deb;
@@ -92,7 +93,10 @@ impl Package {
         let named = |text: &str| plain(text) && !text.contains([':', '_', '~']);
         let path = file.path.display();
         if !named(&self.name) || !named(&self.architecture) || !plain(&self.version) {
-            return Err(Error::new(Kind::Input, format!("`{path}` has no proper name, version and architecture")));
+            return Err(Error::new(
+                Kind::Input,
+                format!("`{path}` has no proper name, version and architecture"),
+            ));
         }
         if self.name != file.package {
             return Err(Error::new(Kind::Input, format!("`{path}` is not the package `{}`", file.package))
@@ -117,6 +121,15 @@ impl Package {
 
     pub fn is_sibling(&self, other: &Self) -> bool {
         self.name == other.name && self.same && other.same && self.architecture != other.architecture
+    }
+
+    /// Whether the installed package is this one for another architecture, side by side with it.
+    pub fn is_sibling_of(&self, installed: &Installed) -> bool {
+        self.name == installed.name
+            && self.same
+            && installed.same
+            && installed.is_present()
+            && self.architecture != installed.architecture
     }
 
     fn relations(&self, field: &str) -> Vec<Vec<Relation>> {
@@ -217,7 +230,12 @@ fn needed(
     let unmet = groups.filter(|group| !group.iter().any(installed));
     let providers = unmet.flat_map(|group| {
         let provides = |candidate: &Package| group.iter().any(|relation| candidate.provides(relation));
-        packages.iter().enumerate().filter(|(_, one)| provides(one)).map(|(index, _)| index).collect::<Vec<_>>()
+        packages
+            .iter()
+            .enumerate()
+            .filter(|(_, one)| provides(one))
+            .map(|(index, _)| index)
+            .collect::<Vec<_>>()
     });
     providers.collect()
 }

@@ -6,12 +6,15 @@ use std::os::unix::fs::PermissionsExt;
 
 use fs_err as fs;
 
-use super::database::{self, Installed, InstalledConffile, InterestChange, STATUS, info};
-use super::files::{Lower, Placed, Unpacked, set_mtime};
-use super::obsolete::{Left, Names, remove_old};
+use super::claims::Lower;
+use super::content::set_mtime;
+use super::database::{Installed, InstalledConffile, STATUS, info};
+use super::files::{Placed, Unpacked};
+use super::obsolete::{Left, names, remove_old};
 use super::package::{Package, parse_triggers};
 use super::root::{Root, remove};
 use super::stanza::Stanza;
+use super::triggers::{self, InterestChange};
 use crate::Result;
 
 /// A set that was unpacked, and what it was unpacked over.
@@ -25,7 +28,7 @@ pub struct Record {
 impl Record {
     /// Removes the files of old versions.
     pub fn remove_old(mut self, root: &Root, packages: &[Package]) -> Result<Self> {
-        let names = Names::of(&self.lower, &self.unpacked.entries);
+        let names = names(&self.lower, &self.unpacked.entries);
         for (old, index) in &self.lower.upgraded {
             let old = &self.lower.database.packages[*old];
             let entries = &self.unpacked.entries[*index];
@@ -51,8 +54,8 @@ impl Record {
             write_control(root, package, entries, old)?;
         }
         self.drop_lost(root)?;
-        database::write_interests(root, &interests)?;
-        database::write_activations(root, &self.activations(packages))?;
+        triggers::write_interests(root, &interests)?;
+        triggers::write_activations(root, &self.activations(packages))?;
         self.write_status(root, stanzas)
     }
 
@@ -62,7 +65,8 @@ impl Record {
         let owned = self.lower.database.packages.iter().filter(|package| package.is_present());
         let conffiles = owned.flat_map(|package| {
             let files: HashSet<&[u8]> = package.files.iter().map(Vec::as_slice).collect();
-            let conffiles = package.conffiles().into_iter().filter(move |conffile| files.contains(&conffile.path[..]));
+            let conffiles =
+                package.conffiles().into_iter().filter(move |conffile| files.contains(&conffile.path[..]));
             conffiles.map(|conffile| (conffile.path, conffile.hash))
         });
         conffiles.collect()
@@ -101,7 +105,8 @@ impl Record {
         if self.lower.database.is_empty() {
             return BTreeSet::new();
         }
-        let explicit = packages.iter().flat_map(|package| &package.triggers).filter(|trigger| !trigger.interest);
+        let explicit =
+            packages.iter().flat_map(|package| &package.triggers).filter(|trigger| !trigger.interest);
         let explicit = explicit.map(|trigger| trigger.name.as_bytes().to_vec());
         let removed = self.left.iter().flat_map(|left| left.triggers.iter().cloned());
         self.unpacked.triggers.iter().cloned().chain(explicit).chain(removed).collect()
@@ -154,7 +159,10 @@ fn conffiles(
         let placed = entries.iter().find(|placed| placed.name == path);
         let in_place = || placed.filter(|_| bare).and_then(|placed| placed.md5.clone());
         let before = own.iter().find(|own| own.path == path).map(|own| own.hash.clone());
-        let hash = before.or_else(|| known.get(&path).cloned()).or_else(in_place).unwrap_or_else(|| "newconffile".to_owned());
+        let hash = before
+            .or_else(|| known.get(&path).cloned())
+            .or_else(in_place)
+            .unwrap_or_else(|| "newconffile".to_owned());
         InstalledConffile { path, hash, obsolete: placed.is_none() }
     });
     new.chain(left.conffiles.iter().cloned()).collect()

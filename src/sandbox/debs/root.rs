@@ -6,8 +6,10 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
@@ -54,6 +56,19 @@ impl Root {
         let file = self.file(path)?;
         remove(&file)?;
         fs::File::create_new(&file)?.write_all(bytes)?;
+        Ok(fs::set_permissions(&file, Permissions::from_mode(0o644))?)
+    }
+
+    /// Makes a folder and those above it, mode 0755, unless they are there.
+    pub fn make_folder(&self, path: &str) -> Result<()> {
+        let slashes = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(index, _)| index);
+        for end in slashes.chain([path.len()]) {
+            let folder = self.on_disk(&self.follow(&path.as_bytes()[..end])?);
+            if !folder.is_dir() {
+                fs::create_dir(&folder)?;
+                fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
+            }
+        }
         Ok(())
     }
 
@@ -140,7 +155,9 @@ mod tests {
     #[test]
     fn links_lead_nowhere_but_into_the_root() {
         let folder = tempfile::tempdir().unwrap();
-        let link = |target: &str, path: &str| fs_err::os::unix::fs::symlink(target, folder.path().join(path)).unwrap();
+        let link = |target: &str, path: &str| {
+            fs_err::os::unix::fs::symlink(target, folder.path().join(path)).unwrap()
+        };
         fs::create_dir_all(folder.path().join("usr/lib")).unwrap();
         link("usr/lib", "lib");
         link("/usr", "absolute");

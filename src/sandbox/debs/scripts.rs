@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use fs_err as fs;
 
-use super::database::Database;
-use super::files::set_mtime;
+use super::content::set_mtime;
+use super::database::{Database, info};
 use super::package::Package;
 use super::root::{Root, remove};
 use crate::sandbox::Command;
@@ -29,7 +29,12 @@ pub struct Scripts<'a, 'b> {
 }
 
 impl<'a, 'b> Scripts<'a, 'b> {
-    pub fn new(root: &'a Root, execute: &'a mut Execute<'b>, packages: &[Package], database: &Database) -> Self {
+    pub fn new(
+        root: &'a Root,
+        execute: &'a mut Execute<'b>,
+        packages: &[Package],
+        database: &Database,
+    ) -> Self {
         let given = packages.iter().find(|package| package.name == "dpkg").map(|package| &package.version);
         let installed = || database.packages.iter().find(|one| one.name == "dpkg").map(|one| &one.version);
         let dpkg_version = given.or_else(installed).map_or(DPKG_VERSION, String::as_str).to_owned();
@@ -47,8 +52,14 @@ impl<'a, 'b> Scripts<'a, 'b> {
     }
 
     /// Runs the old version's script, or where it fails the new version's instead.
-    pub fn run_old(&mut self, package: &Package, name: &str, full_name: &str, old_version: &str) -> Result<()> {
-        let path = super::database::info(full_name, name);
+    pub fn run_old(
+        &mut self,
+        package: &Package,
+        name: &str,
+        full_name: &str,
+        old_version: &str,
+    ) -> Result<()> {
+        let path = info(full_name, name);
         if !self.root.file(&path)?.exists() {
             return Ok(());
         }

@@ -62,7 +62,6 @@ impl Stanza {
         }
     }
 
-
     /// The stanza as text, with the empty line that ends it.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -100,9 +99,11 @@ mod tests {
 
     #[test]
     fn stanzas_are_written_as_they_were_read() {
-        let text = b"Package: a\nDescription: short  \n long \n .\n\xe9\nConffiles:\n /etc/a 0\n\n\nPackage: b\n";
+        let text =
+            b"Package: a\nDescription: short  \n long \n .\n\xe9\nConffiles:\n /etc/a 0\n\n\nPackage: b\n";
         assert!(Stanza::parse_all(text, "status").is_err(), "a line without a colon");
-        let text = b"Package: a\nDescription: short  \n long \n .\n \xe9\nConffiles:\n /etc/a 0\n\nPackage: b\n\n";
+        let text =
+            b"Package: a\nDescription: short  \n long \n .\n \xe9\nConffiles:\n /etc/a 0\n\nPackage: b\n\n";
         let stanzas = Stanza::parse_all(text, "status").unwrap();
         assert_eq!(stanzas.iter().flat_map(Stanza::to_bytes).collect::<Vec<u8>>(), text);
         assert_eq!(stanzas[0].text("package"), "a");

@@ -13,20 +13,29 @@ fn chroot(root: &Path) -> impl FnMut(&Command) -> Result<()> {
         mount -t tmpfs none "$root/dev"; cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom "$root/dev/"
         mount -t tmpfs none "$root/tmp"; chmod 1777 "$root/tmp"
         exec chroot "$root" "$@""#;
-    let root = root.to_owned();
+    let (root, start) = (root.to_owned(), std::time::Instant::now());
+    let loud = std::env::var_os("ASSEMBLE_LOG").is_some();
     move |command| {
+        if loud {
+            eprintln!("{:?} {:?}", start.elapsed(), command.arguments);
+        }
         let output = process::Command::new("unshare")
             .args(["--fork", "--pid", "--mount", "--net", "--ipc", "sh", "-c", SCRIPT, "sh"])
             .arg(&root)
             .args(&command.arguments)
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .envs([("LC_ALL", "C.UTF-8"), ("SOURCE_DATE_EPOCH", "315532800"), ("TZ", "UTC"), ("HOME", "/root")])
+            .envs([
+                ("LC_ALL", "C.UTF-8"),
+                ("SOURCE_DATE_EPOCH", "315532800"),
+                ("TZ", "UTC"),
+                ("HOME", "/root"),
+            ])
             .envs(&command.environment)
             .stdin(process::Stdio::null())
             .output()?;
         let log = [output.stdout, output.stderr].concat();
-        if std::env::var_os("ASSEMBLE_LOG").is_some() {
+        if loud {
             eprintln!("{}", String::from_utf8_lossy(&log));
         }
         if output.status.success() {
@@ -38,16 +47,19 @@ fn chroot(root: &Path) -> impl FnMut(&Command) -> Result<()> {
 }
 
 /// Unpacks real packages, for comparison with what dpkg makes of them:
-/// `ASSEMBLE_ROOT=/tmp/root ASSEMBLE_DEBS=/tmp/debs cargo test --lib real_set -- --ignored`.
+/// `ASSEMBLE_ROOT=/tmp/root ASSEMBLE_DEBS=/tmp/debs cargo test --lib real_set -- --ignored`;
+/// `ASSEMBLE_EXPLICIT` names those that are not there as dependencies only.
 #[test]
 #[ignore = "needs packages"]
 fn real_set() {
     let root = PathBuf::from(std::env::var_os("ASSEMBLE_ROOT").expect("a folder for the root"));
     let debs = std::env::var_os("ASSEMBLE_DEBS").expect("a folder of packages");
+    let explicit = std::env::var("ASSEMBLE_EXPLICIT").unwrap_or_default();
     let debs = fs::read_dir(PathBuf::from(debs)).unwrap().map(|entry| {
         let path = entry.unwrap().path();
         let package = path.file_name().unwrap().to_str().unwrap().split('_').next().unwrap().to_owned();
-        DebFile { package, path, automatic: true }
+        let automatic = !explicit.split_whitespace().any(|name| name == package);
+        DebFile { package, path, automatic }
     });
     let start = std::time::Instant::now();
     unpack(&root, &debs.collect::<Vec<_>>(), &mut chroot(&root)).unwrap_or_else(|error| panic!("{error}"));
@@ -114,7 +126,8 @@ impl Oracle {
         }
         run(process::Command::new("sh").args(["-euc", source.files]).current_dir(&folder));
         if !source.without_md5sums {
-            let md5sums = "find * -path DEBIAN -prune -o -path etc -prune -o -type f -print | sort | xargs -r md5sum";
+            let md5sums =
+                "find * -path DEBIAN -prune -o -path etc -prune -o -type f -print | sort | xargs -r md5sum";
             let md5sums = run(process::Command::new("sh").args(["-euc", md5sums]).current_dir(&folder));
             fs::write(control.join("md5sums"), md5sums).unwrap();
         }
@@ -149,10 +162,14 @@ impl Oracle {
         for set in sets {
             self.ours(set).unwrap_or_else(|error| panic!("{error}"));
             self.theirs(set);
-            let ([ours, theirs], shown) = (["ours", "theirs"].map(|root| describe(&self.root(root))), set[0].version);
+            let ([ours, theirs], shown) =
+                (["ours", "theirs"].map(|root| describe(&self.root(root))), set[0].version);
             let missing: Vec<_> = theirs.iter().filter(|line| !ours.contains(line)).collect();
             let wrong: Vec<_> = ours.iter().filter(|line| !theirs.contains(line)).collect();
-            assert!(missing.is_empty() && wrong.is_empty(), "{shown}\ntheirs: {missing:#?}\nours: {wrong:#?}");
+            assert!(
+                missing.is_empty() && wrong.is_empty(),
+                "{shown}\ntheirs: {missing:#?}\nours: {wrong:#?}"
+            );
             for command in ["--audit", "--verify"] {
                 let [ours, theirs] = ["ours", "theirs"].map(|root| run(dpkg(&self.root(root)).arg(command)));
                 assert_eq!(ours, theirs, "{command}");
@@ -233,7 +250,13 @@ fn every_compression_is_read() {
     let Some(oracle) = Oracle::new() else { return };
     for compression in ["none", "gzip", "xz", "zstd"] {
         let files = format!("mkdir -p usr/{compression}; seq 100000 > usr/{compression}/file");
-        oracle.same(&[&[Source { name: compression, version: "1", files: &files, compression, ..Source::default() }]]);
+        oracle.same(&[&[Source {
+            name: compression,
+            version: "1",
+            files: &files,
+            compression,
+            ..Source::default()
+        }]]);
     }
 }
 
@@ -245,7 +268,8 @@ fn replaced_files_change_hands() {
         version: "1",
         fields,
         conffiles: "/etc/shared\n",
-        files: "mkdir -p usr/share etc; pwd > usr/share/file; ln -s file usr/share/link; echo conf > etc/shared
+        files:
+            "mkdir -p usr/share etc; pwd > usr/share/file; ln -s file usr/share/link; echo conf > etc/shared
             echo > usr/share/own-$(sed -n 's/^Package: //p' DEBIAN/control)",
         ..Source::default()
     };
@@ -269,7 +293,9 @@ fn conflicts_name_both_packages() {
     let error = oracle.ours(&[first, package("second", file)]).unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     assert_eq!(error.details(), ["`/usr/share/x`: `first` and `second`"]);
-    for files in [file, "mkdir -p usr/share/x; echo > usr/share/x/y", "mkdir -p usr/share; ln -s y usr/share/x"] {
+    for files in
+        [file, "mkdir -p usr/share/x; echo > usr/share/x/y", "mkdir -p usr/share; ln -s y usr/share/x"]
+    {
         let oracle = Oracle::new().unwrap();
         oracle.ours(&[first]).unwrap();
         let error = oracle.ours(&[package("second", files)]).unwrap_err();
@@ -302,7 +328,10 @@ fn diversions_overrides_and_links_are_obeyed() {
             echo > usr/bin/odd; echo > bin/plain; echo > usr/share/link/below/file; ln -s elsewhere usr/share/dir",
         ..Source::default()
     };
-    oracle.same(&[&[guest], &[Source { version: "2", files: "mkdir -p usr/share; ln -s x usr/share/y", ..guest }]]);
+    oracle.same(&[
+        &[guest],
+        &[Source { version: "2", files: "mkdir -p usr/share; ln -s x usr/share/y", ..guest }],
+    ]);
 }
 
 const PLAIN_FILES: Source<'_> = Source { conffiles: "", triggers: "", ..PLAIN };
@@ -338,4 +367,67 @@ fn no_link_of_the_root_leads_out() {
     let files = "mkdir -p usr/share/out/a usr/share/up; echo > usr/share/out/a/b; echo > usr/share/up/c";
     oracle.ours(&[Source { name: "through", version: "1", files, ..Source::default() }]).unwrap();
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+/// What runs in a root where nothing can run.
+fn commands(oracle: &Oracle, sources: &[Source<'_>]) -> Vec<String> {
+    let files: Vec<_> = sources.iter().map(|source| oracle.build(source)).collect();
+    let root = oracle.root("ours");
+    let mut commands = Vec::new();
+    let mut execute = |command: &Command| {
+        let script = command.arguments[0] != "dpkg";
+        let variable = |name: &str| command.environment.get(name).map_or("", String::as_str);
+        let package = format!("{} ", variable("DPKG_MAINTSCRIPT_PACKAGE"));
+        commands.push(format!(
+            "{}{}",
+            if script { package.as_str() } else { "" },
+            command.arguments.join(" ")
+        ));
+        if script {
+            assert!(root.join(&command.arguments[0][1..]).is_file());
+            assert!(root.join("usr/sbin/policy-rc.d").is_file());
+        } else {
+            run(dpkg(&root).args(&command.arguments[1..]));
+        }
+        Ok(())
+    };
+    unpack(&oracle.root("ours"), &files, &mut execute).unwrap();
+    assert!(!oracle.root("ours").join("usr/sbin/policy-rc.d").exists());
+    assert!(!oracle.root("ours").join("var/lib/dpkg/tmp.ci").exists());
+    commands
+}
+
+#[test]
+fn scripts_run_in_their_order_with_their_arguments() {
+    let Some(oracle) = Oracle::new() else { return };
+    const CONFIGURE: &str = "dpkg --force-confdef --force-confold --configure -a";
+    const PREINST: &str = "/var/lib/dpkg/tmp.ci/preinst";
+    let scripts =
+        "for name in preinst prerm postrm; do echo '#!/bin/sh' > DEBIAN/$name; chmod 755 DEBIAN/$name; done
+        mkdir -p usr/sbin";
+    let first = Source { name: "first", version: "1", files: scripts, ..Source::default() };
+    let install = format!("first {PREINST} install");
+    assert_eq!(commands(&oracle, &[first]), [&install[..], CONFIGURE]);
+    let expected = [
+        "first /var/lib/dpkg/info/first.prerm upgrade 2-1",
+        "first /var/lib/dpkg/tmp.ci/preinst upgrade 1 2-1",
+        "first /var/lib/dpkg/info/first.postrm upgrade 2-1",
+        CONFIGURE,
+    ];
+    let second = Source { version: "2-1", ..first };
+    assert_eq!(commands(&oracle, &[second]), expected);
+    // What is pre-depended on is configured first, with what it depends on itself.
+    let relations =
+        [("needy", "Pre-Depends: needed | other, first (>= 2)\n"), ("needed", "Depends: below (>= 1)\n")];
+    let mut set: Vec<_> = relations.map(|(name, fields)| Source { name, fields, ..first }).to_vec();
+    set.extend(["below", "aside"].map(|name| Source { name, ..first }));
+    let expected = [
+        &format!("below {PREINST} install"),
+        &format!("needed {PREINST} install"),
+        CONFIGURE,
+        &format!("aside {PREINST} install"),
+        &format!("needy {PREINST} install"),
+        CONFIGURE,
+    ];
+    assert_eq!(commands(&oracle, &set), expected);
 }

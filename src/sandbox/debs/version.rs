@@ -115,8 +115,8 @@ mod tests {
     #[test]
     fn versions_are_ordered_as_dpkg_orders_them() {
         let ascending = [
-            "0~rc1", "0", "1.0~~", "1.0~~a", "1.0~", "1.0", "1.0-0.1", "1.0-1", "1.0a", "1.0+b1", "1.0.1", "1.2",
-            "1.10", "1:0.1", "2:0~a",
+            "0~rc1", "0", "1.0~~", "1.0~~a", "1.0~", "1.0", "1.0-0.1", "1.0-1", "1.0a", "1.0+b1", "1.0.1",
+            "1.2", "1.10", "1:0.1", "2:0~a",
         ];
         for (index, lower) in ascending.iter().enumerate() {
             for higher in &ascending[index + 1..] {
