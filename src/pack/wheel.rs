@@ -268,7 +268,10 @@ impl<'a, 'b> Installation<'a, 'b> {
             // Headers have a folder for each distribution.
             "headers" => self.scheme.headers.join(text.split('-').next().unwrap_or_default())?,
             _ => {
-                return Err(invalid(self.wheel, format!("`{path}` belongs to the unknown scheme `{scheme}`")));
+                return Err(invalid(
+                    self.wheel,
+                    format!("`{path}` belongs to the unknown scheme `{scheme}`"),
+                ));
             }
         };
         let other_library = matches!(scheme, "purelib" | "platlib") && scheme != self.root;
