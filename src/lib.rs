@@ -74,6 +74,7 @@
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
 //!   copied into place by a `run` step.
 
+mod draft;
 mod error;
 
 pub mod cli;

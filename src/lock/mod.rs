@@ -18,6 +18,7 @@ use std::path::Path;
 use assemble_layers::lock::{Lock, Requirements, VERSION};
 use fs_err as fs;
 
+use crate::draft::Draft;
 use crate::{Error, Kind, Result};
 
 /// The lock's file name, in the project's folder.
@@ -97,13 +98,9 @@ fn check(lock: &Lock) -> Result<()> {
 /// # Errors
 /// Those of the disk.
 pub fn write(path: &Path, lock: &Lock) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut draft = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
+    let mut draft = Draft::new(path)?;
     draft.write_all(text(lock)?.as_bytes())?;
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    draft.as_file().set_permissions(readable)?;
-    draft.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    draft.finish()
 }
 
 /// A lock as text.

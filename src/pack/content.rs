@@ -133,7 +133,7 @@ pub(super) fn for_each_piece(
                 Kind::Store,
                 format!("`{}` is shorter than it was", file.path().display()),
             )
-            .hint("`assemble store verify` finds what is corrupt and removes it"));
+            .hint("remove it, and run the command again: it is fetched or built again"));
         }
         take(&buffer[..read])?;
         offset += read as u64;

@@ -28,6 +28,8 @@ const CONTROL_LIMIT: u64 = 64 << 20;
 const DATA_LIMIT: u64 = 16 << 30;
 /// A name; Linux takes paths of 4096 bytes.
 const NAME_LIMIT: u64 = 4096;
+/// Threads that decompress one package; each holds a block of some 30 MiB.
+const THREAD_LIMIT: u32 = 4;
 /// The dictionary of `xz -9` is 64 MiB; decoding takes little more.
 const DECODER_MEMORY: u64 = 256 << 20;
 
@@ -281,7 +283,10 @@ fn open_member<'a>(
 /// memory is not enough.
 fn xz_stream(threads: u32) -> io::Result<Stream> {
     let mut builder = MtStreamBuilder::new();
-    builder.threads(threads.max(1)).memlimit_threading(DECODER_MEMORY).memlimit_stop(DECODER_MEMORY);
+    builder
+        .threads(threads.clamp(1, THREAD_LIMIT))
+        .memlimit_threading(DECODER_MEMORY)
+        .memlimit_stop(DECODER_MEMORY);
     Ok(builder.decoder()?)
 }
 
@@ -582,11 +587,15 @@ mod tests {
 
     /// The paths and contents of a package, or what is wrong with it.
     fn read(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
+        read_with(bytes, 1)
+    }
+
+    fn read_with(bytes: &[u8], threads: u32) -> Result<Vec<(String, Vec<u8>)>, String> {
         let file = tempfile::Builder::new().suffix(".deb").tempfile().unwrap();
         fs_err::write(file.path(), bytes).unwrap();
         let mut read = Vec::new();
         let entries = Deb::open(file.path()).and_then(|deb| {
-            deb.entries(1, |entry, content| {
+            deb.entries(threads, |entry, content| {
                 let mut bytes = Vec::new();
                 content
                     .read_to_end(&mut bytes)
@@ -627,6 +636,21 @@ mod tests {
 
     fn zstd(bytes: &[u8]) -> Vec<u8> {
         ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    #[test]
+    fn blocks_are_read_by_several_threads() {
+        let content: Vec<u8> =
+            (0..1 << 20).map(|number: u32| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let mut blocks = MtStreamBuilder::new();
+        let stream = blocks.threads(2).block_size(1 << 16).preset(0).encoder().unwrap();
+        let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+        encoder.write_all(&tar(&[("a", &content)])).unwrap();
+        let package = package("data.tar.xz", &encoder.finish().unwrap());
+        for threads in [1, 2, 100] {
+            assert_eq!(read_with(&package, threads), Ok(vec![("a".to_owned(), content.clone())]));
+            assert!(read_with(&[&package[..], b"more"].concat(), threads).is_err());
+        }
     }
 
     #[test]

@@ -65,7 +65,22 @@ impl Realisation<'_> {
             if path.exists() && !is_intact(&path, digest)? {
                 self.engine.warn(format!("`{}` is corrupt in the store, and is fetched again", fetch.file));
                 self.engine.store.discard_blob(digest)?;
-                self.downloads.forget(fetch);
+                found = true;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what a tree refers to and what is no longer what its name says; whether there was
+    /// any, so that it pays to try again.
+    pub(super) fn discard_corrupt_content(&self, diff_id: DiffId) -> Result<bool> {
+        let store = self.engine.store;
+        let mut found = false;
+        for blob in store.tree(diff_id)?.unwrap_or_default().blobs() {
+            let path = store.blob_file(blob);
+            if path.exists() && !is_intact(&path, blob)? {
+                self.engine.warn(format!("the blob `{blob}` is corrupt in the store, and is made again"));
+                store.discard_blob(blob)?;
                 found = true;
             }
         }

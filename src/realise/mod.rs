@@ -285,7 +285,12 @@ impl<'a> Realisation<'a> {
         let started = Instant::now();
         let name = &self.graph.node(node).name;
         self.engine.send(Event::Packing { name: name.clone(), size: realised.size });
-        let packed = self.pack(realised.diff_id)?;
+        let packed = match self.pack(realised.diff_id) {
+            Err(_) if self.discard_corrupt_content(realised.diff_id)? => {
+                self.pack(self.tree_with_content(node)?.diff_id)
+            }
+            result => result,
+        }?;
         self.engine.send(Event::Packed { name: name.clone() });
         self.put_packed(key, name.clone(), packed, started.elapsed())?;
         Ok((packed, Had::Built, started.elapsed()))
@@ -309,6 +314,12 @@ impl<'a> Realisation<'a> {
         let mut contents = Contents::new(&file_of);
         let output = std::io::BufWriter::with_capacity(1 << 20, fs_err::File::create(&literal)?);
         let packing = gzip::pack(&tree, &mut contents, output, self.engine.jobs)?;
+        if packing.diff_id.is_some_and(|found| found != diff_id) {
+            return Err(Error::new(
+                Kind::Store,
+                format!("what the store holds of the tree `{diff_id}` is not that tree"),
+            ));
+        }
         store.adopt(&literal, packing.literal)?;
         if let Some(spliced) = packing.spliced() {
             store.put_spliced(packing.digest, &spliced)?;
