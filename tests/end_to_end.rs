@@ -81,7 +81,7 @@ fn missing() -> Option<String> {
 /// Around what captures a test's output: a skipped test and the time that each step takes are to be
 /// seen.
 fn say(line: &str) {
-    writeln!(std::io::stderr(), "{line}").unwrap();
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn step<T>(what: &str, run: impl FnOnce() -> T) -> T {

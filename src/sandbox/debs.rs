@@ -47,11 +47,11 @@ mod files;
 mod obsolete;
 mod package;
 mod record;
+mod relation;
 mod root;
 mod scripts;
 mod stanza;
 mod triggers;
-mod version;
 
 #[cfg(test)]
 mod tests;
