@@ -206,7 +206,7 @@ os.umask(0o022)
 packages = "/usr/local/lib/python3.11/dist-packages"
 with WheelFile.open(wheel) as source:
     schemes = {"purelib": packages, "platlib": packages, "scripts": "/usr/local/bin", "data": "/usr/local",
-               "headers": "/usr/local/include/python3.11/" + source.distribution}
+               "headers": "/usr/include/python3.11/" + source.distribution}
     to = SchemeDictionaryDestination(schemes, "/usr/bin/python3.11", "posix", destdir=root)
     install(source, to, {"INSTALLER": b"Poetry 2.5.1"})
 files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
@@ -270,7 +270,7 @@ fn the_record_names_every_file() {
         record.lines().map(without_hash).collect::<Vec<_>>(),
         [
             "../../../bin/demo 215",
-            "../../../include/python3.11/demo_pkg/demo.h 7",
+            "../../../../include/python3.11/demo_pkg/demo.h 7",
             "demo_pkg-1.0.dist-info/INSTALLER 12",
             "demo_pkg-1.0.dist-info/METADATA 50",
             "demo_pkg-1.0.dist-info/RECORD ",

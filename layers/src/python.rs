@@ -29,7 +29,8 @@ pub struct Scheme {
 pub const PIP: &str = "pip\n";
 
 impl Scheme {
-    /// Where Debian's Python finds what was installed system-wide (`posix_local`).
+    /// Where Debian's Python finds what was installed system-wide: its scheme `posix_local`, which
+    /// has its headers beside the interpreter's own, and not below `/usr/local`.
     ///
     /// # Errors
     /// A version of Python in the lock that is no part of a path.
@@ -39,7 +40,7 @@ impl Scheme {
             library: TreePath::new(format!("usr/local/lib/python{version}/dist-packages"))?,
             scripts: TreePath::new("usr/local/bin")?,
             data: TreePath::new("usr/local")?,
-            headers: TreePath::new(format!("usr/local/include/python{version}"))?,
+            headers: TreePath::new(format!("usr/include/python{version}"))?,
             interpreter: format!("/usr/bin/python{version}"),
             installer: installer.to_owned(),
         })

@@ -167,7 +167,7 @@ pub fn scheme() -> Scheme {
         library: path("usr/local/lib/python3.11/dist-packages"),
         scripts: path("usr/local/bin"),
         data: path("usr/local"),
-        headers: path("usr/local/include/python3.11"),
+        headers: path("usr/include/python3.11"),
         interpreter: "/usr/bin/python3.11".to_owned(),
         installer: "Poetry 2.5.1".to_owned(),
     }

@@ -1,0 +1,224 @@
+//! Poetry is the oracle: what `poetry install` makes on the example's image is what our layers hold,
+//! and with the exported lock it has nothing left to do there.
+
+#[path = "support/small.rs"]
+mod small;
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assemble::pack::Contents;
+use assemble::sandbox::{Bind, Command, Job, Sandbox, Task};
+use assemble::store::Store;
+use assemble_layers::derivation::Output;
+use assemble_layers::{BlobDigest, DiffId, Kind, Tree};
+use small::{Small, scene};
+use support::output;
+
+/// What belongs to neither: the project's own files, which Poetry's copy has with its lock.
+const PROJECT: &str = "app";
+
+/// How our tree differs from Poetry's, beside the times of files; none of it changes what is imported
+/// or run. (Neither has compiled files: Poetry makes none, and the sandbox leaves out Python's own.)
+const DIFFERENCES: [&str; 1] = [
+    // Poetry makes every folder of `site.getsitepackages()`, to see whether it could write there.
+    "usr/lib/python3.11/dist-packages: Poetry's alone",
+];
+
+#[test]
+fn our_layers_are_what_poetry_installs() {
+    let Some(small) = scene() else { return };
+    let image = Image::of(small);
+    let host = small.path("poetry");
+    fs::create_dir(&host).unwrap();
+    let project = small.project_copy("poetry/project");
+    export(small, &project);
+    let wheels = host.join("wheels");
+    for one in &small.lock.python.packages {
+        let blob = image.store.blob_file(BlobDigest(one.file.sha256));
+        let folder = wheels.join(&one.name);
+        fs::create_dir_all(&folder).unwrap();
+        if blob.exists() {
+            fs::copy(blob, folder.join(&one.file.name)).unwrap();
+        }
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/poetry_install.py");
+    fs::copy(script, host.join("poetry_install.py")).unwrap();
+
+    let mut command = Command::new([
+        "python3",
+        "/oracle/poetry_install.py",
+        "/oracle/project",
+        "/oracle/wheels",
+        "--with",
+        "notebook",
+    ]);
+    command.binds.push(Bind { source: host, target: PathBuf::from("/oracle") });
+    for (name, value) in [("HOME", "/tmp"), ("POETRY_CACHE_DIR", "/tmp/cache"), ("PATH", PATH)] {
+        command.environment.insert(name.to_owned(), value.to_owned());
+    }
+    let installed = ["poetry install", "application"];
+    let below = image.trees(|step| !installed.contains(&step));
+    let theirs = image.run(small, "poetry job", below, command, true);
+    let theirs = Files::of(&theirs.tree, &|_| theirs.tar.clone());
+
+    let mut ours = Files::default();
+    for diff_id in image.trees(|step| installed.contains(&step)) {
+        let tree = image.store.tree(diff_id).unwrap().unwrap();
+        ours.0.extend(Files::of(&tree, &|blob| image.store.blob_file(blob)).0);
+    }
+    assert!(theirs.0.len() > 500, "Poetry installed next to nothing");
+    assert_eq!(ours.differences(&theirs), DIFFERENCES);
+}
+
+#[test]
+fn poetry_has_nothing_left_to_do() {
+    let Some(small) = scene() else { return };
+    let image = Image::of(small);
+    let project = small.project_copy("dry run");
+    export(small, &project);
+    let lock = Bind { source: project.join("poetry.lock"), target: PathBuf::from("/app/poetry.lock") };
+    let script = "cd /app && poetry install --with notebook --dry-run --no-interaction --no-ansi";
+    let said = image.says(small, "dry run job", script, vec![lock]);
+    let summary = "Package operations: 0 installs, 0 updates, 0 removals";
+    assert!(said.iter().any(|line| line.starts_with(summary)), "{said:#?}");
+}
+
+#[test]
+fn the_image_works() {
+    let Some(small) = scene() else { return };
+    let image = Image::of(small);
+    for (number, (script, answer)) in [
+        ("python3 -m pip check", "No broken requirements found."),
+        ("cd / && small", "markupsafe "),
+        ("f2py -v", ""),
+        ("jp.py --help", "usage: jp.py"),
+        ("pygmentize -V", "Pygments version"),
+        ("ls /usr/include/python3.11/greenlet /usr/local/share/jupyter/labextensions", "greenlet.h"),
+        ("poetry check", "All set!"),
+        ("test ! -e /app/poetry.lock && test ! -e /app/assemble.lock && echo neither", "neither"),
+        ("dpkg --audit; dpkg --verify; echo silent", "silent"),
+        ("apt-get check", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let said = image.says(small, &format!("works {number}"), &format!("cd /app; {script}"), Vec::new());
+        assert!(said.iter().any(|line| line.contains(answer)), "{script}: {said:#?}");
+        assert!(answer != "silent" || said == ["silent"], "{script}: {said:#?}");
+    }
+}
+
+const PATH: &str = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin";
+
+/// Writes the lock as Poetry's, beside the project's manifest.
+fn export(small: &Small, project: &Path) {
+    let mut command = std::process::Command::new(&small.program);
+    command.args(["lock", "--export", "poetry", "--project"]).arg(project).arg("--store").arg(&small.store);
+    fs::write(project.join("poetry.lock"), output(&mut command)).unwrap();
+}
+
+/// The image as trees, in a store.
+struct Image {
+    store: Store,
+    /// The step and the tree of each layer, lowest first.
+    layers: Vec<(String, DiffId)>,
+}
+
+impl Image {
+    fn of(small: &Small) -> Self {
+        let diff_id = |text: &str| serde_json::from_value(text.into()).unwrap();
+        let layers = small.built.layers.iter().map(|layer| (layer.step.clone(), diff_id(&layer.diffid)));
+        Self { store: Store::open_cache(&small.store).unwrap(), layers: layers.collect() }
+    }
+
+    fn trees(&self, wanted: impl Fn(&str) -> bool) -> Vec<DiffId> {
+        self.layers.iter().filter(|(step, _)| wanted(step)).map(|(_, diff_id)| *diff_id).collect()
+    }
+
+    /// Runs a command over some of the trees, and keeps what it changed.
+    fn run(
+        &self,
+        small: &Small,
+        name: &str,
+        trees: Vec<DiffId>,
+        command: Command,
+        network: bool,
+    ) -> assemble::sandbox::Outcome {
+        let folder = small.path(name);
+        fs::create_dir(&folder).unwrap();
+        let blobs = trees.iter().flat_map(|tree| self.store.tree(*tree).unwrap().unwrap().blobs());
+        let job = Job {
+            folder,
+            blobs: blobs.map(|blob| (blob, self.store.blob_file(blob))).collect(),
+            root: trees.iter().map(|tree| self.store.tree_file(*tree)).collect(),
+            task: Task::Run { command, network, output: Some(Output::Difference) },
+        };
+        let mut said = Vec::new();
+        let outcome = Sandbox::with_program(&small.program).run(&job, &mut |line| said.push(line.to_owned()));
+        outcome.unwrap_or_else(|error| panic!("{error}\n{said:#?}"))
+    }
+
+    /// What a shell script says in the whole image, without a network.
+    fn says(&self, small: &Small, name: &str, script: &str, binds: Vec<Bind>) -> Vec<String> {
+        let mut command = Command::new([
+            "sh",
+            "-euc",
+            &format!("{{ {script}; }} > /said 2>&1 || {{ cat /said; exit 1; }}"),
+        ]);
+        command.binds = binds;
+        for (name, value) in [("HOME", "/tmp"), ("PATH", PATH), ("PYTHONDONTWRITEBYTECODE", "1")] {
+            command.environment.insert(name.to_owned(), value.to_owned());
+        }
+        let outcome = self.run(small, name, self.trees(|_| true), command, false);
+        let file = outcome.tree.entries().iter().find(|entry| entry.path.as_bytes() == b"said").unwrap();
+        let Kind::File(content) = &file.kind else { panic!("{file:?}") };
+        let text = Contents::new(&|_| outcome.tar.clone()).to_vec(&file.path, content).unwrap();
+        String::from_utf8(text).unwrap().lines().map(str::to_owned).collect()
+    }
+}
+
+/// The files of a tree but for [`PROJECT`]: mode, owner and kind, and content or target.
+#[derive(Default)]
+struct Files(BTreeMap<String, (String, Vec<u8>)>);
+
+impl Files {
+    fn of(tree: &Tree, file_of: &dyn Fn(BlobDigest) -> PathBuf) -> Self {
+        let mut contents = Contents::new(file_of);
+        let mut files = BTreeMap::new();
+        for entry in tree.entries().iter().filter(|entry| {
+            entry.path.as_bytes().split(|byte| *byte == b'/').next() != Some(PROJECT.as_bytes())
+        }) {
+            let (kind, bytes) = match &entry.kind {
+                Kind::File(content) => ("file", contents.to_vec(&entry.path, content).unwrap()),
+                Kind::Symlink(target) => ("symlink", target.0.clone()),
+                Kind::Directory => ("folder", Vec::new()),
+                other => panic!("{}: {other:?}", entry.path),
+            };
+            let (mode, uid, gid) = (entry.mode, entry.uid, entry.gid);
+            files.insert(
+                entry.path.to_string(),
+                (format!("{kind} {mode:o} {uid}:{gid} {:?}", entry.xattrs), bytes),
+            );
+        }
+        Self(files)
+    }
+
+    /// One line for each path that is not the same.
+    fn differences(&self, other: &Self) -> Vec<String> {
+        let paths: std::collections::BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
+        let line = |path: &&String| match (self.0.get(*path), other.0.get(*path)) {
+            (Some(ours), Some(theirs)) if ours.0 != theirs.0 => {
+                Some(format!("{path}: {} and {}", ours.0, theirs.0))
+            }
+            (Some(ours), Some(theirs)) => (ours.1 != theirs.1).then(|| format!("{path}: other content")),
+            // Folders stand in our layers so that each has the same entry everywhere.
+            (Some(ours), None) if ours.0.starts_with("folder") => None,
+            (Some(_), None) => Some(format!("{path}: ours alone")),
+            (None, _) => Some(format!("{path}: Poetry's alone")),
+        };
+        paths.iter().filter_map(line).collect()
+    }
+}
