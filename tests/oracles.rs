@@ -1,4 +1,4 @@
-//! Poetry is the oracle: what `poetry install` makes on the example's image is what our layers hold,
+//! Poetry is the oracle, and pip: what `poetry install` makes on the example's image is what our layers hold,
 //! and with the exported lock it has nothing left to do there.
 
 #[path = "support/small.rs"]
@@ -10,9 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assemble::pack::Contents;
-use assemble::sandbox::{Bind, Command, Job, Sandbox, Task};
+use assemble::sandbox::{Bind, Command, Job, Outcome, Sandbox, Task};
 use assemble::store::Store;
 use assemble_layers::derivation::Output;
+use assemble_layers::lock::Distribution;
 use assemble_layers::{BlobDigest, DiffId, Kind, Tree};
 use small::{Small, scene};
 use support::output;
@@ -24,7 +25,7 @@ const PROJECT: &str = "app";
 /// or run. (Neither has compiled files: Poetry makes none, and the sandbox leaves out Python's own.)
 const DIFFERENCES: [&str; 1] = [
     // Poetry makes every folder of `site.getsitepackages()`, to see whether it could write there.
-    "usr/lib/python3.11/dist-packages: Poetry's alone",
+    "usr/lib/python3.11/dist-packages: theirs alone",
 ];
 
 #[test]
@@ -36,14 +37,7 @@ fn our_layers_are_what_poetry_installs() {
     let project = small.project_copy("poetry/project");
     export(small, &project);
     let wheels = host.join("wheels");
-    for one in &small.lock.python.packages {
-        let blob = image.store.blob_file(BlobDigest(one.file.sha256));
-        let folder = wheels.join(&one.name);
-        fs::create_dir_all(&folder).unwrap();
-        if blob.exists() {
-            fs::copy(blob, folder.join(&one.file.name)).unwrap();
-        }
-    }
+    image.copy_wheels(&small.lock.python.packages, |one| wheels.join(&one.name));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/poetry_install.py");
     fs::copy(script, host.join("poetry_install.py")).unwrap();
 
@@ -62,15 +56,37 @@ fn our_layers_are_what_poetry_installs() {
     let installed = ["poetry install", "application"];
     let below = image.trees(|step| !installed.contains(&step));
     let theirs = image.run(small, "poetry job", below, command, true);
-    let theirs = Files::of(&theirs.tree, &|_| theirs.tar.clone());
+    assert_eq!(image.files(&installed).differences(&Files::left(&theirs)), DIFFERENCES);
+}
 
-    let mut ours = Files::default();
-    for diff_id in image.trees(|step| installed.contains(&step)) {
-        let tree = image.store.tree(diff_id).unwrap().unwrap();
-        ours.0.extend(Files::of(&tree, &|blob| image.store.blob_file(blob)).0);
+/// How our tools differ from pip's, beside what [`Files::alike`] makes alike.
+const PIP_DIFFERENCES: [&str; 1] = [
+    // pip adds a script for the version of Python to its own, which no wheel declares.
+    "usr/local/bin/pip3.11: theirs alone",
+];
+
+#[test]
+fn our_tools_are_what_pip_installs() {
+    let Some(small) = scene() else { return };
+    let image = Image::of(small);
+    let wheels = small.path("pip wheels");
+    image.copy_wheels(&small.lock.python.tools, |_| wheels.clone());
+    let pip = small.lock.python.tools.iter().find(|one| one.name == "pip").unwrap();
+    let asked_for = small.lock.requirements.python.tools.join(" ");
+    // pip out of its own wheel, for the image has no other yet. Scripts start the Python that it ran on.
+    let script = format!(
+        "python3.11 /oracle/{}/pip install --no-index --find-links /oracle --break-system-packages --no-compile {asked_for}",
+        pip.file.name
+    );
+    let mut command = Command::new(["sh", "-euc", &script]);
+    command.binds.push(Bind { source: wheels, target: PathBuf::from("/oracle") });
+    for (name, value) in [("HOME", "/tmp"), ("PATH", PATH)] {
+        command.environment.insert(name.to_owned(), value.to_owned());
     }
-    assert!(theirs.0.len() > 500, "Poetry installed next to nothing");
-    assert_eq!(ours.differences(&theirs), DIFFERENCES);
+    let below = image.trees(|step| ["debian", "system"].contains(&step));
+    let theirs = image.run(small, "pip job", below, command, false);
+    let (ours, theirs) = (image.files(&["pip + poetry"]).alike(), Files::left(&theirs).alike());
+    assert_eq!(ours.differences(&theirs), PIP_DIFFERENCES);
 }
 
 #[test]
@@ -134,19 +150,34 @@ impl Image {
         Self { store: Store::open_cache(&small.store).unwrap(), layers: layers.collect() }
     }
 
+    /// Puts the wheels that the store has where `folder` says, under their own names.
+    fn copy_wheels(&self, distributions: &[Distribution], folder: impl Fn(&Distribution) -> PathBuf) {
+        for one in distributions {
+            let (blob, folder) = (self.store.blob_file(BlobDigest(one.file.sha256)), folder(one));
+            fs::create_dir_all(&folder).unwrap();
+            if blob.exists() {
+                fs::copy(blob, folder.join(&one.file.name)).unwrap();
+            }
+        }
+    }
+
+    /// What the layers of some steps hold.
+    fn files(&self, steps: &[&str]) -> Files {
+        let mut files = Files::default();
+        for diff_id in self.trees(|step| steps.contains(&step)) {
+            let tree = self.store.tree(diff_id).unwrap().unwrap();
+            files.0.extend(Files::of(&tree, &|blob| self.store.blob_file(blob)).0);
+        }
+        assert!(files.0.len() > 100, "there is next to nothing in {steps:?}");
+        files
+    }
+
     fn trees(&self, wanted: impl Fn(&str) -> bool) -> Vec<DiffId> {
         self.layers.iter().filter(|(step, _)| wanted(step)).map(|(_, diff_id)| *diff_id).collect()
     }
 
     /// Runs a command over some of the trees, and keeps what it changed.
-    fn run(
-        &self,
-        small: &Small,
-        name: &str,
-        trees: Vec<DiffId>,
-        command: Command,
-        network: bool,
-    ) -> assemble::sandbox::Outcome {
+    fn run(&self, small: &Small, name: &str, trees: Vec<DiffId>, command: Command, network: bool) -> Outcome {
         let folder = small.path(name);
         fs::create_dir(&folder).unwrap();
         let blobs = trees.iter().flat_map(|tree| self.store.tree(*tree).unwrap().unwrap().blobs());
@@ -185,6 +216,11 @@ impl Image {
 struct Files(BTreeMap<String, (String, Vec<u8>)>);
 
 impl Files {
+    /// What a job left.
+    fn left(outcome: &Outcome) -> Self {
+        Self::of(&outcome.tree, &|_| outcome.tar.clone())
+    }
+
     fn of(tree: &Tree, file_of: &dyn Fn(BlobDigest) -> PathBuf) -> Self {
         let mut contents = Contents::new(file_of);
         let mut files = BTreeMap::new();
@@ -206,6 +242,28 @@ impl Files {
         Self(files)
     }
 
+    /// pip writes scripts in other words than Poetry, and so do the lines of `RECORD` that name them;
+    /// and it sorts the lines by what is written, not by the place in the scheme.
+    fn alike(mut self) -> Self {
+        for (path, (_, content)) in &mut self.0 {
+            let text = String::from_utf8_lossy(content);
+            let kept: Option<Vec<&str>> = if path.starts_with("usr/local/bin/") {
+                Some(
+                    text.lines().filter(|line| line.starts_with("from ") || line.starts_with("#!")).collect(),
+                )
+            } else if path.ends_with(".dist-info/RECORD") {
+                Some(text.lines().filter(|line| !line.starts_with("../../../bin/")).collect())
+            } else {
+                None
+            };
+            if let Some(mut lines) = kept {
+                lines.sort_unstable();
+                *content = lines.join("\n").into_bytes();
+            }
+        }
+        self
+    }
+
     /// One line for each path that is not the same.
     fn differences(&self, other: &Self) -> Vec<String> {
         let paths: std::collections::BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
@@ -217,7 +275,7 @@ impl Files {
             // Folders stand in our layers so that each has the same entry everywhere.
             (Some(ours), None) if ours.0.starts_with("folder") => None,
             (Some(_), None) => Some(format!("{path}: ours alone")),
-            (None, _) => Some(format!("{path}: Poetry's alone")),
+            (None, _) => Some(format!("{path}: theirs alone")),
         };
         paths.iter().filter_map(line).collect()
     }

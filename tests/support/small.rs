@@ -212,14 +212,16 @@ impl Small {
         panic!("{case}: another digest; layers with other contents: {differing:?}");
     }
 
-    /// The image's file system as plain folders, made by GNU tar; needs root for owners.
-    pub fn root(&self, name: &str) -> PathBuf {
-        let layout = self.path(&format!("{name}-layout"));
+    /// What the layers of some steps, but for some layers, hold as plain folders, made by GNU tar; it
+    /// needs root for owners.
+    pub fn root_of(&self, name: &str, steps: &[&str], but: &[&str]) -> PathBuf {
+        let layout = self.path(&format!("{name} layout"));
         fs::create_dir(&layout).unwrap();
         output(self.image(&self.store).arg("--output").arg(&layout));
         let root = self.path(name);
         fs::create_dir(&root).unwrap();
-        for layer in &self.built.layers {
+        let wanted = |layer: &&Layer| steps.contains(&&*layer.step) && !but.contains(&&*layer.name);
+        for layer in self.built.layers.iter().filter(wanted) {
             let blob = layout.join("blobs/sha256").join(layer.digest.trim_start_matches("sha256:"));
             let mut tar = Command::new("tar");
             tar.args([
