@@ -38,6 +38,7 @@
 //! | [`sandbox`] | namespaces, materialising and capturing a root, Debian packages in it; the only `unsafe` |
 //! | [`pack`] | tar, gzip, zip, wheels, `.deb`; synchronous, knows `layers` alone |
 //! | [`oci`] | configuration, manifest, index; names of images |
+//! | [`debian`] | the order of versions and the relations of packages, as Debian Policy has them |
 //! | [`deliver`] | the archive that everything loads, the OCI layout |
 //! | [`inspect`] | why something was built |
 //!
@@ -74,10 +75,11 @@
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
 //!   copied into place by a `run` step.
 
-
+mod draft;
 mod error;
 
 pub mod cli;
+pub mod debian;
 pub mod deliver;
 pub mod fetch;
 pub mod inspect;

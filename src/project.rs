@@ -43,7 +43,13 @@ pub fn read(folder: &Path, manifests: &[&str], store: &Store) -> Result<Project>
     let folder = &fs::canonicalize(folder).map_err(unreadable)?;
     let note = format!("project-{}", Sha256::of(folder.as_os_str().as_bytes()));
     let known: BTreeMap<TreePath, Known> = store.note(&note).unwrap_or_default();
-    let mut reader = Reader { folder, ignored: Ignored::read(folder)?, known: &known, seen: BTreeMap::new(), files: Vec::new() };
+    let mut reader = Reader {
+        folder,
+        ignored: Ignored::read(folder)?,
+        known: &known,
+        seen: BTreeMap::new(),
+        files: Vec::new(),
+    };
     reader.folder(Path::new(""))?;
     for manifest in manifests {
         reader.manifest(manifest)?;
@@ -95,7 +101,7 @@ impl Reader<'_> {
                 continue;
             }
             match self.ignored.is_ignored(&path) {
-                true if is_folder && self.ignored.has_exceptions => self.exceptions(&path)?,
+                true if is_folder && self.ignored.may_take_back_below(&path) => self.exceptions(&path)?,
                 true => {}
                 false => self.entry(&path)?,
             }
@@ -171,7 +177,9 @@ impl Reader<'_> {
 pub(crate) fn unreadable(error: std::io::Error) -> Error {
     let this = Error::new(Kind::Input, error.to_string());
     match error.kind() {
-        std::io::ErrorKind::NotFound => this.hint("it was there a moment ago; run it again when nothing changes it"),
+        std::io::ErrorKind::NotFound => {
+            this.hint("it was there a moment ago; run it again when nothing changes it")
+        }
         std::io::ErrorKind::PermissionDenied => this.hint("make it readable, or name it in `.dockerignore`"),
         _ => this,
     }
@@ -186,7 +194,8 @@ fn tree_path(path: &Path) -> Result<TreePath> {
 struct Ignored {
     /// The matcher, and whether it takes back.
     patterns: Vec<(GlobMatcher, bool)>,
-    has_exceptions: bool,
+    /// What takes back, by its parts.
+    exceptions: Vec<Vec<String>>,
 }
 
 impl Ignored {
@@ -201,10 +210,13 @@ impl Ignored {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let mut patterns = Vec::new();
+        let (mut patterns, mut exceptions) = (Vec::new(), Vec::new());
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for line in text.lines().filter(|line| !line.starts_with('#')).map(str::trim) {
             let (line, exception) = line.strip_prefix('!').map_or((line, false), |rest| (rest.trim(), true));
+            if exception {
+                exceptions.push(clean(line).split('/').map(str::to_owned).collect());
+            }
             let pattern = clean(line).replace('{', "[{]").replace('}', "[}]");
             if pattern.is_empty() {
                 match exception && line.is_empty() {
@@ -215,12 +227,25 @@ impl Ignored {
             let glob = GlobBuilder::new(&pattern).literal_separator(true).build();
             patterns.push((glob.map_err(|error| format!("`{line}`: {error}"))?.compile_matcher(), exception));
         }
-        let has_exceptions = patterns.iter().any(|(_, exception)| *exception);
-        Ok(Self { patterns, has_exceptions })
+        Ok(Self { patterns, exceptions })
+    }
+
+    /// Whether something below an ignored folder may be wanted all the same. Others are not entered:
+    /// they may be as large as a build's output.
+    fn may_take_back_below(&self, folder: &Path) -> bool {
+        let parts: Vec<_> = folder.iter().map(|part| part.to_string_lossy()).collect();
+        self.exceptions.iter().any(|exception| {
+            let literal = |part: &String| !part.contains(['*', '?', '[', '\\']);
+            let fits =
+                |(part, wanted): (&std::borrow::Cow<'_, str>, &String)| !literal(wanted) || part == wanted;
+            let deep = exception.iter().take(parts.len()).any(|part| part == "**");
+            deep || (exception.len() > parts.len() && parts.iter().zip(exception).all(fits))
+        })
     }
 
     fn is_ignored(&self, path: &Path) -> bool {
-        let fits = |glob: &GlobMatcher| path.ancestors().any(|above| above != Path::new("") && glob.is_match(above));
+        let fits =
+            |glob: &GlobMatcher| path.ancestors().any(|above| above != Path::new("") && glob.is_match(above));
         self.patterns.iter().rev().find(|(glob, _)| fits(glob)).is_some_and(|(_, exception)| !exception)
     }
 }

@@ -81,7 +81,7 @@ fn missing() -> Option<String> {
 /// Around what captures a test's output: a skipped test and the time that each step takes are to be
 /// seen.
 fn say(line: &str) {
-    writeln!(std::io::stderr(), "{line}").unwrap();
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn step<T>(what: &str, run: impl FnOnce() -> T) -> T {
@@ -163,7 +163,8 @@ impl Real {
     }
 
     fn stream(&self) {
-        let mut command = assemble(&["image", "--variant", "binary", "--locked", "--offline", "-q", "--output", "-"]);
+        let mut command =
+            assemble(&["image", "--variant", "binary", "--locked", "--offline", "-q", "--output", "-"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let stream = child.stdout.take().unwrap();
         let size = same_bytes(stream, File::open(&self.archive).unwrap());
@@ -289,7 +290,10 @@ impl Loaded {
     fn load(archive: &Path, built: &Value, tag: &str) -> Self {
         let name = "spectralmc:binary";
         let identity = || {
-            let output = Command::new("docker").args(["image", "inspect", "--format", "{{.Id}}", name]).output().unwrap();
+            let output = Command::new("docker")
+                .args(["image", "inspect", "--format", "{{.Id}}", name])
+                .output()
+                .unwrap();
             output.status.success().then(|| text(&output.stdout))
         };
         let before = identity();
@@ -328,7 +332,8 @@ impl Loaded {
         assert_eq!(config["Entrypoint"], json!(["/usr/bin/tini", "--"]));
         assert_eq!(config["Cmd"], json!(["sleep", "infinity"]));
         assert_eq!(config["ExposedPorts"], json!({ "6006/tcp": {} }));
-        let environment: Vec<_> = config["Env"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+        let environment: Vec<_> =
+            config["Env"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
         for variable in [
             "PYTHONUNBUFFERED=1",
             "PYTHONPATH=/spectralmc",
@@ -381,7 +386,8 @@ impl Loaded {
         let path = real.folder.join("poetry.lock");
         std::fs::write(&path, lock.stdout).unwrap();
         let mount = format!("{}:/spectralmc/poetry.lock:ro", path.display());
-        let command = ["poetry", "install", "--with", "binary-torch", "--dry-run", "--no-interaction", "--no-ansi"];
+        let command =
+            ["poetry", "install", "--with", "binary-torch", "--dry-run", "--no-interaction", "--no-ansi"];
         let output = self.container(&["--volume", &mount], &command);
         assert!(output.contains("0 installs, 0 updates, 0 removals"), "{output}");
     }

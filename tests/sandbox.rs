@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use assemble::sandbox::{Bind, Command, Job, Outcome, Sandbox, Task};
+use assemble::sandbox::{Bind, Command, DebFile, Job, Outcome, Sandbox, Task};
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::Output;
 use assemble_layers::digest::{BlobDigest, Sha256};
@@ -630,4 +630,89 @@ impl Drop for User {
             let _ = Process::new("userdel").arg(&self.name).status();
         }
     }
+}
+
+/// A package of a folder, a file, a link, a conffile, and nothing to run.
+fn small_deb(folder: &std::path::Path) -> PathBuf {
+    let tar = |entries: &[(&str, tar::EntryType, &str)]| {
+        let mut bytes = Vec::new();
+        let mut builder = tar::Builder::new(&mut bytes);
+        for (name, kind, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(if *kind == tar::EntryType::Directory { 0o755 } else { 0o644 });
+            header.set_mtime(1_000_000_000);
+            header.set_uid(0);
+            header.set_gid(0);
+            if *kind == tar::EntryType::Symlink {
+                header.set_size(0);
+                builder.append_link(&mut header, name, content).unwrap();
+            } else {
+                header.set_size(content.len() as u64);
+                builder.append_data(&mut header, name, content.as_bytes()).unwrap();
+            }
+        }
+        builder.finish().unwrap();
+        drop(builder);
+        bytes
+    };
+    let (file, directory, symlink) =
+        (tar::EntryType::Regular, tar::EntryType::Directory, tar::EntryType::Symlink);
+    let control = "Package: small\nVersion: 1.0-1\nArchitecture: all\nMaintainer: Nobody <nobody@example>\n\
+                   Description: a package\n of a test\n";
+    let control = tar(&[("./control", file, control), ("./conffiles", file, "/etc/small.conf\n")]);
+    let data = tar(&[
+        ("./", directory, ""),
+        ("./etc/", directory, ""),
+        ("./etc/small.conf", file, "answer = 42\n"),
+        ("./lib/", directory, ""),
+        ("./lib/small", file, "small\n"),
+        ("./lib/link", symlink, "small"),
+    ]);
+    let mut ar = b"!<arch>\n".to_vec();
+    for (name, bytes) in [("debian-binary", &b"2.0\n"[..]), ("control.tar", &control), ("data.tar", &data)] {
+        ar.extend(
+            format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, "100644", bytes.len()).bytes(),
+        );
+        ar.extend(bytes);
+        ar.resize(ar.len().next_multiple_of(2), b'\n');
+    }
+    let path = folder.join("small.deb");
+    std::fs::write(&path, ar).unwrap();
+    path
+}
+
+/// `unpack-debs` makes a tree of known identity.
+#[test]
+fn a_package_becomes_a_known_tree() {
+    let scene = Scene::new("debs", |scene| {
+        let status = "Package: base\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\
+                      Maintainer: Nobody <nobody@example>\nDescription: a base\n\n";
+        vec![
+            // The links of a merged /usr, which entries are rewritten through.
+            Entry::symlink(path("lib"), "usr/lib"),
+            Entry::directory(path("usr")),
+            Entry::directory(path("usr/bin")),
+            Entry::directory(path("usr/lib")),
+            Entry::directory(path("usr/sbin")),
+            scene.file("usr/bin/dpkg", b"#!/bin/sh\nexit 0\n", 0o755),
+            scene.file("var/lib/dpkg/status", status.as_bytes(), 0o644),
+            Entry::directory(path("var/lib/dpkg/triggers")),
+            scene.file("var/lib/dpkg/info/base.list", b"/.\n", 0o644),
+            scene.file("var/lib/dpkg/info/format", b"1\n", 0o644),
+        ]
+    });
+    let deb = DebFile { package: "small".to_owned(), path: small_deb(&scene.folder), automatic: false };
+    let job = scene.job(Task::UnpackDebs { packages: vec![deb] });
+    let outcome = sandbox().run(&job, &mut |_| ()).unwrap();
+    let listing = listing(&outcome);
+    for line in ["f 644 0:0 usr/lib/small \"small\\n\"", "l usr/lib/link -> small"] {
+        assert!(listing.iter().any(|found| found == line), "{line}: {listing:#?}");
+    }
+    assert_eq!(
+        outcome.diff_id.hex(),
+        "739c38abde9ecf46013056603b431f616c97d7e0b0581624e50145737e715790",
+        "`unpack-debs` makes another tree of the same input: raise the builder's version in \
+         layers/src/derivation.rs, then write the new diffID here: {listing:#?}"
+    );
 }

@@ -161,7 +161,11 @@ pub enum FileSource {
     Symlink(RawBytes),
     Literal(RawBytes),
     /// A file of the project, as it was when the project was read.
-    Project { path: TreePath, sha256: Sha256, size: u64 },
+    Project {
+        path: TreePath,
+        sha256: Sha256,
+        size: u64,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -42,7 +42,8 @@ pub fn record_hash(digest: Sha256) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::from("sha256=");
     for chunk in digest.as_bytes().chunks(3) {
-        let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let bits =
+            chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for place in 0..=chunk.len() {
             text.push(char::from(ALPHABET[(bits >> (18 - 6 * place)) as usize & 63]));
         }
@@ -208,7 +209,9 @@ mod tests {
             ]
         );
         assert_eq!(texts[0].1, "/app\n");
-        assert!(texts[1].1.contains("from demo import Main\n") && texts[1].1.contains("sys.exit(Main.run())"));
+        assert!(
+            texts[1].1.contains("from demo import Main\n") && texts[1].1.contains("sys.exit(Main.run())")
+        );
         assert_eq!(texts[4].1, r#"{"dir_info": {"editable": true}, "url": "file:///app"}"#);
         let record = &texts[5].1;
         assert_eq!(record.matches("\r\n").count(), names.len());

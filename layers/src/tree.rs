@@ -134,7 +134,8 @@ impl Serialize for TreePath {
 impl<'de> Deserialize<'de> for TreePath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
-        let bytes = unescape(&text).ok_or_else(|| serde::de::Error::custom("a `%` without two hex digits"))?;
+        let bytes =
+            unescape(&text).ok_or_else(|| serde::de::Error::custom("a `%` without two hex digits"))?;
         Self::new(bytes).map_err(serde::de::Error::custom)
     }
 }

@@ -23,7 +23,9 @@ impl Recipes for SpectralMc {
         match environment("BUILD_FROM_SOURCE").as_deref() {
             None | Some("" | "false") => Ok(binary::VARIANT),
             Some("true") => Ok("source"),
-            Some(other) => Err(RecipeError(format!("`BUILD_FROM_SOURCE` is `{other}`, neither `true` nor `false`"))),
+            Some(other) => {
+                Err(RecipeError(format!("`BUILD_FROM_SOURCE` is `{other}`, neither `true` nor `false`")))
+            }
         }
     }
 
@@ -48,7 +50,8 @@ impl Recipes for SpectralMc {
             },
             python: PythonRequirements {
                 tools: texts(&layers::tools::DISTRIBUTIONS),
-                collections: [(layers::cuda::COLLECTION.to_owned(), texts(&layers::cuda::DISTRIBUTIONS))].into(),
+                collections: [(layers::cuda::COLLECTION.to_owned(), texts(&layers::cuda::DISTRIBUTIONS))]
+                    .into(),
             },
         }
     }

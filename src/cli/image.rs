@@ -46,7 +46,9 @@ impl<'a> Target<'a> {
         match output {
             None => Self::Store,
             Some(path) if path == Path::new("-") => Self::Stream,
-            Some(path) if path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir() => Self::Folder(path),
+            Some(path) if path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir() => {
+                Self::Folder(path)
+            }
             Some(path) => Self::File(path),
         }
     }
@@ -89,13 +91,16 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
 fn check_target(target: &Target<'_>, arguments: &Arguments) -> Result<()> {
     match target {
         Target::Stream if std::io::stdout().is_terminal() => {
-            Err(Error::new(Kind::Usage, "an archive is not written to a terminal").hint("`--output - | docker load`"))
+            Err(Error::new(Kind::Usage, "an archive is not written to a terminal")
+                .hint("`--output - | docker load`"))
         }
         Target::Stream if arguments.json => {
-            Err(Error::new(Kind::Usage, "stdout cannot carry both the archive and JSON").hint("write the archive to a file"))
+            Err(Error::new(Kind::Usage, "stdout cannot carry both the archive and JSON")
+                .hint("write the archive to a file"))
         }
         Target::File(path) | Target::Folder(path) => {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let parent =
+                path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             if parent.is_dir() {
                 return Ok(());
             }

@@ -44,7 +44,8 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     };
     if let Some(Export::Poetry) = arguments.export {
         let known = known.ok_or_else(|| {
-            Error::new(Kind::Input, format!("there is no `{}`", path.display())).hint("`assemble lock` makes it")
+            Error::new(Kind::Input, format!("there is no `{}`", path.display()))
+                .hint("`assemble lock` makes it")
         })?;
         print!("{}", lock::poetry_lock(&known, &session.manifest.sources));
         return Ok(());
@@ -59,7 +60,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         _ => session.maker().make(known.as_ref(), &update)?,
     };
     let before = session.known.as_ref();
-    let changes = lock::difference(before, &made);
+    let changes = before.map_or(Vec::new(), |before| lock::difference(Some(before), &made));
     let changed = before.is_none_or(|before| !same(before, &made));
     reporter.finish();
     for change in &changes {
@@ -83,7 +84,12 @@ fn same(one: &assemble_layers::Lock, other: &assemble_layers::Lock) -> bool {
     *one == other
 }
 
-fn report(arguments: &Arguments, lock: &assemble_layers::Lock, changed: bool, changes: &[String]) -> Result<()> {
+fn report(
+    arguments: &Arguments,
+    lock: &assemble_layers::Lock,
+    changed: bool,
+    changes: &[String],
+) -> Result<()> {
     if arguments.json {
         return super::print(serde_json::json!({ "changed": changed, "changes": changes }));
     }

@@ -86,7 +86,9 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
 fn print(text: impl std::fmt::Display) -> Result<()> {
     use std::io::{ErrorKind, Write};
     match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Error::new(Kind::Output, "nobody reads stdout")),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            Err(Error::new(Kind::Output, "nobody reads stdout"))
+        }
         result => Ok(result?),
     }
 }

@@ -38,9 +38,15 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     }
     for layer in &plan.layers {
         let (files, size) = layer.fetch;
-        let fetch = if files > 0 { format!("   fetches {files} files, {}", bytes(size)) } else { String::new() };
+        let fetch =
+            if files > 0 { format!("   fetches {files} files, {}", bytes(size)) } else { String::new() };
         let size = layer.size.map_or(String::new(), bytes);
-        super::print(format!("  {:<10}{:<20}{:<42}{size:>9}{fetch}", word(&layer.state), layer.step, layer.name))?;
+        super::print(format!(
+            "  {:<10}{:<20}{:<42}{size:>9}{fetch}",
+            word(&layer.state),
+            layer.step,
+            layer.name
+        ))?;
         if let State::Undecided { until } = &layer.state {
             super::print(format!("            until {until} is built"))?;
         }

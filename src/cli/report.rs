@@ -55,7 +55,13 @@ impl Screen {
     fn new(quiet: bool, verbose: bool) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { quiet, verbose, terminal, bars: MultiProgress::with_draw_target(target), running: BTreeMap::new() }
+        Self {
+            quiet,
+            verbose,
+            terminal,
+            bars: MultiProgress::with_draw_target(target),
+            running: BTreeMap::new(),
+        }
     }
 
     fn show(mut self, events: &Receiver<Event>) {
@@ -112,7 +118,8 @@ impl Screen {
     fn download(&mut self, file: String, done: u64, size: u64) {
         let bars = &self.bars;
         let bar = self.running.entry(file.clone()).or_insert_with(|| {
-            let template = "  {wide_msg} {bytes:>10} of {total_bytes:>10}  {bytes_per_sec:>12}  {eta:>4} left";
+            let template =
+                "  {wide_msg} {bytes:>10} of {total_bytes:>10}  {bytes_per_sec:>12}  {eta:>4} left";
             bars.add(ProgressBar::new(size).with_style(style(template)).with_message(file))
         });
         bar.set_position(done);
@@ -160,12 +167,19 @@ fn seconds(took: Duration) -> String {
 /// `assemble.lock   231 debs · 74 wheels`.
 pub fn lock_summary(lock: &Lock) -> String {
     let python = &lock.python;
-    let wheels = python.packages.len() + python.tools.len() + python.collections.values().map(Vec::len).sum::<usize>();
+    let wheels =
+        python.packages.len() + python.tools.len() + python.collections.values().map(Vec::len).sum::<usize>();
     format!("{}   {} debs · {wheels} wheels", crate::lock::FILE, lock.debian.package.len())
 }
 
 /// The lines after a build: how each step's layers were had, and why anything was built.
-pub fn image_summary(lock: &Lock, mended: &[String], image: &Image, assembled: &Assembled, whys: &[Why]) -> String {
+pub fn image_summary(
+    lock: &Lock,
+    mended: &[String],
+    image: &Image,
+    assembled: &Assembled,
+    whys: &[Why],
+) -> String {
     let mut text = String::new();
     let state = if mended.is_empty() { "unchanged" } else { "mended" };
     let _ = writeln!(text, "  lock      {}   {state}", lock_summary(lock));
@@ -173,7 +187,8 @@ pub fn image_summary(lock: &Lock, mended: &[String], image: &Image, assembled: &
         let _ = writeln!(text, "              {line}");
     }
     for name in lock.python.substituted() {
-        let _ = writeln!(text, "  note      source `{name}` was served by another index when this was locked");
+        let _ =
+            writeln!(text, "  note      source `{name}` was served by another index when this was locked");
     }
     for (step, had, layers, size, took) in groups(image, assembled) {
         let reasons: Vec<_> = whys.iter().filter(|why| why.step == step && had == Had::Built).collect();
@@ -210,7 +225,14 @@ fn groups<'a>(image: &'a Image, assembled: &Assembled) -> Vec<(&'a str, Had, usi
 mod tests {
     #[test]
     fn sizes_are_short() {
-        let cases = [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (41_300, "41.3 kB"), (999_999, "1.0 MB"), (6_700_000_000, "6.7 GB")];
+        let cases = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (41_300, "41.3 kB"),
+            (999_999, "1.0 MB"),
+            (6_700_000_000, "6.7 GB"),
+        ];
         for (bytes, text) in cases {
             assert_eq!(super::bytes(bytes), text);
         }

@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use assemble_layers::{Image, Lock, Recipes};
 
-
 use crate::fetch::{Network, Places};
 use crate::lock::{self, Maker, Manifest, Update};
 use crate::realise::{Engine, Event};
@@ -77,9 +76,10 @@ impl<'a> Session<'a> {
     pub fn open(options: &'a Options, recipes: &'a dyn Recipes, events: Sender<Event>) -> Result<Self> {
         let manifest = Manifest::read(&options.project)?;
         let store = Store::open(store_folder(options)?)?;
-        let caches = options.caches.iter().map(|folder| {
-            Store::open_cache(folder).map(|store| Box::new(store) as Box<dyn Substituter>)
-        });
+        let caches = options
+            .caches
+            .iter()
+            .map(|folder| Store::open_cache(folder).map(|store| Box::new(store) as Box<dyn Substituter>));
         let caches = caches.collect::<Result<Vec<_>>>()?;
         let places = Places {
             indexes: options.indexes.iter().cloned().collect(),
@@ -137,17 +137,25 @@ impl<'a> Session<'a> {
         }
         let why = reasons.join("; ");
         if locked {
-            return Err(Error::new(Kind::Input, format!("`{}` does not fit, and `--locked` forbids to mend it", path.display()))
-                .detail(why)
-                .hint("run `assemble lock`, and commit what it writes"));
+            return Err(Error::new(
+                Kind::Input,
+                format!("`{}` does not fit, and `--locked` forbids to mend it", path.display()),
+            )
+            .detail(why)
+            .hint("run `assemble lock`, and commit what it writes"));
         }
         if self.options.offline {
-            return Err(Error::new(Kind::Network, format!("`{}` does not fit, and `--offline` forbids to mend it", path.display()))
-                .detail(why));
+            return Err(Error::new(
+                Kind::Network,
+                format!("`{}` does not fit, and `--offline` forbids to mend it", path.display()),
+            )
+            .detail(why));
         }
         let made = self.maker().make(known.as_ref(), &Update::default())?;
         let mut lines = vec![format!("resolved again: {why}")];
-        lines.extend(lock::difference(known.as_ref(), &made));
+        if known.is_some() {
+            lines.extend(lock::difference(known.as_ref(), &made));
+        }
         lock::write(&path, &made)?;
         self.network = Network::new(&self.places, Some(&made), self.store.folder());
         Ok((made, lines))
@@ -156,7 +164,10 @@ impl<'a> Session<'a> {
     /// Says that an archive lies among the project's files, where the next build would find it.
     pub fn warn_unless_ignored(&self, path: &Path) {
         if project::contains(&self.options.project, path).unwrap_or(false) {
-            let text = format!("`{}` lies in the project and is not in `.dockerignore`: the next image would hold it", path.display());
+            let text = format!(
+                "`{}` lies in the project and is not in `.dockerignore`: the next image would hold it",
+                path.display()
+            );
             let _ = self.events.send(Event::Warning(text));
         }
     }
@@ -168,7 +179,9 @@ impl<'a> Session<'a> {
     pub fn image(&self, variant: &str, lock: &Lock) -> Result<Image> {
         let project = project::read(&self.options.project, &self.recipes.manifests(), &self.store)?;
         let image = self.recipes.image(variant, lock, &project);
-        image.map_err(|error| Error::new(Kind::Input, error.to_string()).within(format!("`{variant}` cannot be declared")))
+        image.map_err(|error| {
+            Error::new(Kind::Input, error.to_string()).within(format!("`{variant}` cannot be declared"))
+        })
     }
 
     /// The variant that was asked for, or the one that the environment or the recipes choose.

@@ -8,6 +8,7 @@ use assemble_layers::{BlobDigest, Content, Entry, TreePath};
 use fs_err as fs;
 use fs_err::File;
 
+use crate::draft::Draft;
 use crate::oci::{self, Assembled, Reference};
 use crate::pack::tar;
 use crate::store::Store;
@@ -48,10 +49,9 @@ fn members(image: &Assembled, names: &[Reference]) -> Result<Vec<(String, Source
 /// # Errors
 /// Those of the disk and the store.
 pub fn to_file(store: &Store, image: &Assembled, names: &[Reference], path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut draft = draft(folder)?;
+    let mut draft = Draft::new(path)?;
     for (name, source) in members(image, names)? {
-        let (size, file) = (size_of(&source), draft.as_file_mut());
+        let (size, file) = (size_of(&source), draft.file());
         file.write_all(&header(&name, size)?)?;
         match &source {
             Source::Bytes(bytes) => file.write_all(bytes)?,
@@ -59,9 +59,8 @@ pub fn to_file(store: &Store, image: &Assembled, names: &[Reference], path: &Pat
         }
         file.write_all(tar::padding(size))?;
     }
-    draft.as_file_mut().write_all(&tar::END)?;
-    draft.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    draft.write_all(&tar::END)?;
+    draft.finish()
 }
 
 /// Writes the archive to a stream.
@@ -92,8 +91,11 @@ pub fn to_writer(store: &Store, image: &Assembled, names: &[Reference], out: &mu
 /// Those of the disk and the store; a folder that holds something else.
 pub fn to_folder(store: &Store, image: &Assembled, names: &[Reference], folder: &Path) -> Result<()> {
     if folder.exists() && !folder.join("oci-layout").exists() && fs::read_dir(folder)?.next().is_some() {
-        return Err(Error::new(Kind::Usage, format!("`{}` is neither empty nor an OCI layout", folder.display()))
-            .hint("name another folder, or a file that ends in `.tar`"));
+        return Err(Error::new(
+            Kind::Usage,
+            format!("`{}` is neither empty nor an OCI layout", folder.display()),
+        )
+        .hint("name another folder, or a file that ends in `.tar`"));
     }
     fs::create_dir_all(folder.join("blobs/sha256"))?;
     let mut members = members(image, names)?;
@@ -104,20 +106,14 @@ pub fn to_folder(store: &Store, image: &Assembled, names: &[Reference], folder: 
         if matches!(&source, Source::Blob(_, size) if path.metadata().is_ok_and(|file| file.len() == *size)) {
             continue;
         }
-        let mut draft = draft(folder)?;
+        let mut draft = Draft::new(&path)?;
         match &source {
             Source::Bytes(bytes) => draft.write_all(bytes)?,
-            Source::Blob(digest, size) => copy_blob(store, *digest, *size, draft.as_file_mut())?,
+            Source::Blob(digest, size) => copy_blob(store, *digest, *size, draft.file())?,
         }
-        draft.persist(path).map_err(|error| error.error)?;
+        draft.finish()?;
     }
     Ok(())
-}
-
-/// A file that gets its name when it is whole, with the mode that any new file has.
-fn draft(folder: &Path) -> Result<tempfile::NamedTempFile> {
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    Ok(tempfile::Builder::new().prefix(".assemble-").permissions(permissions).tempfile_in(folder)?)
 }
 
 fn size_of(source: &Source) -> u64 {
@@ -153,7 +149,12 @@ fn copy_range(source: &File, mut offset: u64, length: u64, file: &mut std::fs::F
             Ok(0) => break,
             Ok(_) => {}
             // Across file systems, or where the kernel cannot: by hand.
-            Err(rustix::io::Errno::XDEV | rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+            Err(
+                rustix::io::Errno::XDEV
+                | rustix::io::Errno::INVAL
+                | rustix::io::Errno::NOSYS
+                | rustix::io::Errno::OPNOTSUPP,
+            ) => {
                 let mut reader = File::open(source.path())?;
                 reader.seek(SeekFrom::Start(offset))?;
                 offset += std::io::copy(&mut std::io::Read::take(reader, end - offset), file)?;
@@ -170,6 +171,9 @@ fn check_size(store: &Store, digest: BlobDigest, copied: u64, size: u64) -> Resu
         return Ok(());
     }
     store.discard_blob(digest)?;
-    Err(Error::new(Kind::Store, format!("the blob `{digest}` has {copied} bytes in the store, and should have {size}"))
-        .hint("it was removed; run the command again, and it is made again"))
+    Err(Error::new(
+        Kind::Store,
+        format!("the blob `{digest}` has {copied} bytes in the store, and should have {size}"),
+    )
+    .hint("it was removed; run the command again, and it is made again"))
 }

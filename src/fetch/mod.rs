@@ -8,9 +8,9 @@ mod address;
 mod date;
 pub mod debian;
 pub mod http;
-mod network;
 mod login;
 mod machine;
+mod network;
 pub mod python;
 
 use std::collections::BTreeMap;

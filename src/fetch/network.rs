@@ -47,7 +47,12 @@ impl Network {
         let configuration = Configuration {
             offline: places.offline,
             indexes: places.indexes.iter().filter(|(_, url)| named(url)).map(clone).collect(),
-            sources: places.sources.iter().filter(|(name, _)| places.indexes.get(*name).is_none_or(named)).map(clone).collect(),
+            sources: places
+                .sources
+                .iter()
+                .filter(|(name, _)| places.indexes.get(*name).is_none_or(named))
+                .map(clone)
+                .collect(),
             substituted: substituted.into_iter().map(str::to_owned).collect(),
             debian_mirror: places.debian_mirror.clone(),
             debian_snapshot: places.debian_snapshot.clone(),
@@ -55,7 +60,8 @@ impl Network {
             tolerate_expired: places.allow_expired,
             ..Configuration::default()
         };
-        let pip = lock.and_then(|lock| lock.debian.package.iter().find(|deb| deb.name == PIP_PACKAGE).cloned());
+        let pip =
+            lock.and_then(|lock| lock.debian.package.iter().find(|deb| deb.name == PIP_PACKAGE).cloned());
         Self { configuration, pip, folder: folder.to_owned(), fetcher: OnceLock::new() }
     }
 
@@ -64,7 +70,8 @@ impl Network {
     pub fn fetcher(&self) -> Result<&Fetcher> {
         let made = self.fetcher.get_or_init(|| {
             let (pip, folder) = (self.pip.clone(), self.folder.clone());
-            let default_index = Box::new(move |fetcher: &Fetcher| default_index(fetcher, pip.as_ref(), &folder));
+            let default_index =
+                Box::new(move |fetcher: &Fetcher| default_index(fetcher, pip.as_ref(), &folder));
             Fetcher::new(&Machine::this(), &self.configuration, default_index)
         });
         made.as_ref().map_err(Clone::clone)
@@ -86,7 +93,9 @@ impl realise::Fetcher for Network {
 fn default_index(fetcher: &Fetcher, pip: Option<&Deb>, folder: &Path) -> Result<Address> {
     let unknown = || {
         Error::new(Kind::Usage, "no Python index is known")
-            .detail(format!("neither an option, nor pip's settings, nor a locked `{PIP_PACKAGE}` says where it is"))
+            .detail(format!(
+                "neither an option, nor pip's settings, nor a locked `{PIP_PACKAGE}` says where it is"
+            ))
             .hint("`--index pypi=URL` or `PIP_INDEX_URL` names it")
     };
     let pip = pip.ok_or_else(unknown)?;

@@ -88,7 +88,9 @@ fn inputs(graph: &Graph, node: NodeId) -> Inputs {
             let (name, digest) = match &entry.source {
                 FileSource::Project { path, sha256, .. } => (path.to_string(), sha256.to_string()),
                 FileSource::Literal(bytes) => (format!("/{}", entry.path), Sha256::of(&bytes.0).to_string()),
-                FileSource::Symlink(target) => (format!("/{}", entry.path), Sha256::of(&target.0).to_string()),
+                FileSource::Symlink(target) => {
+                    (format!("/{}", entry.path), Sha256::of(&target.0).to_string())
+                }
                 FileSource::Directory => (format!("/{}", entry.path), String::new()),
             };
             inputs.insert(name, format!("{digest} {:o}", entry.mode));

@@ -26,16 +26,18 @@ pub fn difference(old: Option<&Lock>, new: &Lock) -> Vec<String> {
 
 /// Where a name belongs and the name → its version and its file's digest.
 fn contents(lock: &Lock) -> BTreeMap<(&str, String), (String, String)> {
-    let debs = lock.debian.package.iter().map(|deb| {
-        ((deb.set.as_str(), deb.name.clone()), (deb.version.clone(), deb.sha256.to_string()))
-    });
+    let debs = lock
+        .debian
+        .package
+        .iter()
+        .map(|deb| ((deb.set.as_str(), deb.name.clone()), (deb.version.clone(), deb.sha256.to_string())));
     let python = &lock.python;
     let lists = [("project", &python.packages), ("tools", &python.tools)].into_iter();
     let lists = lists.chain(python.collections.iter().map(|(name, list)| (name.as_str(), list)));
     let distributions = lists.flat_map(|(list, distributions)| {
-        distributions.iter().map(move |one| {
-            ((list, one.name.clone()), (one.version.clone(), one.file.sha256.to_string()))
-        })
+        distributions
+            .iter()
+            .map(move |one| ((list, one.name.clone()), (one.version.clone(), one.file.sha256.to_string())))
     });
     debs.chain(distributions).collect()
 }

@@ -18,6 +18,7 @@ use std::path::Path;
 use assemble_layers::lock::{Lock, Requirements, VERSION};
 use fs_err as fs;
 
+use crate::draft::Draft;
 use crate::{Error, Kind, Result};
 
 /// The lock's file name, in the project's folder.
@@ -49,7 +50,10 @@ fn parse(text: &str) -> Result<Lock> {
     match value.get("version").and_then(toml::Value::as_integer) {
         Some(version) if version == i64::from(VERSION) => {}
         Some(version) => {
-            return Err(Error::new(Kind::Input, format!("it is of version {version}, and this program reads {VERSION}")));
+            return Err(Error::new(
+                Kind::Input,
+                format!("it is of version {version}, and this program reads {VERSION}"),
+            ));
         }
         None => return Err(Error::new(Kind::Input, "it names no `version`")),
     }
@@ -62,13 +66,24 @@ fn parse(text: &str) -> Result<Lock> {
 fn check(lock: &Lock) -> Result<()> {
     for (index, package) in lock.debian.package.iter().enumerate() {
         if package.path.split('/').any(|part| part.is_empty() || part == "..") {
-            return Err(Error::new(Kind::Input, format!("the path `{}` of `{}` is none", package.path, package.name)));
+            return Err(Error::new(
+                Kind::Input,
+                format!("the path `{}` of `{}` is none", package.path, package.name),
+            ));
         }
-        if lock.debian.package[..index].iter().any(|other| other.name == package.name && other.architecture == package.architecture) {
+        if lock.debian.package[..index]
+            .iter()
+            .any(|other| other.name == package.name && other.architecture == package.architecture)
+        {
             return Err(Error::new(Kind::Input, format!("it names `{}` twice", package.name)));
         }
     }
-    let distributions = lock.python.packages.iter().chain(&lock.python.tools).chain(lock.python.collections.values().flatten());
+    let distributions = lock
+        .python
+        .packages
+        .iter()
+        .chain(&lock.python.tools)
+        .chain(lock.python.collections.values().flatten());
     for distribution in distributions {
         let name = &distribution.file.name;
         if name.contains('/') || name.starts_with('.') {
@@ -83,13 +98,9 @@ fn check(lock: &Lock) -> Result<()> {
 /// # Errors
 /// Those of the disk.
 pub fn write(path: &Path, lock: &Lock) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut draft = tempfile::Builder::new().prefix(".assemble-").tempfile_in(folder)?;
+    let mut draft = Draft::new(path)?;
     draft.write_all(text(lock)?.as_bytes())?;
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    draft.as_file().set_permissions(readable)?;
-    draft.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    draft.finish()
 }
 
 /// A lock as text.

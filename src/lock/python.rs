@@ -146,7 +146,8 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
 
 /// An earlier answer, with the fields that a lock leaves out where they say nothing.
 fn previous(python: &Python) -> Result<serde_json::Value> {
-    let mut value = serde_json::to_value(python).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+    let mut value =
+        serde_json::to_value(python).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
     let absent = serde_json::json!({
         "requested": false, "requires": [], "source": null, "groups": [], "wanted_by": [], "markers": null,
         "optional": false, "python_versions": "*", "dependencies": {}, "extras": {},
@@ -203,7 +204,12 @@ fn command(folder: &Path) -> Result<Command> {
 
 fn read_answer(outcome: &crate::sandbox::Outcome) -> Result<Vec<u8>> {
     let nothing = || Error::new(Kind::Internal, "`resolve.py` left no answer");
-    let entry = outcome.tree.entries().iter().find(|entry| entry.path.as_bytes() == b"answer.json").ok_or_else(nothing)?;
+    let entry = outcome
+        .tree
+        .entries()
+        .iter()
+        .find(|entry| entry.path.as_bytes() == b"answer.json")
+        .ok_or_else(nothing)?;
     let EntryKind::File(content) = &entry.kind else { return Err(nothing()) };
     let tar = outcome.tar.clone();
     let file_of = move |_| tar.clone();

@@ -185,7 +185,9 @@ impl std::str::FromStr for Reference {
         };
         let valid_host = host.is_none_or(|host| {
             !host.is_empty()
-                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b':' | b'-' | b'[' | b']'))
+                && host.bytes().all(|byte| {
+                    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b':' | b'-' | b'[' | b']')
+                })
         });
         let valid_tag = tag.len() <= 128
             && tag.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -79,7 +79,9 @@ impl TreeBuilder {
                     self.entries.insert(folder.clone(), (Entry::directory(folder), None));
                 }
                 Some((there, _)) if there.kind == EntryKind::Directory => break,
-                Some(_) => return Err(conflict(&folder).detail(format!("`{}` needs it to be a folder", entry.path))),
+                Some(_) => {
+                    return Err(conflict(&folder).detail(format!("`{}` needs it to be a folder", entry.path)));
+                }
             }
         }
         match self.entries.get(&entry.path) {

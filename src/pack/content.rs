@@ -55,7 +55,12 @@ impl<'a> Contents<'a> {
     ///
     /// # Errors
     /// A blob that is not there, or is not what it was said to be; those of `take`.
-    pub fn read(&mut self, path: &TreePath, content: &Content, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub fn read(
+        &mut self,
+        path: &TreePath,
+        content: &Content,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let file = self.file(content.blob())?;
         match *content {
             Content::Plain { offset, length, .. } => {
@@ -124,8 +129,11 @@ pub(super) fn for_each_piece(
         let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let read = file.file().read_at(&mut buffer[..wanted], offset)?;
         if read == 0 {
-            return Err(Error::new(Kind::Store, format!("`{}` is shorter than it was", file.path().display()))
-                .hint("`assemble store verify` finds what is corrupt and removes it"));
+            return Err(Error::new(
+                Kind::Store,
+                format!("`{}` is shorter than it was", file.path().display()),
+            )
+            .hint("remove it, and run the command again: it is fetched or built again"));
         }
         take(&buffer[..read])?;
         offset += read as u64;

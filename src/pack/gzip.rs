@@ -9,7 +9,7 @@
 
 use std::io::Write;
 
-use assemble_layers::{BlobDigest, Content, Kind as EntryKind, Tree, TreePath, digest::Hasher};
+use assemble_layers::{BlobDigest, Content, DiffId, Kind as EntryKind, Tree, TreePath, digest::Hasher};
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::{Contents, Segment, Spliced, tar};
@@ -40,6 +40,8 @@ pub struct Packing {
     pub segments: Option<(Vec<BlobDigest>, Vec<Segment>)>,
     /// The digest of the literal file.
     pub literal: BlobDigest,
+    /// What was packed, where all of it was seen uncompressed: a caller can check it.
+    pub diff_id: Option<DiffId>,
 }
 
 impl Packing {
@@ -55,7 +57,12 @@ impl Packing {
 ///
 /// # Errors
 /// A blob that cannot be read; a literal file that cannot be written.
-pub fn pack(tree: &Tree, contents: &mut Contents<'_>, literal: impl Write, threads: usize) -> Result<Packing> {
+pub fn pack(
+    tree: &Tree,
+    contents: &mut Contents<'_>,
+    literal: impl Write,
+    threads: usize,
+) -> Result<Packing> {
     let mut packer = Packer::new(literal, threads);
     for entry in tree.entries() {
         packer.plain(&tar::header(entry)?)?;
@@ -76,6 +83,8 @@ struct Packer<W> {
     literal_size: u64,
     literal_hasher: Hasher,
     hasher: Hasher,
+    /// Of what goes in, until a stream is copied that is not inflated.
+    uncompressed: Option<Hasher>,
     size: u64,
     sources: Vec<BlobDigest>,
     segments: Vec<Segment>,
@@ -92,6 +101,7 @@ impl<W: Write> Packer<W> {
             literal_size: 0,
             literal_hasher: Hasher::new(),
             hasher: Hasher::new(),
+            uncompressed: Some(Hasher::new()),
             size: 0,
             sources: Vec::new(),
             segments: Vec::new(),
@@ -102,6 +112,9 @@ impl<W: Write> Packer<W> {
 
     /// Bytes that are to be compressed.
     fn plain(&mut self, mut bytes: &[u8]) -> Result<()> {
+        if let Some(hasher) = &mut self.uncompressed {
+            hasher.update(bytes);
+        }
         while !bytes.is_empty() {
             if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
                 if self.chunks.len() == BATCH {
@@ -117,7 +130,12 @@ impl<W: Write> Packer<W> {
         Ok(())
     }
 
-    fn plain_content(&mut self, path: &TreePath, content: &Content, contents: &mut Contents<'_>) -> Result<()> {
+    fn plain_content(
+        &mut self,
+        path: &TreePath,
+        content: &Content,
+        contents: &mut Contents<'_>,
+    ) -> Result<()> {
         contents.read(path, content, &mut |piece| self.plain(piece))
     }
 
@@ -126,6 +144,7 @@ impl<W: Write> Packer<W> {
         let Content::Deflated { blob, offset, length, crc32, size } = *content else {
             return Err(Error::new(Kind::Internal, "a plain content is no deflate stream"));
         };
+        self.uncompressed = None;
         self.compress()?;
         self.write(&HEADER)?;
         contents.read_stored(blob, offset, length, &mut |piece| {
@@ -196,6 +215,7 @@ impl<W: Write> Packer<W> {
             size: self.size,
             segments,
             literal: BlobDigest(self.literal_hasher.finish()),
+            diff_id: self.uncompressed.map(|hasher| DiffId(hasher.finish())),
         })
     }
 }

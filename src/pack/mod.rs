@@ -1,8 +1,8 @@
 //! Archives, read and written: tar, gzip, wheels, `.deb`. Synchronous; knows `layers` alone.
 
 pub mod content;
-pub mod gzip;
 pub mod deb;
+pub mod gzip;
 pub mod tar;
 pub mod wheel;
 pub mod zip;

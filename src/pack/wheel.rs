@@ -25,7 +25,12 @@ pub struct Wheel<'a> {
 ///
 /// # Errors
 /// A wheel that is not sound; a file that another wheel has already put there otherwise.
-pub fn unpack(wheel: &Wheel<'_>, layout: &Layout, contents: &mut Contents<'_>, tree: &mut TreeBuilder) -> Result<()> {
+pub fn unpack(
+    wheel: &Wheel<'_>,
+    layout: &Layout,
+    contents: &mut Contents<'_>,
+    tree: &mut TreeBuilder,
+) -> Result<()> {
     contents.name(wheel.blob, wheel.filename);
     let members = zip::members(wheel.path, wheel.blob, wheel.filename)?;
     let unpacked = match layout {
@@ -158,7 +163,8 @@ impl<'a, 'b> Installation<'a, 'b> {
             return Err(invalid(self.wheel, format!("its `{path}` is larger than 64 MiB")));
         }
         let bytes = self.contents.to_vec(&path, &member.content)?;
-        let text = String::from_utf8(bytes).map_err(|_| invalid(self.wheel, format!("its `{path}` is not UTF-8")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| invalid(self.wheel, format!("its `{path}` is not UTF-8")))?;
         Ok(Some(text))
     }
 
@@ -191,12 +197,24 @@ impl<'a, 'b> Installation<'a, 'b> {
     }
 
     /// A file that the installer writes.
-    fn literal(&mut self, tree: &mut TreeBuilder, folder: &TreePath, within: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    fn literal(
+        &mut self,
+        tree: &mut TreeBuilder,
+        folder: &TreePath,
+        within: &str,
+        bytes: &[u8],
+        mode: u32,
+    ) -> Result<()> {
         let path = folder.join(within)?;
         tree.literal(path.clone(), bytes, mode)?;
         let hash = python::record_hash(Sha256::of(bytes));
         let written = self.written(&path)?;
-        self.record.push(RecordLine { within: within.to_owned(), written, hash, size: bytes.len().to_string() });
+        self.record.push(RecordLine {
+            within: within.to_owned(),
+            written,
+            hash,
+            size: bytes.len().to_string(),
+        });
         Ok(())
     }
 
@@ -249,7 +267,12 @@ impl<'a, 'b> Installation<'a, 'b> {
             "data" => self.scheme.data.clone(),
             // Headers have a folder for each distribution.
             "headers" => self.scheme.headers.join(text.split('-').next().unwrap_or_default())?,
-            _ => return Err(invalid(self.wheel, format!("`{path}` belongs to the unknown scheme `{scheme}`"))),
+            _ => {
+                return Err(invalid(
+                    self.wheel,
+                    format!("`{path}` belongs to the unknown scheme `{scheme}`"),
+                ));
+            }
         };
         let other_library = matches!(scheme, "purelib" | "platlib") && scheme != self.root;
         Ok(Place { folder, within: within.to_owned(), other_library })

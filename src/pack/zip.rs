@@ -64,7 +64,8 @@ pub fn members(path: &Path, blob: BlobDigest, name: &str) -> Result<BTreeMap<Tre
     let mut members = BTreeMap::new();
     for (path, wayfinder, header) in found {
         let wrong = |how: String| invalid(format!("its member `{path}` {how}"));
-        let entry = archive.get_entry(wayfinder).map_err(|error| wrong(format!("cannot be found: {error}")))?;
+        let entry =
+            archive.get_entry(wayfinder).map_err(|error| wrong(format!("cannot be found: {error}")))?;
         let (start, end) = entry.compressed_data_range();
         if start > end || end > size {
             return Err(wrong("ends after the file does".to_owned()));
@@ -79,7 +80,10 @@ pub fn members(path: &Path, blob: BlobDigest, name: &str) -> Result<BTreeMap<Tre
             })?;
             let found = crc32.finalize();
             if found != header.crc32 {
-                return Err(wrong(format!("has the CRC-32 {found:08x}, and {:08x} was recorded", header.crc32)));
+                return Err(wrong(format!(
+                    "has the CRC-32 {found:08x}, and {:08x} was recorded",
+                    header.crc32
+                )));
             }
         }
         if members.insert(path.clone(), Member { content, mode: header.mode }).is_some() {

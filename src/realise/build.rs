@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use assemble_layers::derivation::{DebInput, Fetch, FileSource, Files, Run, UnpackDebs, UnpackWheels};
 use assemble_layers::digest::Hasher;
@@ -13,37 +14,44 @@ use crate::pack::{self, Contents, TreeBuilder, wheel};
 use crate::sandbox::{Command, DebFile, Job, Sandbox, Task};
 use crate::{Error, Kind, Result};
 
+/// A tree that is in the store.
+pub(super) struct Built {
+    pub diff_id: DiffId,
+    /// Of the tree's tar, in bytes.
+    pub size: u64,
+    pub took: Duration,
+}
+
 impl Realisation<'_> {
-    /// Builds a tree and puts it into the store; its diffID and the size of its tar.
-    pub(super) fn build_tree(&self, node: NodeId, key: Key) -> Result<(DiffId, u64)> {
+    /// Builds a tree and puts it into the store.
+    pub(super) fn build_tree(&self, node: NodeId, key: Key) -> Result<Built> {
         let name = &self.graph.node(node).name;
-        let started = || self.engine.send(Event::Building { name: name.clone() });
         match &self.graph.node(node).builder {
             Builder::Fetch(_) => Err(Error::new(Kind::Internal, format!("`{name}` is a file and no tree"))),
-            Builder::Files(files) => {
-                let _permit = self.work.acquire();
-                self.files(files)
-            }
+            Builder::Files(files) => self.work_on(name, || self.files(files)),
             Builder::UnpackWheels(wheels) => {
                 let files = self.fetch_inputs(wheels.wheels.iter().map(|wheel| wheel.file))?;
-                let _permit = self.work.acquire();
-                started();
-                self.unpack_wheels(wheels, &files)
+                self.work_on(name, || self.unpack_wheels(wheels, &files))
             }
             Builder::UnpackDebs(debs) => {
                 let root = self.root(&debs.over)?;
                 let files = self.fetch_inputs(debs.packages.iter().map(|deb| deb.file))?;
-                let _permit = self.work.acquire();
-                started();
-                self.sandboxed(name, key, root, unpack_debs(debs, files))
+                self.work_on(name, || self.sandboxed(name, key, root, unpack_debs(debs, files)))
             }
             Builder::Run(run) => {
                 let root = self.root(&run.root)?;
-                let _permit = self.work.acquire();
-                started();
-                self.sandboxed(name, key, root, run_task(run))
+                self.work_on(name, || self.sandboxed(name, key, root, run_task(run)))
             }
         }
+    }
+
+    /// Waits for a core, and measures what is done with it.
+    fn work_on(&self, name: &str, work: impl FnOnce() -> Result<(DiffId, u64)>) -> Result<Built> {
+        let _permit = self.work.acquire();
+        self.engine.send(Event::Building { name: name.to_owned() });
+        let started = Instant::now();
+        let (diff_id, size) = work()?;
+        Ok(Built { diff_id, size, took: started.elapsed() })
     }
 
     /// Removes the inputs of a failed build whose bytes are no longer what their names say; whether
@@ -57,7 +65,22 @@ impl Realisation<'_> {
             if path.exists() && !is_intact(&path, digest)? {
                 self.engine.warn(format!("`{}` is corrupt in the store, and is fetched again", fetch.file));
                 self.engine.store.discard_blob(digest)?;
-                self.downloads.forget(fetch);
+                found = true;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes what a tree refers to and what is no longer what its name says; whether there was
+    /// any, so that it pays to try again.
+    pub(super) fn discard_corrupt_content(&self, diff_id: DiffId) -> Result<bool> {
+        let store = self.engine.store;
+        let mut found = false;
+        for blob in store.tree(diff_id)?.unwrap_or_default().blobs() {
+            let path = store.blob_file(blob);
+            if path.exists() && !is_intact(&path, blob)? {
+                self.engine.warn(format!("the blob `{blob}` is corrupt in the store, and is made again"));
+                store.discard_blob(blob)?;
                 found = true;
             }
         }
@@ -110,8 +133,11 @@ impl Realisation<'_> {
                     let file = self.engine.project.join(source.as_path());
                     let bytes = fs_err::read(&file).map_err(crate::project::unreadable)?;
                     if Sha256::of(&bytes) != *sha256 {
-                        return Err(Error::new(Kind::Input, format!("`{}` changed while it was read", file.display()))
-                            .hint("run it again when the file is whole"));
+                        return Err(Error::new(
+                            Kind::Input,
+                            format!("`{}` changed while it was read", file.display()),
+                        )
+                        .hint("run it again when the file is whole"));
                     }
                     builder.literal(path, &bytes, entry.mode)?;
                 }
@@ -132,12 +158,13 @@ impl Realisation<'_> {
             task,
         };
         let mut log = std::io::BufWriter::new(fs_err::File::create(store.log_file(key))?);
-        let outcome = Sandbox::default().run(&job, &mut |line| {
-            // A log that cannot be written is no reason to stop: the lines are shown as well.
-            let _ = std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes());
-            self.engine.send(Event::Log { name: name.to_owned(), line: line.to_owned() });
-        })
-        .map_err(|error| error.detail(format!("the whole log is `{}`", store.log_file(key).display())))?;
+        let outcome = Sandbox::default()
+            .run(&job, &mut |line| {
+                // A log that cannot be written is no reason to stop: the lines are shown as well.
+                let _ = std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes());
+                self.engine.send(Event::Log { name: name.to_owned(), line: line.to_owned() });
+            })
+            .map_err(|error| error.detail(format!("the whole log is `{}`", store.log_file(key).display())))?;
         let size = fs_err::metadata(&outcome.tar)?.len();
         store.adopt(&outcome.tar, BlobDigest(outcome.diff_id.0))?;
         store.put_tree(outcome.diff_id, &outcome.tree)?;
@@ -156,10 +183,8 @@ impl Realisation<'_> {
 }
 
 fn unpack_debs(debs: &UnpackDebs<NodeId>, files: Vec<PathBuf>) -> Task {
-    let packages = debs.packages.iter().zip(files).map(|(DebInput { package, automatic, .. }, path)| DebFile {
-        package: package.clone(),
-        path,
-        automatic: *automatic,
+    let packages = debs.packages.iter().zip(files).map(|(DebInput { package, automatic, .. }, path)| {
+        DebFile { package: package.clone(), path, automatic: *automatic }
     });
     Task::UnpackDebs { packages: packages.collect() }
 }

@@ -62,12 +62,11 @@ impl<'a> Downloads<'a> {
     pub(super) fn file(&self, fetch: &Fetch) -> Result<PathBuf> {
         let slot = Arc::clone(lock(&self.slots).entry(fetch.sha256).or_default());
         let mut result = lock(&slot);
+        // What was found corrupt since is gone, and is fetched again.
+        if matches!(&*result, Some(Ok(_))) && self.present(fetch).is_none() {
+            *result = None;
+        }
         result.get_or_insert_with(|| self.fetch(fetch)).clone()
-    }
-
-    /// Lets a file be fetched again.
-    pub(super) fn forget(&self, fetch: &Fetch) {
-        lock(&self.slots).remove(&fetch.sha256);
     }
 
     /// The file, if the store has it. A file of another size is corrupt, and is fetched again.
@@ -112,7 +111,9 @@ impl<'a> Downloads<'a> {
             };
             match taken {
                 Ok(()) => return Ok(true),
-                Err(error) => self.engine.warn(format!("the cache `{}` is passed over: {error}", cache.name())),
+                Err(error) => {
+                    self.engine.warn(format!("the cache `{}` is passed over: {error}", cache.name()))
+                }
             }
         }
         Ok(false)

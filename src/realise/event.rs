@@ -25,17 +25,41 @@ impl Had {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A result was there already.
-    Found { name: String, had: Had },
+    Found {
+        name: String,
+        had: Had,
+    },
     /// A download began or went on.
-    Downloading { file: String, done: u64, size: u64 },
-    Downloaded { file: String, size: u64 },
+    Downloading {
+        file: String,
+        done: u64,
+        size: u64,
+    },
+    Downloaded {
+        file: String,
+        size: u64,
+    },
     /// A builder began.
-    Building { name: String },
+    Building {
+        name: String,
+    },
     /// A line that a build step printed.
-    Log { name: String, line: String },
-    Built { name: String, size: u64, took: Duration },
-    Packing { name: String, size: u64 },
-    Packed { name: String },
+    Log {
+        name: String,
+        line: String,
+    },
+    Built {
+        name: String,
+        size: u64,
+        took: Duration,
+    },
+    Packing {
+        name: String,
+        size: u64,
+    },
+    Packed {
+        name: String,
+    },
     /// Something that is no error, but that somebody should know.
     Warning(String),
     /// Nothing more comes.

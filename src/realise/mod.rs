@@ -21,14 +21,15 @@ use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use assemble_layers::encode::Encoder;
 use assemble_layers::derivation::Node;
+use assemble_layers::encode::Encoder;
 use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, image};
 
 use crate::pack::{Contents, gzip};
 use crate::store::{Outcome, Packed, Record, Store, Substituter};
 use crate::{Error, Kind, Result};
 
+use build::Built;
 use download::Downloads;
 
 /// What realising needs from outside.
@@ -205,13 +206,12 @@ impl<'a> Realisation<'a> {
 
     fn build(&self, node: NodeId, key: Key) -> Result<Realised> {
         let Node { name, builder } = self.graph.node(node);
-        let started = Instant::now();
         let result = match self.build_tree(node, key) {
             Err(_) if self.discard_corrupt_inputs(node)? => self.build_tree(node, key),
             result => result,
         };
-        let (diff_id, size) = result.map_err(|error| error.within(format!("`{name}` could not be built")))?;
-        let took = started.elapsed();
+        let Built { diff_id, size, took } =
+            result.map_err(|error| error.within(format!("`{name}` could not be built")))?;
         let record = Record {
             builder: format!("{} {}", builder.name(), builder.version()),
             name: name.clone(),
@@ -259,7 +259,12 @@ impl<'a> Realisation<'a> {
     fn layer(&self, node: NodeId) -> Result<RealisedLayer> {
         let realised = self.tree(node)?;
         let (packed, had, took) = self.packed(node, &realised)?;
-        Ok(RealisedLayer { diff_id: realised.diff_id, packed, had: realised.had.max(had), took: realised.took + took })
+        Ok(RealisedLayer {
+            diff_id: realised.diff_id,
+            packed,
+            had: realised.had.max(had),
+            took: realised.took + took,
+        })
     }
 
     fn packed(&self, node: NodeId, realised: &Realised) -> Result<(Packed, Had, Duration)> {
@@ -280,7 +285,12 @@ impl<'a> Realisation<'a> {
         let started = Instant::now();
         let name = &self.graph.node(node).name;
         self.engine.send(Event::Packing { name: name.clone(), size: realised.size });
-        let packed = self.pack(realised.diff_id)?;
+        let packed = match self.pack(realised.diff_id) {
+            Err(_) if self.discard_corrupt_content(realised.diff_id)? => {
+                self.pack(self.tree_with_content(node)?.diff_id)
+            }
+            result => result,
+        }?;
         self.engine.send(Event::Packed { name: name.clone() });
         self.put_packed(key, name.clone(), packed, started.elapsed())?;
         Ok((packed, Had::Built, started.elapsed()))
@@ -289,18 +299,27 @@ impl<'a> Realisation<'a> {
     fn put_packed(&self, key: Key, name: String, packed: Packed, took: Duration) -> Result<()> {
         let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let outcome = Outcome::Packed(packed);
-        self.engine.store.put_record(key, &Record { builder: "pack 1".to_owned(), name, outcome, milliseconds })
+        self.engine
+            .store
+            .put_record(key, &Record { builder: "pack 1".to_owned(), name, outcome, milliseconds })
     }
 
     fn pack(&self, diff_id: DiffId) -> Result<Packed> {
         let store = self.engine.store;
-        let tree = store.tree(diff_id)?.ok_or_else(|| Error::new(Kind::Store, "a tree vanished from the store"))?;
+        let tree =
+            store.tree(diff_id)?.ok_or_else(|| Error::new(Kind::Store, "a tree vanished from the store"))?;
         let working = store.working_folder()?;
         let literal = working.path().join("literal");
         let file_of = |blob| store.blob_file(blob);
         let mut contents = Contents::new(&file_of);
         let output = std::io::BufWriter::with_capacity(1 << 20, fs_err::File::create(&literal)?);
         let packing = gzip::pack(&tree, &mut contents, output, self.engine.jobs)?;
+        if packing.diff_id.is_some_and(|found| found != diff_id) {
+            return Err(Error::new(
+                Kind::Store,
+                format!("what the store holds of the tree `{diff_id}` is not that tree"),
+            ));
+        }
         store.adopt(&literal, packing.literal)?;
         if let Some(spliced) = packing.spliced() {
             store.put_spliced(packing.digest, &spliced)?;

@@ -74,8 +74,12 @@ impl Engine<'_> {
         };
         Ok(match self.record(packing_key(diff_id))? {
             Some((record, found)) => match record.outcome {
-                Outcome::Packed(packed) if found == Had::Substituted => (State::Substitute, Some(packed.size)),
-                Outcome::Packed(packed) if self.store.has_blob(packed.digest) => (State::Reuse, Some(packed.size)),
+                Outcome::Packed(packed) if found == Had::Substituted => {
+                    (State::Substitute, Some(packed.size))
+                }
+                Outcome::Packed(packed) if self.store.has_blob(packed.digest) => {
+                    (State::Reuse, Some(packed.size))
+                }
                 Outcome::Packed(packed) => (State::Pack, Some(packed.size)),
                 Outcome::Tree { .. } => (State::Pack, None),
             },

@@ -22,9 +22,10 @@ use assemble_layers::tree::{Content, Entry, Kind as EntryKind, MTIME, RawBytes, 
 use fs_err as fs;
 use rustix::io::Errno;
 
-use super::contents::Contents;
+use super::contents;
 use super::materialise::{Lower, Snapshot, Stamp};
 use super::scrub;
+use crate::pack::Contents;
 use crate::pack::tar;
 use crate::{Error, Kind, Result};
 
@@ -147,9 +148,10 @@ impl<'a> Capture<'a> {
         match (&now.kind, &then.kind) {
             (EntryKind::Directory, EntryKind::Directory) => Ok(owner && mode),
             (EntryKind::Symlink(now), EntryKind::Symlink(then)) => Ok(owner && time && now == then),
-            (EntryKind::File(_), EntryKind::File(content)) => {
-                Ok(owner && mode && time && self.contents.equals(content, &it.file)?)
-            }
+            (EntryKind::File(_), EntryKind::File(content)) => Ok(owner
+                && mode
+                && time
+                && contents::equals(&mut self.contents, &now.path, content, &it.file)?),
             _ => Ok(false),
         }
     }

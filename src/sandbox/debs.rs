@@ -19,14 +19,26 @@
 //!
 //! # What differs from dpkg
 //!
-//! - Times of folders are those of the build; whoever captures the root gives them one constant.
-//! - Lines of `triggers/File` and `triggers/NAME` stand in the order of names, not of unpacking.
-//! - Packages that lose all files to others do not disappear; Breaks and Conflicts are the
-//!   resolver's business, nothing is deconfigured or removed.
+//! Compared, entry by entry, with what mmdebstrap and apt make of the same files (91 packages from
+//! nothing, 106 more over them, 19 upgrades over 140), and with dpkg in the tests:
+//!
+//! - Times of folders, and of what is written while packages are configured, are those of the build;
+//!   whoever captures the root gives them one constant. The merged-/usr links have it already.
+//! - From nothing in one go, ids that scripts ask for (`_ssh`, `crontab`) follow dpkg's order of
+//!   configuring, which is another than apt's in two goes. The same set gives the same ids.
+//! - `triggers/File`, `triggers/NAME` and `extended_states` hold the same lines in the order of names,
+//!   not of unpacking.
+//! - A package without `md5sums` gets one as dpkg would write it, but without files that another
+//!   package of the set takes over.
+//! - Packages that lose all files to others do not disappear. Breaks and Conflicts are the resolver's
+//!   business: nothing is deconfigured or removed.
+//! - While scripts run, `status` says of a package what it was before, not `half-installed`.
 //! - A changed conffile is kept without a question (`--force-confdef --force-confold`).
 //! - Two packages that ship one path under two names, through a link of the root, are a conflict;
-//!   dpkg does not see it.
-//! - PAX headers, devices and bzip2 are refused.
+//!   dpkg does not see it. So are a folder and a link to be made at one path, which dpkg settles by
+//!   order.
+//! - PAX headers, devices and bzip2 are refused. `.dpkg-tmp` backups are not made: on an error the
+//!   root is thrown away.
 
 mod claims;
 mod content;
@@ -35,11 +47,11 @@ mod files;
 mod obsolete;
 mod package;
 mod record;
+mod relation;
 mod root;
 mod scripts;
 mod stanza;
 mod triggers;
-mod version;
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,6 @@ use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 
 use super::capture::Capture;
-use super::contents::Contents;
 use super::materialise::Merged;
 use super::protocol::{Failure, Message, Record, Request, receive, record_path, send, tar_path, tell};
 use super::{Job, Task, command, debs, ids};
@@ -239,7 +238,8 @@ fn init() -> Result<()> {
 /// Does the job: materialise, run, capture.
 fn run(job: &Job) -> Result<()> {
     let root = job.folder.join("root");
-    let mut contents = Contents::new(&job.blobs);
+    let file_of = |blob| job.blobs.get(&blob).cloned().unwrap_or_default();
+    let mut contents = crate::pack::Contents::new(&file_of);
     let merged = Merged::read(&job.root)?;
     let snapshot = merged.materialise(&root, &mut contents)?;
     let output = match &job.task {

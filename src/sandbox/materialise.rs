@@ -13,7 +13,8 @@ use assemble_layers::tree::{Entry, Kind as EntryKind, Tree, TreePath};
 use fs_err as fs;
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 
-use super::contents::Contents;
+use super::contents;
+use crate::pack::Contents;
 use crate::{Error, Kind, Result};
 
 /// What tells whether an entry was touched since: the kernel sets the change time, nobody else can.
@@ -136,7 +137,7 @@ impl Merged {
     }
 
     /// Makes `root` and everything in it.
-    pub fn materialise(self, root: &Path, contents: &mut Contents) -> Result<Snapshot> {
+    pub fn materialise(self, root: &Path, contents: &mut Contents<'_>) -> Result<Snapshot> {
         std::fs::DirBuilder::new().mode(0o755).create(root)?;
         let started = fs::symlink_metadata(root)?.mtime();
         for node in self.0.values() {
@@ -156,7 +157,7 @@ impl Merged {
         Ok(Snapshot { entries, started })
     }
 
-    fn make(&self, root: &Path, node: &Node, contents: &mut Contents) -> Result<()> {
+    fn make(&self, root: &Path, node: &Node, contents: &mut Contents<'_>) -> Result<()> {
         let entry = &node.entry;
         let path = root.join(entry.path.as_path());
         if let Some(target) = &node.name_of
@@ -166,7 +167,7 @@ impl Merged {
         }
         match &entry.kind {
             EntryKind::Directory => fs::create_dir(&path)?,
-            EntryKind::File(content) => contents.write(content, &path)?,
+            EntryKind::File(content) => contents::write(contents, &entry.path, content, &path)?,
             EntryKind::Symlink(target) => {
                 rustix::fs::symlink(&target.0[..], &path).map_err(|error| at(&path, error))?
             }

@@ -46,9 +46,13 @@ impl Read for BlobReader {
             }
         }
         let wanted = buffer.len().min(usize::try_from(self.current.length).unwrap_or(usize::MAX));
-        let read = self.files[self.current.source].file().read_at(&mut buffer[..wanted], self.current.offset)?;
+        let read =
+            self.files[self.current.source].file().read_at(&mut buffer[..wanted], self.current.offset)?;
         if read == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file of the store is shorter than it was"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "a file of the store is shorter than it was",
+            ));
         }
         self.current.offset += read as u64;
         self.current.length -= read as u64;

@@ -122,9 +122,9 @@ impl Store {
     /// Whether the blob is here: as a file, or as ranges of files that are.
     pub fn has_blob(&self, digest: BlobDigest) -> bool {
         self.has_blob_file(digest)
-            || self.spliced_sources(digest).is_some_and(|(sources, _)| {
-                sources.iter().all(|source| self.has_blob_file(*source))
-            })
+            || self
+                .spliced_sources(digest)
+                .is_some_and(|(sources, _)| sources.iter().all(|source| self.has_blob_file(*source)))
     }
 
     /// The first line of a spliced blob's file, and the rest, which is long and seldom needed.
@@ -206,7 +206,10 @@ impl Store {
         }
         let found = BlobDigest(hasher.finish());
         if found != digest {
-            return Err(Error::new(Kind::Input, format!("a copy of the blob `{digest}` has the digest `{found}`")));
+            return Err(Error::new(
+                Kind::Input,
+                format!("a copy of the blob `{digest}` has the digest `{found}`"),
+            ));
         }
         self.adopt(&path, digest)
     }

@@ -32,11 +32,8 @@ pub fn layers(graph: &mut Graph, lock: &Lock) -> Base {
             output: Output::Difference,
         }),
     );
-    let layer = |tree, created_by: &str| Layer {
-        tree,
-        step: "base".to_owned(),
-        created_by: created_by.to_owned(),
-    };
+    let layer =
+        |tree, created_by: &str| Layer { tree, step: "base".to_owned(), created_by: created_by.to_owned() };
     Base {
         debian: tree,
         layers: vec![

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use assemble_layers::Graph;
 use assemble_layers::derivation::Layout;
 use assemble_layers::lock::{Distribution, Lock};
 use assemble_layers::recipe::RecipeError;
-use assemble_layers::Graph;
 
 use super::python::{self, Group, Layers};
 
@@ -32,7 +32,8 @@ pub fn layers(graph: &mut Graph, lock: &Lock, with: &[&str]) -> Result<Layers, R
 }
 
 fn selected<'a>(lock: &'a Lock, with: &[&'a str]) -> Result<BTreeSet<&'a str>, RecipeError> {
-    let required = lock.python.groups.iter().filter(|(_, group)| !group.optional).map(|(name, _)| name.as_str());
+    let required =
+        lock.python.groups.iter().filter(|(_, group)| !group.optional).map(|(name, _)| name.as_str());
     let mut groups: BTreeSet<&str> = required.collect();
     for group in with {
         if !lock.python.groups.contains_key(*group) {

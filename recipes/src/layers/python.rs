@@ -43,7 +43,8 @@ pub fn layers<'a>(
         created_by: format!("{}: {name}", group.created_by),
     };
     let large = large.into_iter().map(|one| layer(format!("{} {}", one.name, one.version), &[one])).collect();
-    let small = (!small.is_empty()).then(|| layer(format!("{}, {} small ones", group.what, small.len()), &small));
+    let small =
+        (!small.is_empty()).then(|| layer(format!("{}, {} small ones", group.what, small.len()), &small));
     Layers { large, small }
 }
 
@@ -51,7 +52,8 @@ fn unpack(graph: &mut Graph, name: &str, distributions: &[&Distribution], layout
     let wheels = distributions.iter().map(|distribution| WheelInput {
         filename: distribution.file.name.clone(),
         file: fetch(graph, distribution),
-        requested: distribution.requested && matches!(layout, Layout::Site(scheme) if scheme.installer == PIP),
+        requested: distribution.requested
+            && matches!(layout, Layout::Site(scheme) if scheme.installer == PIP),
     });
     let wheels = wheels.collect();
     graph.add(name, Builder::UnpackWheels(UnpackWheels { wheels, layout: layout.clone() }))

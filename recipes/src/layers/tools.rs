@@ -1,10 +1,10 @@
 //! Step 3, pip and Poetry: the one layer that pip answers for.
 
+use assemble_layers::Graph;
 use assemble_layers::derivation::Layout;
 use assemble_layers::image::Layer;
 use assemble_layers::lock::Lock;
 use assemble_layers::recipe::RecipeError;
-use assemble_layers::Graph;
 
 use super::python::{self, Group};
 

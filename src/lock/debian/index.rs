@@ -8,8 +8,8 @@ use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use super::relation;
-use super::version::Version;
+use crate::debian::Version;
+use crate::debian::relation;
 
 /// One version of a package.
 #[derive(Clone, Copy, Debug)]

@@ -1,15 +1,13 @@
 //! Debian: from package names to locked files.
 //!
 //! [`archive`] reads each suite's signed [`release`] and its indexes, [`index`] makes one universe
-//! of them, [`resolver`] picks what apt would pick, with [`version`] and [`relation`] as Debian
-//! Policy has them. What was locked before stays as long as the archive lists it.
+//! of them, [`resolver`] picks what apt would pick, by the rules of [`crate::debian`]. What was locked
+//! before stays as long as the archive lists it.
 
 mod archive;
 mod index;
-mod relation;
 mod release;
 mod resolver;
-mod version;
 
 use std::collections::HashMap;
 

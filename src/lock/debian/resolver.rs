@@ -18,8 +18,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
 use super::index::{Package, PackageId, Universe};
-use super::relation::{Dependency, Relation};
-use super::version::Version;
+use crate::debian::Version;
+use crate::debian::relation::{Dependency, Relation};
 
 /// Why a package is there.
 #[derive(Clone, Copy, Debug)]

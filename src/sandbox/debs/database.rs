@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::content::Attributes;
 use super::package::full_name;
+use super::relation::Relation;
 use super::root::Root;
 use super::stanza::Stanza;
-use super::version::Relation;
 use crate::{Error, Kind, Result};
 
 pub const STATUS: &str = "var/lib/dpkg/status";

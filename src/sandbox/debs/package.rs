@@ -7,8 +7,8 @@ use std::thread;
 use assemble_layers::tree::TreePath;
 
 use super::database::Installed;
+use super::relation::Relation;
 use super::stanza::Stanza;
-use super::version::Relation;
 use crate::pack::deb::Deb;
 use crate::sandbox::DebFile;
 use crate::{Error, Kind, Result};
