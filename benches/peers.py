@@ -176,7 +176,7 @@ def context(project: Path, files: Path, url: str, context: Path) -> None:
         groups=f"--with {GROUP}" if whole else "",
     )
     (context / "Dockerfile").write_text(dockerfile)
-    (context / ".dockerignore").write_text("Dockerfile\ntools.txt\ncuda.py\n!tools.txt\n!cuda.py\n")
+    (context / ".dockerignore").write_text("Dockerfile\n")
 
 
 def poetry_lock(project: Path, url: str, context: Path, exported: str) -> None:
@@ -331,10 +331,12 @@ def table(results: Path, document: Path, title: str) -> None:
         if theirs is None and ours is None:
             continue
         ratio = f"{theirs / ours:.1f}×" if theirs and ours else "–"
-        kilobytes = of(key, "ours", 2)
+        # Elsewhere it is Docker's client that was measured.
+        measured_ours = key not in ("import", "engine")
+        kilobytes = of(key, "ours", 2) if measured_ours else None
         memory = f"{kilobytes / 1000:.0f} MB" if kilobytes else "–"
         cells = [seconds(theirs), seconds(ours), ratio, goal]
-        cells += [seconds(of(key, "ours", 1)), seconds(of(key, "floor", 0)), memory]
+        cells += [seconds(of(key, "ours", 1) if measured_ours else None), seconds(of(key, "floor", 0)), memory]
         lines.append(f"| {what} | " + " | ".join(cells) + " |")
     for (key, side), values in measured.items():
         if side == "note":

@@ -12,7 +12,8 @@
 #
 # As root, on Debian 12: it installs what is missing, and starts a Docker engine if none answers. With
 # PEERS_STORE=DIR the downloads are taken from the store in DIR, and the row "with the network" is
-# left out. The engine's containers use the host's network: files come from a server on the loopback.
+# left out; PEERS_ASSEMBLE=FILE is measured in place of this tree's release build. The engine's
+# containers use the host's network: files come from a server on the loopback.
 set -euo pipefail
 exec </dev/null
 
@@ -63,8 +64,8 @@ say() {
 
 clean() {
     [ -z "$server" ] || kill "$server" 2>/dev/null || true
-    for image in usual:binary ours:binary base; do
-        docker rmi -f "peers-$image" "peers:$image" >/dev/null 2>&1 || true
+    for image in usual ours base; do
+        docker rmi -f "peers:$image" >/dev/null 2>&1 || true
     done
     docker image prune -f --filter label=peers >/dev/null 2>&1 || true
     [ ! -d "$work/podman" ] || podman --root "$work/podman" --runroot "$work/podman-run" system reset -f >/dev/null 2>&1 || true
@@ -112,10 +113,12 @@ peers() {
     python3 "$root/benches/peers.py" "$@"
 }
 
-say "assemble itself"
-(cd "$root" && cargo build --release --quiet)
-assemble=$root/target/release/assemble
-image="$assemble image --variant binary --locked --offline --quiet --project $project --store $store"
+assemble=${PEERS_ASSEMBLE:-$root/target/release/assemble}
+if [ -z "${PEERS_ASSEMBLE:-}" ]; then
+    say "assemble itself"
+    (cd "$root" && cargo build --release --quiet)
+fi
+image="$assemble image --variant binary --locked --offline --quiet --tag peers:ours --project $project --store $store"
 
 # The manifest, the lock and the application, as they are committed.
 mkdir -p "$project"
@@ -180,6 +183,7 @@ printf 'tarball\tfloor\t%s\nlayers\tfloor\t%s\n' "$floor_all" "$floor_all" >>"$r
 fresh_context
 base() {
     mmdebstrap --quiet --mode=root --variant=essential --include=apt,ca-certificates,usr-is-merged \
+        --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
         '' "$work/base.tar" "deb [trusted=yes] copy:$files/debs ./"
 }
 usual() {
@@ -208,15 +212,16 @@ part() {
     awk -F'\t' -v key="$1" '$1 == key && $2 == "usual" { printf "%.0f s", $3 }' "$results"
 }
 note "the usual way" "$(part usual-base) mmdebstrap and import, $(part usual-build) docker build, $(part usual-save) docker save"
-note "sizes" "$(stat -c %s "$work/usual.tar") bytes saved the usual way, $(stat -c %s "$work/ours.tar") bytes ours"
+saved=$(stat -c %s "$work/usual.tar")
 rm -f "$work/usual.tar"
 measure noop usual bash -euc 'usual build'
 
 # --- both images run, and hold the same distributions
 measure load ours docker load --input "$work/ours.tar"
-loaded=$(sed -n 's/^Loaded image: //p' "$work/log")
-docker tag "$loaded" peers:ours
-docker rmi "$loaded" >/dev/null
+unpacked() {
+    docker image inspect --format '{{.Size}}' "peers:$1" | awk '{ printf "%.2f GB", $1 / 1e9 }'
+}
+note "sizes" "$(awk -v size="$saved" 'BEGIN { printf "%.2f GB", size / 1e9 }') saved and $(unpacked usual) unpacked the usual way, $(stat -c %s "$work/ours.tar" | awk '{ printf "%.2f GB", $1 / 1e9 }') and $(unpacked ours) ours"
 awk -F'\t' -v OFS='\t' '$2 == "ours" && ($1 == "tarball" || $1 == "load") { seconds += $3 } END { print "engine", "ours", seconds, "-", "-" }' "$results" >"$work/sum"
 cat "$work/sum" >>"$results"
 module=torch
@@ -266,7 +271,7 @@ machine=$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -1)
 memory=$(awk '/MemTotal/ { printf "%.0f GB", $2 / 1e6 }' /proc/meminfo)
 sha=$(grep -qw sha_ni /proc/cpuinfo && echo "with SHA-NI" || echo "without SHA-NI")
 commit=$(git -c safe.directory="$root" -C "$root" rev-parse --short HEAD)
-title="$(date -u +%F), commit $commit${small:+, \`--small\`}: $(nproc) cores ($machine, $sha), $memory, Linux $(uname -r), $(stat -f -c %T "$folder"), Docker $(docker version --format '{{.Server.Version}}'), image \`${digest:0:19}…\`."
+title="$(date -u +%F), commit $commit${small:+, \`--small\`}: $(nproc) cores ($machine, $sha), $memory, Linux $(uname -r), $(findmnt -no FSTYPE -T "$folder"), Docker $(docker version --format '{{.Server.Version}}'), image \`${digest:0:19}…\`."
 document=-
 [ -z "$write" ] || document=$root/docs/performance.md
 peers table "$results" "$document" "$title"
