@@ -109,7 +109,7 @@ ARG URL
 ENV {environment}
 RUN echo "deb [trusted=yes] $URL/debs ./" >/etc/apt/sources.list && apt-get update \\
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends {packages} \\
- && rm -rf /var/lib/apt/lists/*
+ && apt-get clean && rm -rf /var/lib/apt/lists/*
 COPY tools.txt cuda.py /tmp/
 RUN curl -sSfO --output-dir /tmp "$URL/wheels/{pip}" \\
  && python3 /tmp/{pip}/pip install --break-system-packages --no-cache-dir --no-compile --no-deps \\
