@@ -7,6 +7,7 @@
 //! Invariant: whatever reaches a digest is encoded here, by [`encode::Encoder`] (keys) or
 //! [`json::canonical`] (OCI documents), and each encoding has a golden test.
 
+pub mod application;
 pub mod debian;
 pub mod derivation;
 pub mod digest;
@@ -18,6 +19,7 @@ pub mod project;
 pub mod python;
 pub mod recipe;
 pub mod tree;
+pub mod wheels;
 
 pub use derivation::{Builder, Graph, NodeId};
 pub use digest::{BlobDigest, DiffId, Key, Sha256};

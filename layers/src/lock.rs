@@ -128,6 +128,11 @@ pub struct Python {
 }
 
 impl Python {
+    /// `3.11` of `3.11.2`.
+    pub fn short_version(&self) -> String {
+        self.python.splitn(3, '.').take(2).collect::<Vec<_>>().join(".")
+    }
+
     /// The named sources that were pointed elsewhere when the lock was made.
     pub fn substituted(&self) -> Vec<&str> {
         let substituted = self.sources.iter().filter(|source| source.served_by != ServedBy::Manifest);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::derivation::{FileEntry, FileSource};
 use crate::digest::Sha256;
 use crate::encode::{Encode, Encoder};
-use crate::lock::RootPackage;
+use crate::lock::{Python, RootPackage};
 use crate::tree::{InvalidPath, RawBytes, TreePath};
 
 /// An install scheme: where each kind of a wheel's files goes, and who is said to have put it there.
@@ -23,6 +23,27 @@ pub struct Scheme {
     pub interpreter: String,
     /// The content of `INSTALLER`.
     pub installer: String,
+}
+
+/// pip's `INSTALLER`; it alone leaves `REQUESTED`.
+pub const PIP: &str = "pip\n";
+
+impl Scheme {
+    /// Where Debian's Python finds what was installed system-wide (`posix_local`).
+    ///
+    /// # Errors
+    /// A version of Python in the lock that is no part of a path.
+    pub fn debian(python: &Python, installer: &str) -> Result<Self, InvalidPath> {
+        let version = python.short_version();
+        Ok(Self {
+            library: TreePath::new(format!("usr/local/lib/python{version}/dist-packages"))?,
+            scripts: TreePath::new("usr/local/bin")?,
+            data: TreePath::new("usr/local")?,
+            headers: TreePath::new(format!("usr/local/include/python{version}"))?,
+            interpreter: format!("/usr/bin/python{version}"),
+            installer: installer.to_owned(),
+        })
+    }
 }
 
 impl Encode for Scheme {

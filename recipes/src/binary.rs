@@ -2,9 +2,10 @@
 
 use assemble_layers::image::{Config, Layer};
 use assemble_layers::recipe::RecipeError;
-use assemble_layers::{Graph, Image, Lock, Project};
+use assemble_layers::{Graph, Image, Lock, Project, application, wheels};
 
-use crate::layers::{application, base, cuda, manifest, poetry_install, system, tools};
+use crate::FOLDER;
+use crate::layers::{base, cuda, system};
 
 pub const VARIANT: &str = "binary";
 pub const DESCRIPTION: &str = "CUDA 12.8.1, PyTorch 2.7.1 and CuPy 13 as wheels: for modern GPUs";
@@ -21,10 +22,10 @@ pub fn image(lock: &Lock, project: &Project) -> Result<Image, RecipeError> {
     let base = base::layers(&mut graph, lock);
     let cuda = cuda::layers(&mut graph, lock)?;
     let system = system::layer(&mut graph, lock, &base);
-    let tools = tools::layer(&mut graph, lock)?;
-    let installed = poetry_install::layers(&mut graph, lock, &POETRY_WITH)?;
-    let manifest = manifest::layer(&mut graph, project)?;
-    let application = application::layer(&mut graph, lock, project)?;
+    let tools = wheels::tools(&mut graph, lock)?;
+    let installed = wheels::poetry_install(&mut graph, lock, &POETRY_WITH, wheels::LARGE)?;
+    let manifest = application::manifest(&mut graph, project, FOLDER)?;
+    let application = application::layer(&mut graph, lock, project, FOLDER)?;
 
     // By stability, then size: an engine knows an unpacked layer by all that lie below it, so what
     // changes often lies high. Debian's security updates come every few days, CUDA and PyTorch stay.
@@ -53,7 +54,7 @@ fn config(lock: &Lock) -> Config {
     environment.extend([
         variable("LANG", "C.UTF-8"),
         variable("PYTHONUNBUFFERED", "1"),
-        variable("PYTHONPATH", application::FOLDER),
+        variable("PYTHONPATH", FOLDER),
         variable("PYTHONPYCACHEPREFIX", "/opt/pycache"),
     ]);
     let label = |name: &str, value: &str| (format!("org.opencontainers.image.{name}"), value.to_owned());
@@ -61,7 +62,7 @@ fn config(lock: &Lock) -> Config {
         environment,
         entrypoint: ["/usr/bin/tini", "--"].map(str::to_owned).to_vec(),
         command: ["sleep", "infinity"].map(str::to_owned).to_vec(),
-        working_directory: application::FOLDER.to_owned(),
+        working_directory: FOLDER.to_owned(),
         exposed_ports: vec!["6006/tcp".to_owned()],
         labels: [
             label("title", "spectralmc"),

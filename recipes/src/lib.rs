@@ -5,7 +5,13 @@ pub mod layers;
 
 use assemble_layers::lock::{DebianRequirements, DebianSet, Lock, PythonRequirements, Requirements};
 use assemble_layers::recipe::{RecipeError, Recipes, Variant};
-use assemble_layers::{Image, Project};
+use assemble_layers::{Image, Project, application};
+
+/// Where the application lives in the images.
+pub const FOLDER: &str = "/spectralmc";
+
+/// What pip installs before the project.
+const TOOLS: [&str; 4] = ["pip", "setuptools", "wheel", "poetry"];
 
 /// The recipes of this repository.
 pub struct SpectralMc;
@@ -49,7 +55,7 @@ impl Recipes for SpectralMc {
                 ],
             },
             python: PythonRequirements {
-                tools: texts(&layers::tools::DISTRIBUTIONS),
+                tools: texts(&TOOLS),
                 collections: [(layers::cuda::COLLECTION.to_owned(), texts(&layers::cuda::DISTRIBUTIONS))]
                     .into(),
             },
@@ -57,7 +63,7 @@ impl Recipes for SpectralMc {
     }
 
     fn manifests(&self) -> Vec<&'static str> {
-        layers::manifest::FILES.to_vec()
+        application::MANIFEST.to_vec()
     }
 
     fn image(&self, variant: &str, lock: &Lock, project: &Project) -> Result<Image, RecipeError> {

@@ -12,10 +12,11 @@ pub use export::poetry_lock;
 pub use make::{Maker, Update};
 pub use manifest::Manifest;
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use assemble_layers::lock::{Lock, Requirements, VERSION};
+use assemble_layers::lock::{Distribution, Lock, Requirements, VERSION};
 use fs_err as fs;
 
 use crate::draft::Draft;
@@ -64,30 +65,27 @@ fn parse(text: &str) -> Result<Lock> {
 
 /// What an edit by hand may have broken.
 fn check(lock: &Lock) -> Result<()> {
-    for (index, package) in lock.debian.package.iter().enumerate() {
-        if package.path.split('/').any(|part| part.is_empty() || part == "..") {
-            return Err(Error::new(
-                Kind::Input,
-                format!("the path `{}` of `{}` is none", package.path, package.name),
-            ));
+    let wrong = |what: String| Err(Error::new(Kind::Input, what));
+    let mut debs = BTreeSet::new();
+    for deb in &lock.debian.package {
+        if deb.path.split('/').any(|part| part.is_empty() || part == "..") {
+            return wrong(format!("the path `{}` of `{}` is none", deb.path, deb.name));
         }
-        if lock.debian.package[..index]
-            .iter()
-            .any(|other| other.name == package.name && other.architecture == package.architecture)
-        {
-            return Err(Error::new(Kind::Input, format!("it names `{}` twice", package.name)));
+        if !debs.insert((&deb.name, &deb.architecture)) {
+            return wrong(format!("it names `{}` twice", deb.name));
         }
     }
-    let distributions = lock
-        .python
-        .packages
-        .iter()
-        .chain(&lock.python.tools)
-        .chain(lock.python.collections.values().flatten());
-    for distribution in distributions {
-        let name = &distribution.file.name;
-        if name.contains('/') || name.starts_with('.') {
-            return Err(Error::new(Kind::Input, format!("`{name}` is no file name")));
+    let python = &lock.python;
+    for list in [&python.packages, &python.tools].into_iter().chain(python.collections.values()) {
+        // One name may have two versions, for different groups or markers.
+        let mut versions = BTreeSet::new();
+        for Distribution { name, version, file, .. } in list {
+            if file.name.contains('/') || file.name.starts_with('.') {
+                return wrong(format!("`{}` is no file name", file.name));
+            }
+            if !versions.insert((name, version)) {
+                return wrong(format!("it names `{name} {version}` twice"));
+            }
         }
     }
     Ok(())

@@ -74,17 +74,29 @@ impl Realisation<'_> {
     /// Removes what a tree refers to and what is no longer what its name says; whether there was
     /// any, so that it pays to try again.
     pub(super) fn discard_corrupt_content(&self, diff_id: DiffId) -> Result<bool> {
+        let corrupt = self.corrupt_content(diff_id)?;
+        for blob in &corrupt {
+            self.engine.warn(format!("the blob `{blob}` is corrupt in the store, and is made again"));
+            self.engine.store.discard_blob(*blob)?;
+        }
+        Ok(!corrupt.is_empty())
+    }
+
+    /// Whether all that a tree refers to is still what its name says.
+    pub(super) fn is_content_intact(&self, diff_id: DiffId) -> Result<bool> {
+        Ok(self.corrupt_content(diff_id)?.is_empty())
+    }
+
+    fn corrupt_content(&self, diff_id: DiffId) -> Result<Vec<BlobDigest>> {
         let store = self.engine.store;
-        let mut found = false;
+        let mut corrupt = Vec::new();
         for blob in store.tree(diff_id)?.unwrap_or_default().blobs() {
             let path = store.blob_file(blob);
             if path.exists() && !is_intact(&path, blob)? {
-                self.engine.warn(format!("the blob `{blob}` is corrupt in the store, and is made again"));
-                store.discard_blob(blob)?;
-                found = true;
+                corrupt.push(blob);
             }
         }
-        Ok(found)
+        Ok(corrupt)
     }
 
     /// The files of inputs that are fetched, in their order.

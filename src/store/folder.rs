@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use assemble_layers::{BlobDigest, DiffId, Key, Sha256, Tree, digest::Hasher};
 use fs_err as fs;
@@ -308,9 +308,6 @@ impl Store {
     /// # Errors
     /// Those of the disk.
     pub fn working_folder(&self) -> Result<WorkingFolder> {
-        if !self.tidied.swap(true, Ordering::Relaxed) {
-            self.remove_abandoned()?;
-        }
         let tmp = self.folder.join("tmp");
         let lock = loop {
             let lock = tempfile::Builder::new().prefix("work-").suffix(".lock").tempfile_in(&tmp)?;
@@ -320,13 +317,17 @@ impl Store {
                 break lock;
             }
         };
+        if !self.tidied.swap(true, Ordering::Relaxed) {
+            self.remove_abandoned(lock.as_file().metadata()?.modified()?)?;
+        }
         let path = lock.path().with_extension("");
         fs::create_dir(&path)?;
         let (file, lock_path) = lock.keep().map_err(|error| error.error)?;
         Ok(WorkingFolder { path, lock_path, _lock: file })
     }
 
-    fn remove_abandoned(&self) -> Result<()> {
+    /// `now` is the file system's, whose clock need not be this machine's.
+    fn remove_abandoned(&self, now: SystemTime) -> Result<()> {
         for entry in fs::read_dir(self.folder.join("tmp"))? {
             let path = entry?.path();
             // What is gone belongs to a process that ended just now.
@@ -337,7 +338,7 @@ impl Store {
                     remove_if_there(&path)?;
                 }
             } else if path.file_name().is_some_and(|name| name.as_bytes().starts_with(DRAFT.as_bytes())) {
-                let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
+                let age = now.duration_since(file.metadata()?.modified()?).unwrap_or_default();
                 if age > ABANDONED {
                     remove_if_there(&path)?;
                 }

@@ -5,9 +5,8 @@ use assemble_layers::derivation::{FileEntry, FileSource, Files, Layout, Relocati
 use assemble_layers::image::Layer;
 use assemble_layers::recipe::RecipeError;
 use assemble_layers::tree::{InvalidPath, RawBytes};
+use assemble_layers::wheels::{self, Group};
 use assemble_layers::{Builder, Graph, Lock, TreePath};
-
-use super::python::{self, Group};
 
 /// The lock's name for these distributions.
 pub const COLLECTION: &str = "cuda-12.8.1";
@@ -40,8 +39,9 @@ pub fn layers(graph: &mut Graph, lock: &Lock) -> Result<Vec<Layer>, RecipeError>
         return Err(RecipeError(format!("the lock has no collection `{COLLECTION}`")));
     };
     let layout = Layout::Relocate(rules()?);
-    let group = Group { what: "cuda", step: "base", created_by: DISTRIBUTIONS[0], layout };
-    let layers = python::layers(graph, &group, components.iter());
+    let group =
+        Group { what: "cuda", step: "base", created_by: DISTRIBUTIONS[0], layout, large: wheels::LARGE };
+    let layers = wheels::layers(graph, &group, components.iter());
     let mut all = layers.large;
     all.extend(layers.small);
     all.push(Layer {

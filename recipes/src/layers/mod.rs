@@ -1,10 +1,6 @@
-//! The layers, in the order of the original's steps.
+//! The layers that are SpectralMC's own. What every team needs (Debian's packages, pip and Poetry,
+//! `poetry install`, the application's files) is in `assemble_layers`.
 
-pub mod application;
 pub mod base;
 pub mod cuda;
-pub mod manifest;
-pub mod poetry_install;
-pub mod python;
 pub mod system;
-pub mod tools;

@@ -1,0 +1,129 @@
+//! A lock's distributions, as layers of wheels: which belong to an image, and how they are cut.
+
+use std::collections::BTreeSet;
+
+use crate::derivation::{Builder, Fetch, Graph, Layout, NodeId, Origin, UnpackWheels, WheelInput};
+use crate::image::Layer;
+use crate::lock::{Distribution, File, Lock};
+use crate::python::{PIP, Scheme};
+use crate::recipe::RecipeError;
+
+/// From this size on, in bytes, a wheel has a layer of its own, unless a recipe wants it otherwise.
+pub const LARGE: u64 = 20_000_000;
+
+/// Layers of wheels, by how they are cut.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    /// One wheel each, the largest first.
+    pub large: Vec<Layer>,
+    /// All others together, if there are any.
+    pub small: Option<Layer>,
+}
+
+/// What the layers of one step have in common.
+#[derive(Clone, Debug)]
+pub struct Group<'a> {
+    /// What a person calls the shared layer.
+    pub what: &'a str,
+    pub step: &'a str,
+    /// What would have been typed.
+    pub created_by: &'a str,
+    pub layout: Layout,
+    /// From this size on, in bytes, a wheel has a layer of its own, so that a change to another
+    /// leaves it alone. The choice depends on the wheel alone: adding one moves no other.
+    pub large: u64,
+}
+
+/// pip, Poetry and what they need: the one layer that pip answers for.
+///
+/// # Errors
+/// The lock has no tools.
+pub fn tools(graph: &mut Graph, lock: &Lock) -> Result<Layer, RecipeError> {
+    let asked_for = &lock.requirements.python.tools;
+    let group = Group {
+        what: "pip and poetry",
+        step: "pip + poetry",
+        created_by: &format!("python3 -m pip install --upgrade {}", asked_for.join(" ")),
+        layout: Layout::Site(Scheme::debian(&lock.python, PIP)?),
+        large: u64::MAX,
+    };
+    let layers = layers(graph, &group, lock.python.tools.iter());
+    layers.small.ok_or_else(|| RecipeError("the lock has neither pip nor poetry".to_owned()))
+}
+
+/// What `poetry install --with …` installs: the distributions of the manifest's required groups and
+/// of those in `with`. What pip has installed with Poetry already is skipped, as Poetry skips it.
+///
+/// # Errors
+/// A group that the manifest has not.
+pub fn poetry_install(
+    graph: &mut Graph,
+    lock: &Lock,
+    with: &[&str],
+    large: u64,
+) -> Result<Layers, RecipeError> {
+    let groups = selected(lock, with)?;
+    let there: BTreeSet<&str> = lock.python.tools.iter().map(|tool| tool.name.as_str()).collect();
+    let wanted = |distribution: &&Distribution| {
+        distribution.wanted_by.iter().any(|group| groups.contains(group.as_str()))
+            && !there.contains(distribution.name.as_str())
+    };
+    let with: Vec<String> = with.iter().map(|group| format!(" --with {group}")).collect();
+    let group = Group {
+        what: "poetry install",
+        step: "poetry install",
+        created_by: &format!("poetry install{}", with.concat()),
+        layout: Layout::Site(Scheme::debian(&lock.python, &format!("Poetry {}", lock.python.poetry))?),
+        large,
+    };
+    Ok(layers(graph, &group, lock.python.packages.iter().filter(wanted)))
+}
+
+fn selected<'a>(lock: &'a Lock, with: &[&'a str]) -> Result<BTreeSet<&'a str>, RecipeError> {
+    let required =
+        lock.python.groups.iter().filter(|(_, group)| !group.optional).map(|(name, _)| name.as_str());
+    let mut groups: BTreeSet<&str> = required.collect();
+    for group in with {
+        if !lock.python.groups.contains_key(*group) {
+            return Err(RecipeError(format!("`pyproject.toml` has no group `{group}`")));
+        }
+        groups.insert(group);
+    }
+    Ok(groups)
+}
+
+/// Cuts distributions into layers.
+pub fn layers<'a>(
+    graph: &mut Graph,
+    group: &Group<'_>,
+    distributions: impl Iterator<Item = &'a Distribution>,
+) -> Layers {
+    let (mut large, small): (Vec<_>, Vec<_>) = distributions.partition(|one| one.file.size >= group.large);
+    large.sort_by(|one, other| other.file.size.cmp(&one.file.size).then_with(|| one.name.cmp(&other.name)));
+    let mut layer = |name: String, members: &[&Distribution]| Layer {
+        tree: unpack(graph, &name, members, &group.layout),
+        step: group.step.to_owned(),
+        created_by: format!("{}: {name}", group.created_by),
+    };
+    let large = large.into_iter().map(|one| layer(format!("{} {}", one.name, one.version), &[one])).collect();
+    let small =
+        (!small.is_empty()).then(|| layer(format!("{}, {} small ones", group.what, small.len()), &small));
+    Layers { large, small }
+}
+
+fn unpack(graph: &mut Graph, name: &str, distributions: &[&Distribution], layout: &Layout) -> NodeId {
+    let wheels = distributions.iter().map(|distribution| WheelInput {
+        filename: distribution.file.name.clone(),
+        file: fetch(graph, distribution),
+        requested: distribution.requested
+            && matches!(layout, Layout::Site(scheme) if scheme.installer == PIP),
+    });
+    let wheels = wheels.collect();
+    graph.add(name, Builder::UnpackWheels(UnpackWheels { wheels, layout: layout.clone() }))
+}
+
+fn fetch(graph: &mut Graph, distribution: &Distribution) -> NodeId {
+    let origin = Origin::Python { project: distribution.name.clone(), source: distribution.source.clone() };
+    let File { name, sha256, size, .. } = distribution.file.clone();
+    graph.add(name.clone(), Builder::Fetch(Fetch { file: name, sha256, size, origin }))
+}
