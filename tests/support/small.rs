@@ -347,6 +347,6 @@ fn remove_at_exit(folder: &Path) {
     // A shell that waits for this program's end, for the standard library has no `atexit`.
     let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 1; done; chmod -R u+w \"$2\"; rm -rf \"$2\"";
     let mut shell = Command::new("setsid");
-    shell.args(["sh", "-c", script, "sh", &std::process::id().to_string()]).arg(folder);
-    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    shell.args(["--fork", "sh", "-c", script, "sh", &std::process::id().to_string()]).arg(folder);
+    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
 }
