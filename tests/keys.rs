@@ -72,7 +72,7 @@ fn keys_are_these() {
             "8f95cdbc299f99421bafafd6e359a1b870799a8f8e94a8c40621adfee007acdc",
         ),
         (debs, "cf9e806e043cd7b1544ffd3637e6258bf713279e470cb64f30da2718bcf7b05c"),
-        (wheels(Layout::Site(scheme())), "37bfaf2c53a7c0d4b81e304a0bccf6dfed85f58695f80b31f1911f18cd27e98d"),
+        (wheels(Layout::Site(scheme())), "2c39539faabae0edf1c46ecd4421635f49144d6e48841e21f153772288cb96ef"),
         (
             wheels(Layout::Relocate(vec![relocation("a/*", Some("opt")), relocation("b", None)])),
             "d874304bfd90e0d011fc398e0beee682c610b1267b7d218681b7a11f9c5d5b75",
