@@ -62,7 +62,7 @@ fn reason(before: Option<&Inputs>, now: &Inputs) -> String {
     let gone = before.keys().filter(|name| !now.contains_key(*name)).map(|name| format!("{name} is gone"));
     let changes: Vec<_> = changed.chain(gone).collect();
     match &changes[..] {
-        [] => "its result was no longer in the store".to_owned(),
+        [] => "the step itself changed, or its result was gone".to_owned(),
         [one] => one.clone(),
         [one, rest @ ..] => format!("{one}, and {} more", rest.len()),
     }

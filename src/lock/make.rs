@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use assemble_layers::derivation::NodeId;
-use assemble_layers::lock::{Debian, Lock, Python, Requirements, VERSION};
+use assemble_layers::lock::{Debian, Lock, Python, Requirements, ServedBy, VERSION};
 use assemble_layers::{BlobDigest, Graph, debian as debian_graph};
 
 use super::python::{self, Question};
@@ -102,6 +102,13 @@ impl Maker<'_> {
         }
         let mut sources = self.places.indexes.clone();
         let default_index = sources.remove(crate::fetch::python::DEFAULT);
+        // A source that the lock was made without stays so until somebody points it elsewhere.
+        for source in known.iter().flat_map(|lock| &lock.python.sources) {
+            if source.served_by == ServedBy::Default {
+                let there = || crate::fetch::python::DEFAULT.to_owned();
+                sources.entry(source.name.clone()).or_insert_with(there);
+            }
+        }
         let update = update.of_python(known);
         let question = Question {
             project: engine.project,

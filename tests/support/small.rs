@@ -344,9 +344,9 @@ fn open_to_all(folder: &Path) {
 /// Statics are never dropped, so the folder is removed when the program ends. The sandbox leaves
 /// nothing there that this user could not remove.
 fn remove_at_exit(folder: &Path) {
-    // A shell that waits for this program's end, however it ends, for there is no `atexit`.
-    let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 1; done; rm -rf \"$2\"";
-    let start = format!("setsid sh -c '{script}' sh \"$@\" </dev/null >/dev/null 2>&1 &");
-    let mut shell = Command::new("sh");
-    output(shell.args(["-c", &start, "sh", &std::process::id().to_string()]).arg(folder));
+    // A shell that waits for this program's end, for the standard library has no `atexit`.
+    let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 1; done; chmod -R u+w \"$2\"; rm -rf \"$2\"";
+    let mut shell = Command::new("setsid");
+    shell.args(["--fork", "sh", "-c", script, "sh", &std::process::id().to_string()]).arg(folder);
+    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
 }
