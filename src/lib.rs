@@ -20,8 +20,8 @@
 //!
 //! `cli::image::run` is the main road: [`cli`] → [`lock::read`] → [`project::read`] → the recipe →
 //! [`realise::Engine::realise`] → [`oci::assemble`] → [`deliver`]. To add an image, write a recipe
-//! (`recipes/src/binary.rs` is one); to add a kind of step, a case of `layers::Builder` and its
-//! function in `realise::build`.
+//! (`examples/small.rs` is the smallest whole one); to add a kind of step, a case of
+//! `layers::Builder` and its function in `realise::build`.
 //!
 //! # Code map
 //!

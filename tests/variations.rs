@@ -98,7 +98,7 @@ fn vary(small: &Small, case: &str, arguments: &[&str], before: &[OsString]) {
 #[test]
 fn a_half_filled_store_is_as_good_as_any() {
     let small = scene_or_return!();
-    for round in 0..6 {
+    for round in 0..4 {
         let store = small.store_copy(&format!("half {round}"));
         for below in ["records", "blobs", "spliced", "trees"] {
             for entry in fs::read_dir(store.join(below)).unwrap() {
@@ -245,7 +245,9 @@ fn killed_and_run_again() {
     }
     assert!(killed > 2, "it was killed {killed} times only");
     small.assert_same(&build(&mut small.image(&store)), "after kills");
-    let left: Vec<_> = fs::read_dir(store.join("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    // The draft of a small file may be left, for a day. A build's folder may not.
+    let left = fs::read_dir(store.join("tmp")).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = left.filter(|name| !name.as_encoded_bytes().starts_with(b"draft-")).collect();
     assert!(left.is_empty(), "work in progress was left: {left:?}");
 }
 

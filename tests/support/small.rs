@@ -342,7 +342,7 @@ fn open_to_all(folder: &Path) {
 }
 
 /// Statics are never dropped, so the folder is removed when the program ends. The sandbox leaves
-/// nothing there that its owner could not remove.
+/// nothing there that this user could not remove.
 fn remove_at_exit(folder: &Path) {
     // A shell that waits for this program's end, for the standard library has no `atexit`.
     let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 1; done; chmod -R u+w \"$2\"; rm -rf \"$2\"";
