@@ -95,11 +95,15 @@ fn mmdebstrap(small: &Small) -> PathBuf {
     command.args(["--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends \"false\""]);
     command.args(["--skip=cleanup/apt", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"]);
     command.arg(format!("--include={}", set("base").join(",")));
-    // The second set as apt in the root installs it, which must find the archive there.
-    command.arg(format!("--customize-hook=mkdir -p \"$1\"{0} && cp -r {0}/. \"$1\"{0}", archive.display()));
+    // The second set as apt in the root installs it, from the archive at a place that is not compared.
+    command.arg(format!("--customize-hook=cp -r {} \"$1\"/tmp/archive", archive.display()));
     command.arg(format!(
-        "--customize-hook=chroot \"$1\" env DEBIAN_FRONTEND=noninteractive \
-         apt-get install --yes --no-install-recommends {}",
+        "--customize-hook=rm -f \"$1\"/etc/apt/sources.list.d/*; \
+         echo 'deb [trusted=yes] copy:/tmp/archive {suite} main' >\"$1\"/etc/apt/sources.list"
+    ));
+    command.arg(format!(
+        "--customize-hook=chroot \"$1\" sh -c 'apt-get update && DEBIAN_FRONTEND=noninteractive \
+         apt-get install --yes --no-install-recommends {}'",
         set("system").join(" ")
     ));
     command.arg(suite).arg(&root);
