@@ -24,7 +24,7 @@ fn text(text: &str) -> RawBytes {
 }
 
 /// One of each kind of what a file may come from.
-fn all_files() -> Files {
+fn all_files<Input>(tree: Input) -> Files<Input> {
     let entry = |name: &str, mode, source| FileEntry { path: path(name), mode, source };
     let project = FileSource::Project { path: path("src/x"), sha256: Sha256::of(b"x"), size: 1 };
     Files {
@@ -33,6 +33,7 @@ fn all_files() -> Files {
             entry("app/link", 0o777, FileSource::Symlink(text("x"))),
             entry("app/literal", 0o644, FileSource::Literal(text("literal"))),
             entry("app/x", 0o755, project),
+            entry("app/y", 0o644, FileSource::Tree { tree, path: path("src/y") }),
         ],
     }
 }
@@ -77,7 +78,10 @@ fn keys_are_these() {
             wheels(Layout::Relocate(vec![relocation("a/*", Some("opt")), relocation("b", None)])),
             "d874304bfd90e0d011fc398e0beee682c610b1267b7d218681b7a11f9c5d5b75",
         ),
-        (Builder::Files(all_files()), "712aeb475acc598d36b95d490e42db3d78ae82a1b52c6a7f9b254553b7beb15f"),
+        (
+            Builder::Files(all_files(digest(1))),
+            "467f77d745eaeedba374777fe3cb24a54a47f4766a6653ff8a60ac6189f021ae",
+        ),
         (run(Output::Difference), "d85a43cca6eb5bbb9585f1d71db669823c8569d2b596032c03aebdeebec28da3"),
         (
             run(Output::Folder(path("out"))),
@@ -98,7 +102,8 @@ fn trees_are_these() {
     let bench = Bench::new();
     bench.write("project/src/x", "x");
     let mut graph = Graph::default();
-    let files = graph.add("files", Builder::Files(all_files()));
+    let other = graph.add("other", Builder::Files(support::files(&[("src/y", "y")])));
+    let files = graph.add("files", Builder::Files(all_files(other)));
     let (files, _) = bench.tree(&graph, files).unwrap();
 
     let script = Member { mode: 0o755, ..member("demo-1.data/scripts/run", "#!python\n") };
@@ -115,7 +120,7 @@ fn trees_are_these() {
         .map(|from| Relocation { from: from.into(), to: Some(path("opt")) });
     let (relocated, _) = bench.wheels(&wheels, Layout::Relocate(rules.to_vec())).unwrap();
     for (builder, found, wanted) in [
-        ("files", files, "949b061aa217f60d612147725564497111e344ee3194ca3f035404cc6c0e9a7e"),
+        ("files", files, "15de41371db3af643a46c4b8d66196bb36e4b0adbce6b85f7f70bb57fde09cb1"),
         ("unpack-wheels", site, "36dfdc002ad7eae26dabb6f4edbd7587930d93aa64519fdf559b1e8135598dbe"),
         ("unpack-wheels", relocated, "668395de02e7776448f97707bd99667aebda01d490752f0f71558db1ba1500d2"),
     ] {
@@ -188,6 +193,7 @@ fn any_builder() -> impl Strategy<Value = Builder<Sha256>> {
             sha256,
             size
         }),
+        (input(), tree_path()).prop_map(|(tree, path)| FileSource::Tree { tree, path }),
     ];
     let entry =
         (tree_path(), 0..2u32, source).prop_map(|(path, mode, source)| FileEntry { path, mode, source });

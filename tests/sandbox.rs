@@ -312,6 +312,16 @@ fn every_command_finds_the_same_world() {
     assert_eq!(listing(&scene.difference("touch /tmp/a /run/b /dev/shm/c; echo > /dev/null")), [""; 0]);
 }
 
+/// `/dev/null` cannot be synced: outside, this fails.
+#[test]
+fn no_command_waits_for_the_disk() {
+    assert_eq!(
+        Scene::empty("sync")
+            .says("busybox dd if=/dev/null of=/dev/null conv=fsync 2>/dev/null && echo at once"),
+        ["at once"]
+    );
+}
+
 #[test]
 fn a_command_has_its_environment_and_binds() {
     let scene = Scene::empty("binds");

@@ -7,7 +7,7 @@ use crate::project::{Project, ProjectFile, ProjectFileKind};
 use crate::python::{self, Scheme};
 use crate::recipe::RecipeError;
 use crate::tree::{InvalidPath, RawBytes};
-use crate::{Builder, Graph, TreePath};
+use crate::{Builder, Graph, NodeId, TreePath};
 
 /// What `poetry install` would read. Never `poetry.lock`.
 pub const MANIFEST: [&str; 2] = ["pyproject.toml", "poetry.toml"];
@@ -36,7 +36,7 @@ pub fn manifest(graph: &mut Graph, project: &Project, folder: &str) -> Result<La
 /// # Errors
 /// A path of the project that an image cannot hold.
 pub fn layer(graph: &mut Graph, lock: &Lock, project: &Project, folder: &str) -> Result<Layer, RecipeError> {
-    let mut entries: Vec<FileEntry> =
+    let mut entries: Vec<FileEntry<NodeId>> =
         project.files.iter().map(|file| entry(file, folder)).collect::<Result<_, _>>()?;
     let scheme = Scheme::debian(&lock.python, "poetry")?;
     if let Some(root) = &lock.python.root {
@@ -50,7 +50,7 @@ pub fn layer(graph: &mut Graph, lock: &Lock, project: &Project, folder: &str) ->
 }
 
 /// A file of the project, in the image.
-fn entry(file: &ProjectFile, folder: &str) -> Result<FileEntry, InvalidPath> {
+fn entry(file: &ProjectFile, folder: &str) -> Result<FileEntry<NodeId>, InvalidPath> {
     let path = TreePath::new(folder.trim_start_matches('/'))?.join(file.path.as_bytes())?;
     let (mode, source) = match &file.kind {
         ProjectFileKind::Directory => (0o755, FileSource::Directory),

@@ -65,8 +65,8 @@ pub enum Builder<Input> {
     UnpackDebs(UnpackDebs<Input>),
     /// Wheels to one tree.
     UnpackWheels(UnpackWheels<Input>),
-    /// Files of the project, and literal ones.
-    Files(Files),
+    /// Files of the project, of other trees, and literal ones.
+    Files(Files<Input>),
     /// A command in the sandbox.
     Run(Run<Input>),
 }
@@ -142,21 +142,21 @@ pub struct Relocation {
     pub to: Option<TreePath>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Files {
-    pub entries: Vec<FileEntry>,
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Files<Input> {
+    pub entries: Vec<FileEntry<Input>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FileEntry {
+pub struct FileEntry<Input> {
     pub path: TreePath,
     pub mode: u32,
-    pub source: FileSource,
+    pub source: FileSource<Input>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum FileSource {
+pub enum FileSource<Input> {
     Directory,
     Symlink(RawBytes),
     Literal(RawBytes),
@@ -165,6 +165,11 @@ pub enum FileSource {
         path: TreePath,
         sha256: Sha256,
         size: u64,
+    },
+    /// A file of another tree.
+    Tree {
+        tree: Input,
+        path: TreePath,
     },
 }
 
@@ -218,9 +223,10 @@ impl<Input> Builder<Input> {
     /// What it is built from.
     pub fn inputs(&self) -> Vec<&Input> {
         match self {
-            Self::Fetch(_) | Self::Files(_) => Vec::new(),
+            Self::Fetch(_) => Vec::new(),
             Self::UnpackDebs(it) => it.over.iter().chain(it.packages.iter().map(|deb| &deb.file)).collect(),
             Self::UnpackWheels(it) => it.wheels.iter().map(|wheel| &wheel.file).collect(),
+            Self::Files(it) => it.entries.iter().filter_map(|entry| entry.source.tree()).collect(),
             Self::Run(it) => it.root.iter().collect(),
         }
     }
@@ -235,7 +241,19 @@ impl<Input> Builder<Input> {
     ) -> Result<Builder<Other>, E> {
         Ok(match self {
             Self::Fetch(it) => Builder::Fetch(it.clone()),
-            Self::Files(it) => Builder::Files(it.clone()),
+            Self::Files(it) => Builder::Files(Files {
+                entries: it
+                    .entries
+                    .iter()
+                    .map(|entry| {
+                        Ok(FileEntry {
+                            path: entry.path.clone(),
+                            mode: entry.mode,
+                            source: entry.source.try_map(&mut replace)?,
+                        })
+                    })
+                    .collect::<Result<_, E>>()?,
+            }),
             Self::UnpackDebs(it) => Builder::UnpackDebs(UnpackDebs {
                 over: it.over.iter().map(&mut replace).collect::<Result<_, E>>()?,
                 packages: it
@@ -271,6 +289,30 @@ impl<Input> Builder<Input> {
                 working_directory: it.working_directory.clone(),
                 output: it.output.clone(),
             }),
+        })
+    }
+}
+
+impl<Input> FileSource<Input> {
+    fn tree(&self) -> Option<&Input> {
+        match self {
+            Self::Tree { tree, .. } => Some(tree),
+            _ => None,
+        }
+    }
+
+    fn try_map<Other, E>(
+        &self,
+        replace: impl FnOnce(&Input) -> Result<Other, E>,
+    ) -> Result<FileSource<Other>, E> {
+        Ok(match self {
+            Self::Directory => FileSource::Directory,
+            Self::Symlink(target) => FileSource::Symlink(target.clone()),
+            Self::Literal(bytes) => FileSource::Literal(bytes.clone()),
+            Self::Project { path, sha256, size } => {
+                FileSource::Project { path: path.clone(), sha256: *sha256, size: *size }
+            }
+            Self::Tree { tree, path } => FileSource::Tree { tree: replace(tree)?, path: path.clone() },
         })
     }
 }
@@ -329,7 +371,7 @@ impl Encode for Relocation {
     }
 }
 
-impl Encode for FileEntry {
+impl Encode for FileEntry<Sha256> {
     fn encode(&self, encoder: &mut Encoder) {
         encoder.put(&self.path).put(&self.mode);
         match &self.source {
@@ -338,6 +380,7 @@ impl Encode for FileEntry {
             FileSource::Literal(bytes) => encoder.put("literal").put(&bytes.0[..]),
             // Where in the project it stood is no part of what it is.
             FileSource::Project { sha256, size, .. } => encoder.put("project").put(sha256).put(size),
+            FileSource::Tree { tree, path } => encoder.put("tree").put(tree).put(path),
         };
     }
 }

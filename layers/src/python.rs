@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::derivation::{FileEntry, FileSource};
+use crate::derivation::{FileEntry, FileSource, NodeId};
 use crate::digest::Sha256;
 use crate::encode::{Encode, Encoder};
 use crate::lock::{Python, RootPackage};
@@ -102,7 +102,11 @@ pub fn script(interpreter: &str, module: &str, attribute: &str) -> String {
 ///
 /// # Errors
 /// A name in the lock that is no file name.
-pub fn editable(root: &RootPackage, scheme: &Scheme, folder: &str) -> Result<Vec<FileEntry>, InvalidPath> {
+pub fn editable(
+    root: &RootPackage,
+    scheme: &Scheme,
+    folder: &str,
+) -> Result<Vec<FileEntry<NodeId>>, InvalidPath> {
     let dist_info = scheme.library.join(&root.dist_info)?;
     let name = root.name.replace('-', "_");
     let paths: String = match &root.paths {

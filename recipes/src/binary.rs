@@ -19,7 +19,7 @@ const POETRY_WITH: [&str; 1] = ["binary-torch"];
 /// A lock or a project that lacks something.
 pub fn image(lock: &Lock, project: &Project) -> Result<Image, RecipeError> {
     let mut graph = Graph::default();
-    let base = base::layers(&mut graph, lock);
+    let base = base::layers(&mut graph, lock)?;
     let cuda = cuda::layers(&mut graph, lock)?;
     let system = system::layer(&mut graph, lock, &base);
     let tools = wheels::tools(&mut graph, lock)?;

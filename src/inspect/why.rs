@@ -92,6 +92,7 @@ fn inputs(graph: &Graph, node: NodeId) -> Inputs {
                     (format!("/{}", entry.path), Sha256::of(&target.0).to_string())
                 }
                 FileSource::Directory => (format!("/{}", entry.path), String::new()),
+                FileSource::Tree { path, .. } => (format!("/{}", entry.path), path.to_string()),
             };
             inputs.insert(name, format!("{digest} {:o}", entry.mode));
         }

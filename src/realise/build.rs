@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use assemble_layers::derivation::{DebInput, Fetch, FileSource, Files, Run, UnpackDebs, UnpackWheels};
 use assemble_layers::digest::Hasher;
-use assemble_layers::{BlobDigest, Builder, DiffId, Key, NodeId, Sha256, Tree};
+use assemble_layers::{
+    BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Sha256, Tree, TreePath,
+};
 
 use super::event::Event;
 use super::{Realisation, Realised};
@@ -28,7 +30,12 @@ impl Realisation<'_> {
         let name = &self.graph.node(node).name;
         match &self.graph.node(node).builder {
             Builder::Fetch(_) => Err(Error::new(Kind::Internal, format!("`{name}` is a file and no tree"))),
-            Builder::Files(files) => self.work_on(name, || self.files(files)),
+            Builder::Files(files) => {
+                for tree in self.graph.node(node).builder.inputs() {
+                    self.tree_with_content(*tree)?;
+                }
+                self.work_on(name, || self.files(files))
+            }
             Builder::UnpackWheels(wheels) => {
                 let files = self.fetch_inputs(wheels.wheels.iter().map(|wheel| wheel.file))?;
                 self.work_on(name, || self.unpack_wheels(wheels, &files))
@@ -133,7 +140,9 @@ impl Realisation<'_> {
         self.finish(builder, &mut contents)
     }
 
-    fn files(&self, files: &Files) -> Result<(DiffId, u64)> {
+    fn files(&self, files: &Files<NodeId>) -> Result<(DiffId, u64)> {
+        let file_of = |blob| self.engine.store.blob_file(blob);
+        let mut contents = Contents::new(&file_of);
         let mut builder = TreeBuilder::default();
         for entry in &files.entries {
             let path = entry.path.clone();
@@ -153,10 +162,25 @@ impl Realisation<'_> {
                     }
                     builder.literal(path, &bytes, entry.mode)?;
                 }
+                FileSource::Tree { tree, path: source } => {
+                    let content = self.content_of(*tree, source)?;
+                    builder.stored(path, content, entry.mode, &mut contents)?;
+                }
             }
         }
-        let file_of = |blob| self.engine.store.blob_file(blob);
-        self.finish(builder, &mut Contents::new(&file_of))
+        self.finish(builder, &mut contents)
+    }
+
+    /// Where a file of another tree has its bytes.
+    fn content_of(&self, node: NodeId, path: &TreePath) -> Result<Content> {
+        let tree = self.engine.store.tree(self.tree(node)?.diff_id)?.unwrap_or_default();
+        let found = tree.entries().iter().find(|entry| entry.path == *path);
+        match found.map(|entry| &entry.kind) {
+            Some(EntryKind::File(content)) => Ok(*content),
+            _ => {
+                Err(Error::new(Kind::Input, format!("`{}` has no file `{path}`", self.graph.node(node).name)))
+            }
+        }
     }
 
     /// Runs a task over a root, keeps its log, and takes over the difference.

@@ -148,8 +148,8 @@ pub fn fetch(filename: &str, bytes: &[u8]) -> Fetch {
 }
 
 /// Files by their path and text, mode 0644.
-pub fn files(entries: &[(&str, &str)]) -> Files {
-    let entry = |(name, text): &(&str, &str)| FileEntry {
+pub fn files(entries: &[(&str, &str)]) -> Files<NodeId> {
+    let entry = |(name, text): &(&str, &str)| FileEntry::<NodeId> {
         path: path(name),
         mode: 0o644,
         source: FileSource::Literal(RawBytes(text.as_bytes().to_vec())),

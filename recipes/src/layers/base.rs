@@ -1,10 +1,9 @@
 //! Step 1, the base: Debian 12, made of its packages. CUDA's part of it is in [`super::cuda`].
 
-use std::collections::BTreeMap;
-
-use assemble_layers::derivation::{Output, Run};
+use assemble_layers::derivation::{FileEntry, FileSource, Files};
 use assemble_layers::image::Layer;
-use assemble_layers::{Builder, Graph, Lock, NodeId, debian};
+use assemble_layers::tree::InvalidPath;
+use assemble_layers::{Builder, Graph, Lock, NodeId, TreePath, debian};
 
 /// The lock's name for these packages.
 pub const SET: &str = "base";
@@ -17,28 +16,22 @@ pub struct Base {
     pub layers: Vec<Layer>,
 }
 
-pub fn layers(graph: &mut Graph, lock: &Lock) -> Base {
+pub fn layers(graph: &mut Graph, lock: &Lock) -> Result<Base, InvalidPath> {
     let tree = debian::unpack_set(graph, &lock.debian, SET, "debian 12", &[]);
     // The addresses are Debian's own word: the example that its apt ships.
-    let sources = graph.add(
-        "apt sources",
-        Builder::Run(Run {
-            root: vec![tree],
-            command: ["cp", "/usr/share/doc/apt/examples/sources.list", "/etc/apt/sources.list"]
-                .map(str::to_owned)
-                .to_vec(),
-            environment: BTreeMap::new(),
-            working_directory: "/".to_owned(),
-            output: Output::Difference,
-        }),
-    );
+    let sources = FileEntry {
+        path: TreePath::new("etc/apt/sources.list")?,
+        mode: 0o644,
+        source: FileSource::Tree { tree, path: TreePath::new("usr/share/doc/apt/examples/sources.list")? },
+    };
+    let sources = graph.add("apt sources", Builder::Files(Files { entries: vec![sources] }));
     let layer =
         |tree, created_by: &str| Layer { tree, step: "base".to_owned(), created_by: created_by.to_owned() };
-    Base {
+    Ok(Base {
         debian: tree,
         layers: vec![
             layer(tree, "debian 12 (bookworm): essential packages, apt, ca-certificates"),
             layer(sources, "cp /usr/share/doc/apt/examples/sources.list /etc/apt/sources.list"),
         ],
-    }
+    })
 }

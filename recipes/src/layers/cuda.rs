@@ -6,7 +6,7 @@ use assemble_layers::image::Layer;
 use assemble_layers::recipe::RecipeError;
 use assemble_layers::tree::{InvalidPath, RawBytes};
 use assemble_layers::wheels::{self, Group};
-use assemble_layers::{Builder, Graph, Lock, TreePath};
+use assemble_layers::{Builder, Graph, Lock, NodeId, TreePath};
 
 /// The lock's name for these distributions.
 pub const COLLECTION: &str = "cuda-12.8.1";
@@ -52,7 +52,7 @@ pub fn layers(graph: &mut Graph, lock: &Lock) -> Result<Vec<Layer>, RecipeError>
     Ok(all)
 }
 
-fn link() -> Result<Files, InvalidPath> {
+fn link() -> Result<Files<NodeId>, InvalidPath> {
     let path = TreePath::new("usr/local/cuda")?;
     let source = FileSource::Symlink(RawBytes(b"cuda-12.8".to_vec()));
     Ok(Files { entries: vec![FileEntry { path, mode: 0o777, source }] })
