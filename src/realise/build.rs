@@ -34,28 +34,28 @@ impl Realisation<'_> {
                 for tree in self.graph.node(node).builder.inputs() {
                     self.tree_with_content(*tree)?;
                 }
-                self.work_on(name, || self.files(files))
+                self.work_on(node, || self.files(files))
             }
             Builder::UnpackWheels(wheels) => {
                 let files = self.fetch_inputs(wheels.wheels.iter().map(|wheel| wheel.file))?;
-                self.work_on(name, || self.unpack_wheels(wheels, &files))
+                self.work_on(node, || self.unpack_wheels(wheels, &files))
             }
             Builder::UnpackDebs(debs) => {
                 let root = self.root(&debs.over)?;
                 let files = self.fetch_inputs(debs.packages.iter().map(|deb| deb.file))?;
-                self.work_on(name, || self.sandboxed(name, key, root, unpack_debs(debs, files)))
+                self.work_on(node, || self.sandboxed(name, key, root, unpack_debs(debs, files)))
             }
             Builder::Run(run) => {
                 let root = self.root(&run.root)?;
-                self.work_on(name, || self.sandboxed(name, key, root, run_task(run)))
+                self.work_on(node, || self.sandboxed(name, key, root, run_task(run)))
             }
         }
     }
 
     /// Waits for a core, and measures what is done with it.
-    fn work_on(&self, name: &str, work: impl FnOnce() -> Result<(DiffId, u64)>) -> Result<Built> {
-        let _permit = self.work.acquire();
-        self.engine.send(Event::Building { name: name.to_owned() });
+    fn work_on(&self, node: NodeId, work: impl FnOnce() -> Result<(DiffId, u64)>) -> Result<Built> {
+        let _permit = self.work.acquire(self.heights[node.index()]);
+        self.engine.send(Event::Building { name: self.graph.node(node).name.clone() });
         let started = Instant::now();
         let (diff_id, size) = work()?;
         Ok(Built { diff_id, size, took: started.elapsed() })
@@ -204,6 +204,7 @@ impl Realisation<'_> {
         let size = fs_err::metadata(&outcome.tar)?.len();
         store.adopt(&outcome.tar, BlobDigest(outcome.diff_id.0))?;
         store.put_tree(outcome.diff_id, &outcome.tree)?;
+        self.remove(working);
         Ok((outcome.diff_id, size))
     }
 

@@ -8,7 +8,8 @@ use assemble_layers::derivation::Fetch;
 use assemble_layers::{BlobDigest, Sha256};
 
 use super::event::Event;
-use super::{Engine, Semaphore, lock};
+use super::permits::Permits;
+use super::{Engine, lock};
 use crate::{Error, Kind, Result};
 
 /// Downloads at once: a few large files fill any line, many would only share it.
@@ -30,12 +31,12 @@ type Slot = Arc<Mutex<Option<Result<PathBuf>>>>;
 pub(super) struct Downloads<'a> {
     engine: &'a Engine<'a>,
     slots: Mutex<HashMap<Sha256, Slot>>,
-    connections: Semaphore,
+    connections: Permits,
 }
 
 impl<'a> Downloads<'a> {
     pub(super) fn new(engine: &'a Engine<'a>) -> Self {
-        Self { engine, slots: Mutex::default(), connections: Semaphore::new(CONNECTIONS) }
+        Self { engine, slots: Mutex::default(), connections: Permits::new(CONNECTIONS) }
     }
 
     /// Every one of the files, several at once.
@@ -86,7 +87,7 @@ impl<'a> Downloads<'a> {
         if self.substitute(digest)? {
             return Ok(path);
         }
-        let _permit = self.connections.acquire();
+        let _permit = self.connections.acquire(0);
         // Two processes that want one file: the second finds it when the first has it.
         let partial = self.engine.store.partial_file(digest);
         let lock_file = fs_err::File::create(partial.with_extension("lock"))?;

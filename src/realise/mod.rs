@@ -10,6 +10,7 @@
 mod build;
 mod download;
 mod event;
+mod permits;
 mod plan;
 
 pub use download::{Fetcher, NoFetcher};
@@ -19,6 +20,7 @@ pub use plan::{Plan, Planned, State};
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use assemble_layers::derivation::Node;
@@ -26,11 +28,12 @@ use assemble_layers::encode::Encoder;
 use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, image};
 
 use crate::pack::{Contents, gzip};
-use crate::store::{Outcome, Packed, Record, Store, Substituter};
+use crate::store::{Outcome, Packed, Record, Store, Substituter, WorkingFolder};
 use crate::{Error, Kind, Result};
 
 use build::Built;
 use download::Downloads;
+use permits::Permits;
 
 /// What realising needs from outside.
 pub struct Engine<'a> {
@@ -73,7 +76,11 @@ struct Realisation<'a> {
     /// What each derivation came to. The lock of one is held while it is built, so that whoever
     /// needs it too waits.
     results: Vec<Mutex<Option<Result<Realised>>>>,
-    work: Semaphore,
+    /// How many derivations there are, at most, between each and the end: a long chain begins first.
+    heights: Vec<usize>,
+    work: Permits,
+    /// What takes the working folders away.
+    removals: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Engine<'_> {
@@ -147,7 +154,9 @@ impl<'a> Realisation<'a> {
             graph,
             downloads: Downloads::new(engine),
             results: graph.nodes().map(|_| Mutex::new(None)).collect(),
-            work: Semaphore::new(engine.jobs),
+            heights: heights(graph),
+            work: Permits::new(engine.jobs),
+            removals: Mutex::default(),
         }
     }
 
@@ -281,7 +290,7 @@ impl<'a> Realisation<'a> {
             }
         }
         let realised = self.tree_with_content(node)?;
-        let _permit = self.work.acquire();
+        let _permit = self.work.acquire(0);
         let started = Instant::now();
         let name = &self.graph.node(node).name;
         self.engine.send(Event::Packing { name: name.clone(), size: realised.size });
@@ -294,6 +303,11 @@ impl<'a> Realisation<'a> {
         self.engine.send(Event::Packed { name: name.clone() });
         self.put_packed(key, name.clone(), packed, started.elapsed())?;
         Ok((packed, Had::Built, started.elapsed()))
+    }
+
+    /// Removes a working folder, which holds a whole root maybe, while others go on.
+    fn remove(&self, working: WorkingFolder) {
+        lock(&self.removals).push(std::thread::spawn(|| drop(working)));
     }
 
     fn put_packed(&self, key: Key, name: String, packed: Packed, took: Duration) -> Result<()> {
@@ -333,36 +347,28 @@ impl<'a> Realisation<'a> {
     }
 }
 
+impl Drop for Realisation<'_> {
+    fn drop(&mut self) {
+        for removal in lock(&self.removals).drain(..) {
+            removal.join().expect("a removal does not panic");
+        }
+    }
+}
+
+/// The length of the longest chain of derivations that begins with each; packing is the last of every
+/// chain.
+fn heights(graph: &Graph) -> Vec<usize> {
+    let nodes: Vec<_> = graph.nodes().collect();
+    let mut heights = vec![1; nodes.len()];
+    // Inputs stand before what needs them.
+    for (id, node) in nodes.into_iter().rev() {
+        for input in node.builder.inputs() {
+            heights[input.index()] = heights[input.index()].max(heights[id.index()] + 1);
+        }
+    }
+    heights
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Lets as many threads work at once as there are permits.
-struct Semaphore {
-    permits: Mutex<usize>,
-    returned: std::sync::Condvar,
-}
-
-struct Permit<'a>(&'a Semaphore);
-
-impl Semaphore {
-    fn new(permits: usize) -> Self {
-        Self { permits: Mutex::new(permits.max(1)), returned: std::sync::Condvar::new() }
-    }
-
-    fn acquire(&self) -> Permit<'_> {
-        let mut permits = lock(&self.permits);
-        while *permits == 0 {
-            permits = self.returned.wait(permits).unwrap_or_else(PoisonError::into_inner);
-        }
-        *permits -= 1;
-        Permit(self)
-    }
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        *lock(&self.0.permits) += 1;
-        self.0.returned.notify_one();
-    }
 }
