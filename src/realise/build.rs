@@ -54,7 +54,7 @@ impl Realisation<'_> {
 
     /// Waits for a core, and measures what is done with it.
     fn work_on(&self, node: NodeId, work: impl FnOnce() -> Result<(DiffId, u64)>) -> Result<Built> {
-        let _permit = self.work.acquire(self.heights[node.index()]);
+        let _permit = self.work.acquire(self.urgencies[node.index()]);
         self.engine.send(Event::Building { name: self.graph.node(node).name.clone() });
         let started = Instant::now();
         let (diff_id, size) = work()?;

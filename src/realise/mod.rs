@@ -76,8 +76,8 @@ struct Realisation<'a> {
     /// What each derivation came to. The lock of one is held while it is built, so that whoever
     /// needs it too waits.
     results: Vec<Mutex<Option<Result<Realised>>>>,
-    /// How many derivations there are, at most, between each and the end: a long chain begins first.
-    heights: Vec<usize>,
+    /// How urgent each derivation is, by its place.
+    urgencies: Vec<usize>,
     work: Permits,
     /// What takes the working folders away.
     removals: Mutex<Vec<JoinHandle<()>>>,
@@ -154,7 +154,7 @@ impl<'a> Realisation<'a> {
             graph,
             downloads: Downloads::new(engine),
             results: graph.nodes().map(|_| Mutex::new(None)).collect(),
-            heights: heights(graph),
+            urgencies: urgencies(graph),
             work: Permits::new(engine.jobs),
             removals: Mutex::default(),
         }
@@ -290,7 +290,7 @@ impl<'a> Realisation<'a> {
             }
         }
         let realised = self.tree_with_content(node)?;
-        let _permit = self.work.acquire(0);
+        let _permit = self.work.acquire(self.urgencies[node.index()] - 1);
         let started = Instant::now();
         let name = &self.graph.node(node).name;
         self.engine.send(Event::Packing { name: name.clone(), size: realised.size });
@@ -355,18 +355,22 @@ impl Drop for Realisation<'_> {
     }
 }
 
-/// The length of the longest chain of derivations that begins with each; packing is the last of every
-/// chain.
-fn heights(graph: &Graph) -> Vec<usize> {
+/// How long, roughly and in seconds, the longest chain takes that begins with each derivation: who
+/// starts the longest first ends first. A step in the sandbox takes long, and cannot use many cores.
+fn urgencies(graph: &Graph) -> Vec<usize> {
     let nodes: Vec<_> = graph.nodes().collect();
-    let mut heights = vec![1; nodes.len()];
+    let mut urgencies: Vec<usize> = vec![0; nodes.len()];
     // Inputs stand before what needs them.
     for (id, node) in nodes.into_iter().rev() {
+        urgencies[id.index()] += match node.builder {
+            Builder::UnpackDebs(_) | Builder::Run(_) => 10,
+            _ => 1,
+        };
         for input in node.builder.inputs() {
-            heights[input.index()] = heights[input.index()].max(heights[id.index()] + 1);
+            urgencies[input.index()] = urgencies[input.index()].max(urgencies[id.index()]);
         }
     }
-    heights
+    urgencies
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
