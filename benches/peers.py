@@ -51,7 +51,8 @@ def normal(name: str) -> str:
 
 def link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
+    # Locking alone needs some files, and other images others: a store need not have them.
+    if source.exists() and not target.exists():
         os.link(source, target)
 
 
