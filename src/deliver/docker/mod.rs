@@ -1,0 +1,227 @@
+//! Loading an image into a Docker engine (or podman), without the layers that it holds already.
+//!
+//! Docker's classic store, and podman, keep layers unpacked and know each by its chainID, a digest over
+//! the diffIDs of it and of all below it: what an image there has in common with ours *from the bottom
+//! up* need not be sent. containerd's store keeps the blobs: what *any* whole image there has in common
+//! with ours need not be sent; that it packed those layers to the same bytes is likely, not certain.
+//!
+//! So what the engine says it holds is a guess, and is found out to be right or wrong afterwards:
+//!
+//! 1. An archive without those layers is loaded, and without any name.
+//! 2. The answer is read to its end, and the engine is asked for the image by its digest: its layers
+//!    must be ours, and containerd's store must say that it has every blob.
+//! 3. On any doubt the whole archive follows, and is judged the same way.
+//! 4. Only then the image gets its names: no name ever stands for a broken one.
+
+mod endpoint;
+mod engine;
+mod http;
+mod tls;
+
+pub use engine::Engine;
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::sync::mpsc::Sender;
+
+use assemble_layers::{BlobDigest, DiffId};
+
+use super::archive::Stream;
+use crate::oci::{Assembled, Reference};
+use crate::realise::Event;
+use crate::store::Store;
+use crate::{Error, Kind, Result};
+use engine::{Held, Kept};
+
+/// What is between two reports on how far sending is, in bytes.
+const STEP: u64 = 1 << 20;
+
+/// What loading came to, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loaded {
+    /// All that was sent, headers of the archive included, however often it took.
+    pub sent: u64,
+    /// Of layers, packed, that were not.
+    pub spared: u64,
+}
+
+/// Loads an image, whole, and then gives it its names.
+///
+/// # Errors
+/// The engine's; those of the store.
+pub fn load(
+    engine: &Engine,
+    store: &Store,
+    image: &Assembled,
+    names: &[Reference],
+    events: &Sender<Event>,
+) -> Result<Loaded> {
+    let loading = Loading { engine, store, image, events };
+    let (id, loaded) = loading.ensure()?;
+    for name in names {
+        engine.tag(id, name)?;
+    }
+    Ok(loaded)
+}
+
+struct Loading<'a> {
+    engine: &'a Engine,
+    store: &'a Store,
+    image: &'a Assembled,
+    events: &'a Sender<Event>,
+}
+
+/// How sure it is that an image can run, and can be saved and pushed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    Whole,
+    /// It is there, and the engine cannot say whether all of it is.
+    Unknown,
+}
+
+impl Loading<'_> {
+    /// Makes the engine hold the image, and says under which digest.
+    fn ensure(&self) -> Result<(BlobDigest, Loaded)> {
+        if let Some((id, Trust::Whole)) = self.found()? {
+            return Ok((id, Loaded { sent: 0, spared: self.size_of(|_| true) }));
+        }
+        let mut sent = 0;
+        let spared = self.spared()?;
+        if !spared.is_empty() {
+            match self.try_without(&spared, &mut sent) {
+                Ok(id) => {
+                    return Ok((id, Loaded { sent, spared: self.size_of(|blob| spared.contains(&blob)) }));
+                }
+                Err(error) if error.kind() != Kind::Network => return Err(error),
+                Err(doubt) => self.warn(&doubt),
+            }
+        }
+        self.send(&BTreeSet::new(), &mut sent)?;
+        match self.found()? {
+            Some((id, _)) => Ok((id, Loaded { sent, spared: 0 })),
+            None => Err(self.not_held()),
+        }
+    }
+
+    fn try_without(&self, spared: &BTreeSet<BlobDigest>, sent: &mut u64) -> Result<BlobDigest> {
+        self.send(spared, sent)?;
+        match self.found()? {
+            Some((id, Trust::Whole)) => Ok(id),
+            _ => Err(self.not_held()),
+        }
+    }
+
+    fn not_held(&self) -> Error {
+        Error::new(Kind::Network, "the engine took the image and does not have it whole")
+            .detail(format!("manifest {}, configuration {}", self.image.manifest.digest, self.image.config.digest))
+            .hint("the engine's own log says more; `assemble image --output FILE.tar` writes the image to a file")
+    }
+
+    fn warn(&self, doubt: &Error) {
+        let reason = doubt.details().first().map_or(doubt.message(), String::as_str);
+        let text = format!("the engine lacks layers that it was not sent, so all are sent now: {reason}");
+        let _ = self.events.send(Event::Warning(text));
+    }
+
+    /// The image, if the engine holds it and does not say that something is missing. The classic store
+    /// and podman know it by its configuration, containerd's store by its manifest.
+    fn found(&self) -> Result<Option<(BlobDigest, Trust)>> {
+        let (config, manifest) = (self.image.config.digest, self.image.manifest.digest);
+        for id in [config, manifest] {
+            let Some(held) = self.engine.image(id)?.filter(|held| held.layers.iter().eq(self.diff_ids()))
+            else {
+                continue;
+            };
+            match held.kept {
+                Kept::Blobs { whole: true } => return Ok(Some((id, Trust::Whole))),
+                Kept::Blobs { whole: false } => {}
+                Kept::Unpacked if id == config => return Ok(Some((id, Trust::Whole))),
+                Kept::Unpacked => return Ok(Some((id, Trust::Unknown))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn diff_ids(&self) -> impl Iterator<Item = &DiffId> {
+        self.image.layers.iter().map(|layer| &layer.diff_id)
+    }
+
+    /// The blobs that the engine seems to need no more.
+    fn spared(&self) -> Result<BTreeSet<BlobDigest>> {
+        let mut held = vec![false; self.image.layers.len()];
+        for id in self.engine.images()? {
+            if held.iter().all(|held| *held) {
+                break;
+            }
+            if let Some(other) = self.engine.image(id)? {
+                self.mark_shared(&other, &mut held);
+            }
+        }
+        let blobs = |wanted: bool| {
+            let layers = self.image.layers.iter().zip(&held).filter(move |(_, held)| **held == wanted);
+            layers.map(|(layer, _)| layer.packed.digest).collect::<BTreeSet<_>>()
+        };
+        // One blob may be two layers.
+        Ok(blobs(true).difference(&blobs(false)).copied().collect())
+    }
+
+    fn mark_shared(&self, other: &Held, held: &mut [bool]) {
+        match other.kept {
+            Kept::Unpacked => {
+                let common = self.diff_ids().zip(&other.layers).take_while(|(ours, theirs)| ours == theirs);
+                held[..common.count()].fill(true);
+            }
+            Kept::Blobs { whole: false } => {}
+            Kept::Blobs { whole: true } => {
+                let theirs: BTreeSet<_> = other.layers.iter().collect();
+                for (ours, held) in self.diff_ids().zip(held) {
+                    *held |= theirs.contains(ours);
+                }
+            }
+        }
+    }
+
+    fn size_of(&self, wanted: impl Fn(BlobDigest) -> bool) -> u64 {
+        let blobs: BTreeSet<_> =
+            self.image.layers.iter().map(|layer| (layer.packed.digest, layer.packed.size)).collect();
+        blobs.into_iter().filter(|(digest, _)| wanted(*digest)).map(|(_, size)| size).sum()
+    }
+
+    fn send(&self, spared: &BTreeSet<BlobDigest>, sent: &mut u64) -> Result<()> {
+        let archive = Stream::without(self.image, spared)?;
+        let size = archive.size()?;
+        let result = self.engine.load(size, &mut |out| {
+            let mut progress = Progress { out, done: 0, size, reported: None, events: self.events };
+            let result = archive.write(self.store, &mut progress);
+            *sent += progress.done;
+            result
+        });
+        let _ = self.events.send(Event::Sent);
+        result
+    }
+}
+
+/// Counts what is written, and says how far it is.
+struct Progress<'a> {
+    out: &'a mut dyn Write,
+    done: u64,
+    size: u64,
+    reported: Option<u64>,
+    events: &'a Sender<Event>,
+}
+
+impl Write for Progress<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.done += written as u64;
+        if self.reported.is_none_or(|reported| self.done >= reported + STEP) || self.done == self.size {
+            self.reported = Some(self.done);
+            let _ = self.events.send(Event::Sending { done: self.done, size: self.size });
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
