@@ -119,18 +119,13 @@ impl Engine {
         Ok(this)
     }
 
-    /// The image of that digest, if the engine knows it by that very digest.
+    /// The image that a name or a digest stands for, if there is one.
     ///
     /// # Errors
     /// The engine refuses, or answers something else.
-    pub fn image(&self, id: BlobDigest) -> Result<Option<Held>> {
-        let path = format!("/images/{id}/json?manifests=1");
+    pub fn image(&self, name: &str) -> Result<Option<Held>> {
+        let path = format!("/images/{name}/json?manifests=1");
         let Some(found) = self.get::<Inspected>(&path)? else { return Ok(None) };
-        if found.id != id.to_string() {
-            return Ok(None);
-        }
-        let layers = found.root.and_then(|root| root.layers).unwrap_or_default();
-        let layers = layers.iter().map(|layer| layer.parse()).collect::<Result<_, _>>();
         let kept = match (&found.descriptor, &found.manifests) {
             (None, None) => Kept::Unpacked,
             (_, manifests) => {
@@ -140,11 +135,14 @@ impl Engine {
                 }
             }
         };
-        // An image whose layers have other names is none that could be compared.
-        Ok(layers.ok().map(|layers| Held { id, layers, kept }))
+        let layers = found.root.and_then(|root| root.layers).unwrap_or_default();
+        let layers = layers.iter().map(|layer| layer.parse()).collect::<Result<_, _>>();
+        // With digests of another kind it is none that could be compared.
+        let parsed = found.id.parse().ok().zip(layers.ok());
+        Ok(parsed.map(|(id, layers)| Held { id, layers, kept }))
     }
 
-    /// The images that the engine lists.
+    /// The images that the engine lists, those with a name first.
     ///
     /// # Errors
     /// As [`Engine::image`].
@@ -153,8 +151,11 @@ impl Engine {
         #[serde(rename_all = "PascalCase")]
         struct Listed {
             id: String,
+            repo_tags: Option<Vec<String>>,
         }
-        let listed: Vec<Listed> = self.get("/images/json")?.unwrap_or_default();
+        let mut listed: Vec<Listed> = self.get("/images/json")?.unwrap_or_default();
+        let named = |image: &Listed| image.repo_tags.iter().flatten().any(|tag| tag != "<none>:<none>");
+        listed.sort_by_key(|image| !named(image));
         Ok(listed.iter().filter_map(|image| image.id.parse().ok()).collect())
     }
 

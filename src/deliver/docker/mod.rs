@@ -20,7 +20,7 @@ mod tls;
 
 pub use engine::Engine;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::mpsc::Sender;
 
@@ -32,6 +32,10 @@ use crate::realise::Event;
 use crate::store::Store;
 use crate::{Error, Kind, Result};
 use engine::{Held, Kept};
+
+/// What might be sent, in bytes, while an engine answers one question about what it holds: containerd's
+/// store takes some 15 ms for an image, to ask for and to list.
+const QUESTION: u64 = 256 << 10;
 
 /// What is between two reports on how far sending is, in bytes.
 const STEP: u64 = 1 << 20;
@@ -56,7 +60,7 @@ pub fn load(
     names: &[Reference],
     events: &Sender<Event>,
 ) -> Result<Loaded> {
-    let loading = Loading { engine, store, image, events };
+    let loading = Loading { engine, store, image, names, events };
     let (id, loaded) = loading.ensure()?;
     for name in names {
         engine.tag(id, name)?;
@@ -68,6 +72,7 @@ struct Loading<'a> {
     engine: &'a Engine,
     store: &'a Store,
     image: &'a Assembled,
+    names: &'a [Reference],
     events: &'a Sender<Event>,
 }
 
@@ -83,14 +88,15 @@ impl Loading<'_> {
     /// Makes the engine hold the image, and says under which digest.
     fn ensure(&self) -> Result<(BlobDigest, Loaded)> {
         if let Some((id, Trust::Whole)) = self.found()? {
-            return Ok((id, Loaded { sent: 0, spared: self.size_of(|_| true) }));
+            let all = self.blobs(&vec![true; self.image.layers.len()], true);
+            return Ok((id, Loaded { sent: 0, spared: self.size_of(&all) }));
         }
         let mut sent = 0;
         let spared = self.spared()?;
         if !spared.is_empty() {
             match self.try_without(&spared, &mut sent) {
                 Ok(id) => {
-                    return Ok((id, Loaded { sent, spared: self.size_of(|blob| spared.contains(&blob)) }));
+                    return Ok((id, Loaded { sent, spared: self.size_of(&spared) }));
                 }
                 Err(error) if error.kind() != Kind::Network => return Err(error),
                 Err(doubt) => self.warn(&doubt),
@@ -128,15 +134,11 @@ impl Loading<'_> {
     fn found(&self) -> Result<Option<(BlobDigest, Trust)>> {
         let (config, manifest) = (self.image.config.digest, self.image.manifest.digest);
         for id in [config, manifest] {
-            let Some(held) = self.engine.image(id)?.filter(|held| held.layers.iter().eq(self.diff_ids()))
-            else {
-                continue;
-            };
-            match held.kept {
-                Kept::Blobs { whole: true } => return Ok(Some((id, Trust::Whole))),
-                Kept::Blobs { whole: false } => {}
-                Kept::Unpacked if id == config => return Ok(Some((id, Trust::Whole))),
-                Kept::Unpacked => return Ok(Some((id, Trust::Unknown))),
+            let ours = |held: &Held| held.id == id && held.layers.iter().eq(self.diff_ids());
+            match self.engine.image(&id.to_string())?.filter(ours).map(|held| held.kept) {
+                None | Some(Kept::Blobs { whole: false }) => {}
+                Some(Kept::Unpacked) if id == manifest => return Ok(Some((id, Trust::Unknown))),
+                Some(Kept::Unpacked | Kept::Blobs { whole: true }) => return Ok(Some((id, Trust::Whole))),
             }
         }
         Ok(None)
@@ -146,23 +148,34 @@ impl Loading<'_> {
         self.image.layers.iter().map(|layer| &layer.diff_id)
     }
 
-    /// The blobs that the engine seems to need no more.
+    /// The blobs that the engine seems to need no more. What has our names is likely the image's last
+    /// state, so it is asked for first; the others as long as they may spare more than asking costs.
     fn spared(&self) -> Result<BTreeSet<BlobDigest>> {
         let mut held = vec![false; self.image.layers.len()];
-        for id in self.engine.images()? {
-            if held.iter().all(|held| *held) {
-                break;
-            }
-            if let Some(other) = self.engine.image(id)? {
+        for name in self.names {
+            if let Some(other) = self.engine.image(&name.to_string())? {
                 self.mark_shared(&other, &mut held);
             }
         }
-        let blobs = |wanted: bool| {
-            let layers = self.image.layers.iter().zip(&held).filter(move |(_, held)| **held == wanted);
-            layers.map(|(layer, _)| layer.packed.digest).collect::<BTreeSet<_>>()
-        };
+        let mut left = self.size_of(&self.blobs(&held, false));
+        if left > QUESTION {
+            for id in self.engine.images()? {
+                let Some(rest) = left.checked_sub(QUESTION) else { break };
+                left = rest;
+                if let Some(other) = self.engine.image(&id.to_string())? {
+                    self.mark_shared(&other, &mut held);
+                    left = left.min(self.size_of(&self.blobs(&held, false)));
+                }
+            }
+        }
         // One blob may be two layers.
-        Ok(blobs(true).difference(&blobs(false)).copied().collect())
+        Ok(self.blobs(&held, true).difference(&self.blobs(&held, false)).copied().collect())
+    }
+
+    /// The blobs of the layers that are held, or of those that are not.
+    fn blobs(&self, held: &[bool], wanted: bool) -> BTreeSet<BlobDigest> {
+        let layers = self.image.layers.iter().zip(held).filter(|(_, held)| **held == wanted);
+        layers.map(|(layer, _)| layer.packed.digest).collect()
     }
 
     fn mark_shared(&self, other: &Held, held: &mut [bool]) {
@@ -181,10 +194,10 @@ impl Loading<'_> {
         }
     }
 
-    fn size_of(&self, wanted: impl Fn(BlobDigest) -> bool) -> u64 {
-        let blobs: BTreeSet<_> =
+    fn size_of(&self, blobs: &BTreeSet<BlobDigest>) -> u64 {
+        let sizes: BTreeMap<_, _> =
             self.image.layers.iter().map(|layer| (layer.packed.digest, layer.packed.size)).collect();
-        blobs.into_iter().filter(|(digest, _)| wanted(*digest)).map(|(_, size)| size).sum()
+        sizes.iter().filter(|(digest, _)| blobs.contains(digest)).map(|(_, size)| size).sum()
     }
 
     fn send(&self, spared: &BTreeSet<BlobDigest>, sent: &mut u64) -> Result<()> {
