@@ -259,7 +259,8 @@ fn on_any_doubt_everything_is_sent() {
     };
     let detail =
         || ok("{\"errorDetail\":{\"message\":\"open layer.tar: no such file\"},\"error\":\"open\"}\n");
-    let faults: [(&str, fn() -> Vec<u8>, bool); 6] = [
+    type Answer = fn() -> Vec<u8>;
+    let faults: [(&str, Answer, bool); 6] = [
         ("an answer that is cut", cut, true),
         ("an error in the middle of the answer", unpacking, true),
         ("an error at its end", detail, true),
