@@ -135,7 +135,6 @@ fn absent() -> Vec<u8> {
 fn inspected(id: &str, layers: &[String], whole: Option<bool>) -> Vec<u8> {
     let mut image = json!({ "Id": id, "RootFS": { "Type": "layers", "Layers": layers } });
     if let Some(whole) = whole {
-        image["Descriptor"] = json!({ "digest": id });
         image["Manifests"] = json!([{ "Kind": "image", "Available": whole }]);
     }
     ok(&image.to_string())
@@ -282,6 +281,24 @@ fn on_any_doubt_everything_is_sent() {
         let last = fake.asked().pop().unwrap();
         assert!(last.line.contains("/tag?"), "{case}: {}", last.line);
     }
+}
+
+/// Docker before 28 does not say of containerd's store what is in it.
+#[test]
+fn an_engine_that_cannot_say_whether_it_has_all_is_sent_everything() {
+    let fake = Fake::start(move |image, loads, asked| match asked.inspects() {
+        Some("demo:test") => inspected(&other(), &diff_ids(image)[..2], None),
+        Some(id) if id == image.manifest.digest.to_string() && loads > 0 => {
+            inspected(id, &diff_ids(image), None)
+        }
+        Some(_) => absent(),
+        None if asked.is_load() => ok(LOADED),
+        None => ok("[]"),
+    });
+    let loaded = fake.load().unwrap();
+    assert_eq!((fake.loads().len(), loaded.spared), (2, 0));
+    let manifest = fake.image.manifest.digest;
+    assert_eq!(fake.tags(), [format!("POST /v1.45/images/{manifest}/tag?repo=demo&tag=test HTTP/1.1")]);
 }
 
 /// Nothing gets a name that the engine does not have whole, however well it says that it went.

@@ -2,7 +2,7 @@
 //! bytes depend on the image and its names alone.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use assemble_layers::{BlobDigest, Content, Entry, TreePath};
@@ -17,6 +17,9 @@ use crate::{Error, Kind, Result};
 
 /// OCI image-spec, `image-layout.md`.
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// For streams, in bytes: larger than the standard library's.
+const BUFFER: usize = 1 << 18;
 
 /// A file of the layout.
 enum Source {
@@ -101,7 +104,8 @@ impl Stream {
             match source {
                 Source::Bytes(bytes) => out.write_all(bytes)?,
                 Source::Blob(digest, size) => {
-                    let copied = copy(&mut store.open_blob(*digest)?, out)?;
+                    let mut blob = BufReader::with_capacity(BUFFER, store.open_blob(*digest)?);
+                    let copied = std::io::copy(&mut blob, out)?;
                     check_size(store, *digest, copied, *size)?;
                 }
             }
@@ -109,20 +113,6 @@ impl Stream {
         }
         out.write_all(&tar::END)?;
         Ok(out.flush()?)
-    }
-}
-
-/// With a larger buffer than the standard library's.
-fn copy(reader: &mut dyn Read, out: &mut dyn Write) -> std::io::Result<u64> {
-    let mut buffer = vec![0; 1 << 18];
-    let mut copied = 0;
-    loop {
-        let length = reader.read(&mut buffer)?;
-        if length == 0 {
-            return Ok(copied);
-        }
-        out.write_all(&buffer[..length])?;
-        copied += length as u64;
     }
 }
 

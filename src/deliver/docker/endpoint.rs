@@ -28,6 +28,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(formatter, "unix://{}", path.display()),
+            Self::Tcp { host, port, .. } if host.contains(':') => write!(formatter, "tcp://[{host}]:{port}"),
             Self::Tcp { host, port, .. } => write!(formatter, "tcp://{host}:{port}"),
         }
     }
@@ -185,4 +186,81 @@ fn sockets(machine: &Machine) -> Vec<PathBuf> {
         Some("/run/podman/podman.sock".into()),
     ];
     all.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(variables: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Vec<String>> {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let home = [("HOME", "/root")];
+        let machine = Machine::new(root.path(), home.iter().chain(variables).copied());
+        Ok(Endpoint::find(&machine)?.iter().map(ToString::to_string).collect())
+    }
+
+    fn context(name: &str) -> String {
+        format!("root/.docker/contexts/meta/{}/meta.json", Sha256::of(name.as_bytes()))
+    }
+
+    const REMOTE: &str =
+        r#"{"Name":"far","Endpoints":{"docker":{"Host":"tcp://far.example","SkipTLSVerify":false}}}"#;
+    const USED: (&str, &str) = ("root/.docker/config.json", r#"{"auths":{},"currentContext":"far"}"#);
+
+    #[test]
+    fn a_host_goes_before_a_context_and_a_context_before_the_sockets() {
+        let meta = context("far");
+        let files = [USED, (&meta, REMOTE)];
+        assert_eq!(found(&[], &files).unwrap(), ["tcp://far.example:2375"]);
+        assert_eq!(found(&[("DOCKER_HOST", "unix:///a")], &files).unwrap(), ["unix:///a"]);
+        let default = found(&[("DOCKER_CONTEXT", "default"), ("XDG_RUNTIME_DIR", "/run/user/1")], &files);
+        let sockets = [
+            "unix:///var/run/docker.sock",
+            "unix:///run/user/1/docker.sock",
+            "unix:///run/user/1/podman/podman.sock",
+            "unix:///run/podman/podman.sock",
+        ];
+        assert_eq!(default.unwrap(), sockets);
+        assert_eq!(found(&[("DOCKER_CONTEXT", "far")], &files[1..]).unwrap(), ["tcp://far.example:2375"]);
+        assert!(found(&[("DOCKER_CONFIG", "/elsewhere")], &files).unwrap().contains(&sockets[0].to_owned()));
+    }
+
+    #[test]
+    fn hosts_are_read_as_docker_reads_them() {
+        let host = |host: &str| found(&[("DOCKER_HOST", host)], &[]);
+        assert_eq!(host("tcp://10.0.0.1").unwrap(), ["tcp://10.0.0.1:2375"]);
+        assert_eq!(host("tcp://[::1]:99/").unwrap(), ["tcp://[::1]:99"]);
+        for (wrong, said) in [
+            ("ssh://user@far.example", "`ssh://`"),
+            ("npipe:////./pipe/docker_engine", "no address"),
+            ("unix://relative", "no address"),
+            ("tcp://", "no address"),
+            ("tcp://far.example/path", "no address"),
+            ("", ""),
+        ] {
+            match host(wrong) {
+                Ok(found) => assert!(wrong.is_empty() && found.len() > 1, "{wrong}"),
+                Err(error) => {
+                    assert!(error.kind() == Kind::Usage && error.message().contains(said), "{error}")
+                }
+            }
+        }
+        let error = host("tcp://user:secret@far.example").unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn a_context_that_cannot_be_used_is_an_error() {
+        let meta = context("far");
+        let with = |text| found(&[], &[USED, (&meta, text)]).unwrap_err();
+        assert_eq!(found(&[], &[USED]).unwrap_err().kind(), Kind::Usage);
+        assert_eq!(with("{}").kind(), Kind::Input);
+        let trusting = REMOTE.replace("false", "true");
+        assert!(found(&[], &[USED, (&meta, &trusting)]).unwrap_err().message().contains("any certificate"));
+    }
 }

@@ -54,8 +54,7 @@ struct Inspected {
     id: String,
     #[serde(rename = "RootFS")]
     root: Option<Root>,
-    /// Of what the image's name stands for: containerd's store alone has it.
-    descriptor: Option<serde::de::IgnoredAny>,
+    /// What the image's name stands for: containerd's store alone has it, since version 1.48 of the API.
     manifests: Option<Vec<Manifest>>,
 }
 
@@ -126,14 +125,12 @@ impl Engine {
     pub fn image(&self, name: &str) -> Result<Option<Held>> {
         let path = format!("/images/{name}/json?manifests=1");
         let Some(found) = self.get::<Inspected>(&path)? else { return Ok(None) };
-        let kept = match (&found.descriptor, &found.manifests) {
-            (None, None) => Kept::Unpacked,
-            (_, manifests) => {
-                let mut manifests = manifests.iter().flatten();
-                Kept::Blobs {
-                    whole: manifests.any(|manifest| manifest.kind == "image" && manifest.available),
-                }
-            }
+        let whole = |manifests: &[Manifest]| {
+            manifests.iter().any(|manifest| manifest.kind == "image" && manifest.available)
+        };
+        let kept = match found.manifests {
+            None => Kept::Unpacked,
+            Some(manifests) => Kept::Blobs { whole: whole(&manifests) },
         };
         let layers = found.root.and_then(|root| root.layers).unwrap_or_default();
         let layers = layers.iter().map(|layer| layer.parse()).collect::<Result<_, _>>();

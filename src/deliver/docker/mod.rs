@@ -125,7 +125,7 @@ impl Loading<'_> {
 
     fn warn(&self, doubt: &Error) {
         let reason = doubt.details().first().map_or(doubt.message(), String::as_str);
-        let text = format!("the engine lacks layers that it was not sent, so all are sent now: {reason}");
+        let text = format!("not without the layers that the engine seems to hold, so all are sent: {reason}");
         let _ = self.events.send(Event::Warning(text));
     }
 
