@@ -301,6 +301,22 @@ fn an_engine_that_cannot_say_whether_it_has_all_is_sent_everything() {
     assert_eq!(fake.tags(), [format!("POST /v1.45/images/{manifest}/tag?repo=demo&tag=test HTTP/1.1")]);
 }
 
+/// What it holds is only asked for to save something.
+#[test]
+fn an_engine_that_does_not_say_what_it_holds_is_sent_everything() {
+    let fake = Fake::start(|image, loads, asked| match asked.inspects() {
+        Some(id) if id == image.config.digest.to_string() => match loads {
+            0 => absent(),
+            _ => inspected(id, &diff_ids(image), None),
+        },
+        Some("demo:test") => reply("500 Internal Server Error", r#"{"message":"try later"}"#),
+        Some(_) => absent(),
+        None => ok(LOADED),
+    });
+    let loaded = fake.load().unwrap();
+    assert_eq!((fake.loads().len(), loaded.spared, fake.tags().len()), (1, 0, 1));
+}
+
 /// Nothing gets a name that the engine does not have whole, however well it says that it went.
 #[test]
 fn a_broken_image_gets_no_name() {

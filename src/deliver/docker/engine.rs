@@ -105,7 +105,7 @@ impl Engine {
 
     fn at(endpoint: Endpoint) -> Result<Self> {
         let mut this = Self { endpoint, prefix: String::new() };
-        let response = this.request("GET", "/_ping", Some(PATIENCE), None)?;
+        let response = this.accepted(this.request("GET", "/_ping", Some(PATIENCE), None)?)?;
         let version = response.header("api-version").and_then(|text| {
             let (major, minor) = text.split_once('.')?;
             Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
@@ -161,7 +161,8 @@ impl Engine {
     /// # Errors
     /// The engine's, of kind `Network`, whichever way it says that something went wrong; those of `write`.
     pub fn load(&self, size: u64, write: &mut dyn FnMut(&mut dyn Write) -> Result<()>) -> Result<()> {
-        let response = self.request("POST", "/images/load?quiet=1", None, Some((size, write)))?;
+        let response =
+            self.accepted(self.request("POST", "/images/load?quiet=1", None, Some((size, write)))?)?;
         let mut lines = BufReader::new(response);
         loop {
             let mut line = Vec::new();
@@ -188,12 +189,12 @@ impl Engine {
         let name = name.to_string();
         let (repository, tag) = name.rsplit_once(':').unwrap_or((&name, "latest"));
         let path = format!("/images/{id}/tag?repo={repository}&tag={tag}");
-        self.request("POST", &path, Some(PATIENCE), None).map(|_| ())
+        self.accepted(self.request("POST", &path, Some(PATIENCE), None)?).map(|_| ())
     }
 
     /// A document; `None` if there is none.
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
-        let response = match self.exchange("GET", path, Some(PATIENCE), None)? {
+        let response = match self.request("GET", path, Some(PATIENCE), None)? {
             response if response.status == 404 => return Ok(None),
             response => self.accepted(response)?,
         };
@@ -204,17 +205,8 @@ impl Engine {
             .map_err(|error| self.error("answers what cannot be read").detail(error))
     }
 
+    /// The answer, be it a refusal.
     fn request(
-        &self,
-        method: &str,
-        path: &str,
-        patience: Option<Duration>,
-        payload: Option<Payload<'_>>,
-    ) -> Result<Response> {
-        self.accepted(self.exchange(method, path, patience, payload)?)
-    }
-
-    fn exchange(
         &self,
         method: &str,
         path: &str,

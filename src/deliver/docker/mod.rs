@@ -92,15 +92,11 @@ impl Loading<'_> {
             return Ok((id, Loaded { sent: 0, spared: self.size_of(&all) }));
         }
         let mut sent = 0;
-        let spared = self.spared()?;
-        if !spared.is_empty() {
-            match self.try_without(&spared, &mut sent) {
-                Ok(id) => {
-                    return Ok((id, Loaded { sent, spared: self.size_of(&spared) }));
-                }
-                Err(error) if error.kind() != Kind::Network => return Err(error),
-                Err(doubt) => self.warn(&doubt),
-            }
+        match self.load_rest(&mut sent) {
+            Ok(Some((id, spared))) => return Ok((id, Loaded { sent, spared })),
+            Ok(None) => {}
+            Err(error) if error.kind() != Kind::Network => return Err(error),
+            Err(doubt) => self.warn(&doubt),
         }
         self.send(&BTreeSet::new(), &mut sent)?;
         match self.found()? {
@@ -109,10 +105,15 @@ impl Loading<'_> {
         }
     }
 
-    fn try_without(&self, spared: &BTreeSet<BlobDigest>, sent: &mut u64) -> Result<BlobDigest> {
-        self.send(spared, sent)?;
+    /// Sends what the engine seems to lack, if that is not all; returns what was spared, in bytes.
+    fn load_rest(&self, sent: &mut u64) -> Result<Option<(BlobDigest, u64)>> {
+        let spared = self.spared()?;
+        if spared.is_empty() {
+            return Ok(None);
+        }
+        self.send(&spared, sent)?;
         match self.found()? {
-            Some((id, Trust::Whole)) => Ok(id),
+            Some((id, Trust::Whole)) => Ok(Some((id, self.size_of(&spared)))),
             _ => Err(self.not_held()),
         }
     }
