@@ -318,6 +318,9 @@ def table(results: Path, document: Path, title: str) -> None:
         ("noop", "nothing changed", "≤ 0.1 s"),
         ("line", "one line of the application changed", "≤ 0.3 s"),
         ("dependency", "one small dependency changed", "≤ 3 s"),
+        ("load-line", "one line changed, to a running container by `--load`", "≥ 3×"),
+        ("load-line-saved", "the same, theirs built, saved and loaded", "≥ 100×"),
+        ("load-dependency", "one small dependency changed, to a running container by `--load`", "≥ 10×"),
         ("import", "first `import` in a fresh container", ""),
         ("podman", "downloaded inputs to tarball, theirs with `podman build`", ""),
     ]

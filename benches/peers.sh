@@ -249,6 +249,31 @@ rm "$work/changed.tar"
 fresh_context
 measure dependency usual bash -euc 'usual build'
 
+# --- the same changes, to a running container
+container() {
+    docker run --rm --network none "peers:$1" true
+}
+export -f container
+# What a load took the name from goes before the next one, and is not measured.
+cat >"$work/forget" <<'SCRIPT'
+[ ! -s "$work/last" ] || docker rmi -f "$(cat "$work/last")" >/dev/null 2>&1 || true
+docker image inspect --format '{{.Id}}' peers:ours >"$work/last"
+SCRIPT
+# The memory is that of `assemble` alone: `repeat` measures it with `exec`.
+loaded="$image --load && docker run --rm --network none peers:ours true"
+repeat load-line ours "bash $work/forget; echo '# a line' >>$application" "$loaded"
+grep -P '^load-line\tours' "$results" | sed 's/^load-line/load-line-saved/' >"$work/sum"
+cat "$work/sum" >>"$results"
+cp "$application" "$context/spectralmc/"
+measure load-line usual bash -euc 'usual build; container usual'
+echo '# another line' >>"$context/spectralmc/__init__.py"
+measure load-line-saved usual bash -euc 'usual build; usual save; docker load --input "$work/usual.tar"; container usual'
+rm -f "$work/usual.tar"
+repeat load-dependency ours "bash $work/forget; python3 $root/benches/peers.py bump $project $files $store" "$loaded"
+fresh_context
+measure load-dependency usual bash -euc 'usual build; container usual'
+bash "$work/forget"
+
 # --- one more peer
 if [ -n "$podman" ]; then
     fresh_context

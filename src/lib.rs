@@ -6,7 +6,7 @@
 //! ```text
 //! recipe (Rust) ──┐
 //!                 ├─► derivations ──► realise ──► layers ──► image ──► deliver
-//! assemble.lock ──┘    (keys)      store│substitute│build    (digest)   archive│folder│stream
+//! assemble.lock ──┘    (keys)      store│substitute│build    (digest)   archive│folder│stream│engine
 //! ```
 //!
 //! A recipe is a pure function from the lock and the project's files to an image: a graph of
@@ -39,13 +39,14 @@
 //! | [`pack`] | tar, gzip, zip, wheels, `.deb`; synchronous, knows `layers` alone |
 //! | [`oci`] | configuration, manifest, index; names of images |
 //! | [`debian`] | the order of versions and the relations of packages, as Debian Policy has them |
-//! | [`deliver`] | the archive that everything loads, the OCI layout |
+//! | [`deliver`] | the archive that everything loads, the OCI layout, Docker engines and what they hold |
 //! | [`inspect`] | why something was built |
 //!
 //! # Invariants
 //!
 //! - **Same lock, same bytes**: on any machine, at any time, as root or not, whatever the store, the
 //!   folder, the umask, the time zone, the number of jobs. `tests/variations.rs` holds it.
+//! - No name in an engine ever stands for an image that is not whole: names come last.
 //! - A key never holds a path of the machine, a time, an address, or a compressed digest.
 //! - Every builder has a version, and a golden test that fails if its bytes change and it does not.
 //! - JSON that is digested is made by `layers::json::canonical` alone.
@@ -72,6 +73,8 @@
 //! - **`rawzip` instead of `zip`**: it shows each central-directory record as it stands, duplicates too.
 //! - **No tokio of our own**: every step is threads and files; reqwest's blocking client hides its
 //!   own runtime. Ctrl-C simply ends the process, which the store survives by design.
+//! - **An engine is spoken to by `deliver::docker::http`**, a few lines on `httparse`: reqwest's blocking
+//!   client drops the answer of an engine that gives up in the middle of an upload.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
 //!   copied into place by a `run` step.
 

@@ -9,6 +9,8 @@ use serde_json::json;
 
 use super::report::{self, Reporter};
 use super::session::{Options, Session};
+use crate::deliver::docker::{Engine, Loaded};
+use crate::fetch::Machine;
 use crate::oci::{self, Assembled, Reference};
 use crate::{Error, Kind, Result, deliver, inspect};
 
@@ -22,6 +24,9 @@ pub struct Arguments {
     /// Write an archive for `docker load` (FILE), an OCI layout (DIR/), or the archive to stdout (-).
     #[arg(long, short, value_name = "FILE|DIR/|-")]
     output: Option<PathBuf>,
+    /// Load it into the Docker engine (or podman), without the layers that it holds already.
+    #[arg(long)]
+    load: bool,
     /// A name for the image [default: NAME:VARIANT] (may be given several times).
     #[arg(long = "tag", short, value_name = "NAME:TAG")]
     tags: Vec<Reference>,
@@ -58,6 +63,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     let target = Target::of(arguments.output.as_deref());
     check_target(&target, arguments)?;
+    let engine = arguments.load.then(|| Engine::connect(&Machine::this())).transpose()?;
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
     let variant = session.variant(arguments.variant.as_deref())?;
@@ -68,15 +74,19 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
     let assembled = oci::assemble(&image, layers)?;
     deliver(&session, &assembled, &names, &target)?;
+    let loaded = engine
+        .map(|engine| deliver::docker::load(&engine, &session.store, &assembled, &names, &reporter.events()));
+    let loaded = loaded.transpose()?;
     reporter.finish();
     if !arguments.options.quiet {
         eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
+        eprint!("{}", loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
     }
     let seconds = started.elapsed().as_secs_f64();
     match target {
         // stdout carries the archive.
         Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
-        _ if arguments.json => super::print(as_json(&image, &assembled, seconds))?,
+        _ if arguments.json => super::print(as_json(&image, &assembled, &names, loaded, seconds))?,
         _ => {
             super::print(assembled.manifest.digest)?;
             if !arguments.options.quiet {
@@ -130,7 +140,13 @@ fn deliver(session: &Session<'_>, image: &Assembled, names: &[Reference], target
     }
 }
 
-fn as_json(image: &Image, assembled: &Assembled, seconds: f64) -> serde_json::Value {
+fn as_json(
+    image: &Image,
+    assembled: &Assembled,
+    names: &[Reference],
+    loaded: Option<Loaded>,
+    seconds: f64,
+) -> serde_json::Value {
     let layers = image.layers.iter().zip(&assembled.layers).map(|(declared, layer)| {
         json!({
             "diffid": layer.diff_id,
@@ -142,11 +158,16 @@ fn as_json(image: &Image, assembled: &Assembled, seconds: f64) -> serde_json::Va
             "seconds": layer.took.as_secs_f64(),
         })
     });
+    let loaded = loaded.map(|Loaded { sent, spared }| {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        json!({ "names": names, "sent": sent, "spared": spared })
+    });
     json!({
         "digest": assembled.manifest.digest,
         "config": assembled.config.digest,
         "variant": image.variant,
         "layers": layers.collect::<Vec<_>>(),
+        "loaded": loaded,
         "seconds": seconds,
     })
 }

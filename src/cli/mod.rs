@@ -30,7 +30,7 @@ needed · 70 a mistake in this program · 130 interrupted";
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build an image: into the store, an archive, a folder, or a stream.
+    /// Build an image: into the store, an archive, a folder, a stream, or an engine.
     Image(image::Arguments),
     /// Resolve what the recipes ask for, and write `assemble.lock`.
     Lock(lock::Arguments),

@@ -10,12 +10,16 @@ use std::time::Duration;
 use assemble_layers::{Image, Lock};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::deliver::docker::Loaded;
 use crate::inspect::Why;
-use crate::oci::Assembled;
+use crate::oci::{Assembled, Reference};
 use crate::realise::{Event, Had};
 
 /// Downloads below this size, in bytes, get no line of their own where there is no terminal.
 const WORTH_A_LINE: u64 = 50_000_000;
+
+/// What the line of an image is called that goes to an engine.
+const SENDING: &str = "sending to the engine";
 
 /// Hears the engine's events on a thread of its own.
 pub struct Reporter {
@@ -77,7 +81,9 @@ impl Screen {
     fn one(&mut self, event: Event) {
         match event {
             Event::Found { .. } | Event::Finished => {}
-            Event::Downloading { file, done, size } => self.download(file, done, size),
+            Event::Downloading { file, done, size } => self.advance(file, done, size),
+            Event::Sending { done, size } => self.advance(SENDING.to_owned(), done, size),
+            Event::Sent => self.end(SENDING),
             Event::Downloaded { file, size } => {
                 self.end(&file);
                 if size >= WORTH_A_LINE || self.verbose {
@@ -115,7 +121,7 @@ impl Screen {
         }
     }
 
-    fn download(&mut self, file: String, done: u64, size: u64) {
+    fn advance(&mut self, file: String, done: u64, size: u64) {
         let bars = &self.bars;
         let bar = self.running.entry(file.clone()).or_insert_with(|| {
             let template =
@@ -203,6 +209,13 @@ pub fn image_summary(
         );
     }
     text
+}
+
+/// The line after loading into an engine.
+pub fn load_summary(names: &[Reference], loaded: Loaded) -> String {
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    let (sent, spared) = (bytes(loaded.sent), bytes(loaded.spared));
+    format!("  {:<11} {:<22}sent {sent}, spared {spared}\n", "loaded", names.join(", "))
 }
 
 /// Layers of one step that were had alike, in the order of the image.

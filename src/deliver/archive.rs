@@ -1,7 +1,8 @@
 //! One archive that everything loads: an OCI layout that is also what `docker save` writes. Its
 //! bytes depend on the image and its names alone.
 
-use std::io::{Seek, SeekFrom, Write};
+use std::collections::BTreeSet;
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use assemble_layers::{BlobDigest, Content, Entry, TreePath};
@@ -16,6 +17,9 @@ use crate::{Error, Kind, Result};
 
 /// OCI image-spec, `image-layout.md`.
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// For streams, in bytes: larger than the standard library's.
+const BUFFER: usize = 1 << 18;
 
 /// A file of the layout.
 enum Source {
@@ -68,20 +72,48 @@ pub fn to_file(store: &Store, image: &Assembled, names: &[Reference], path: &Pat
 /// # Errors
 /// Those of the stream and the store.
 pub fn to_writer(store: &Store, image: &Assembled, names: &[Reference], out: &mut dyn Write) -> Result<()> {
-    for (name, source) in members(image, names)? {
-        let size = size_of(&source);
-        out.write_all(&header(&name, size)?)?;
-        match &source {
-            Source::Bytes(bytes) => out.write_all(bytes)?,
-            Source::Blob(digest, size) => {
-                let copied = std::io::copy(&mut store.open_blob(*digest)?, out)?;
-                check_size(store, *digest, copied, *size)?;
-            }
-        }
-        out.write_all(tar::padding(size))?;
+    Stream { members: members(image, names)? }.write(store, out)
+}
+
+/// The archive as it is streamed.
+pub(super) struct Stream {
+    members: Vec<(String, Source)>,
+}
+
+impl Stream {
+    /// The archive without any name for the image, and without these blobs.
+    pub fn without(image: &Assembled, spared: &BTreeSet<BlobDigest>) -> Result<Self> {
+        let mut members = members(image, &[])?;
+        members.retain(|(_, source)| !matches!(source, Source::Blob(digest, _) if spared.contains(digest)));
+        Ok(Self { members })
     }
-    out.write_all(&tar::END)?;
-    Ok(out.flush()?)
+
+    /// In bytes.
+    pub fn size(&self) -> Result<u64> {
+        let sizes = self.members.iter().map(|(name, source)| {
+            let size = size_of(source);
+            Ok(header(name, size)?.len() as u64 + size + tar::padding(size).len() as u64)
+        });
+        Ok(sizes.sum::<Result<u64>>()? + tar::END.len() as u64)
+    }
+
+    pub fn write(&self, store: &Store, out: &mut dyn Write) -> Result<()> {
+        for (name, source) in &self.members {
+            let size = size_of(source);
+            out.write_all(&header(name, size)?)?;
+            match source {
+                Source::Bytes(bytes) => out.write_all(bytes)?,
+                Source::Blob(digest, size) => {
+                    let mut blob = BufReader::with_capacity(BUFFER, store.open_blob(*digest)?);
+                    let copied = std::io::copy(&mut blob, out)?;
+                    check_size(store, *digest, copied, *size)?;
+                }
+            }
+            out.write_all(tar::padding(size))?;
+        }
+        out.write_all(&tar::END)?;
+        Ok(out.flush()?)
+    }
 }
 
 /// Writes the layout into a folder. `index.json` comes last, so that it never names what is not
@@ -157,7 +189,7 @@ fn copy_range(source: &File, mut offset: u64, length: u64, file: &mut std::fs::F
             ) => {
                 let mut reader = File::open(source.path())?;
                 reader.seek(SeekFrom::Start(offset))?;
-                offset += std::io::copy(&mut std::io::Read::take(reader, end - offset), file)?;
+                offset += std::io::copy(&mut reader.take(end - offset), file)?;
                 break;
             }
             Err(error) => return Err(std::io::Error::from(error).into()),

@@ -109,12 +109,13 @@ fn digest(digest: BlobDigest) -> Result<spec::Digest, oci_spec::OciSpecError> {
     digest.to_string().parse()
 }
 
-/// `index.json` of a layout: the image once for each of its names.
+/// `index.json` of a layout: the image once for each of its names, or once without a name.
 ///
 /// # Errors
 /// As [`assemble`].
 pub fn index(image: &Assembled, names: &[Reference]) -> Result<Vec<u8>> {
-    let descriptors = names.iter().map(|name| {
+    let names = if names.is_empty() { vec![None] } else { names.iter().map(Some).collect() };
+    let descriptors = names.into_iter().map(|name| {
         let mut descriptor = Descriptor::new(
             MediaType::ImageManifest,
             image.manifest.bytes.len() as u64,
@@ -124,10 +125,12 @@ pub fn index(image: &Assembled, names: &[Reference]) -> Result<Vec<u8>> {
             spec::PlatformBuilder::default().architecture(spec::Arch::Amd64).os(spec::Os::Linux).build()?,
         ));
         // containerd takes the name from the first, others the tag from the second.
-        descriptor.set_annotations(Some(HashMap::from([
-            ("io.containerd.image.name".to_owned(), name.qualified()),
-            (spec::ANNOTATION_REF_NAME.to_owned(), name.tag.clone()),
-        ])));
+        descriptor.set_annotations(name.map(|name| {
+            HashMap::from([
+                ("io.containerd.image.name".to_owned(), name.qualified()),
+                (spec::ANNOTATION_REF_NAME.to_owned(), name.tag.clone()),
+            ])
+        }));
         Ok(descriptor)
     });
     let index = spec::ImageIndexBuilder::default()

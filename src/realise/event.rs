@@ -60,6 +60,13 @@ pub enum Event {
     Packed {
         name: String,
     },
+    /// The image goes to an engine: so many bytes of so many.
+    Sending {
+        done: u64,
+        size: u64,
+    },
+    /// The engine has answered.
+    Sent,
     /// Something that is no error, but that somebody should know.
     Warning(String),
     /// Nothing more comes.

@@ -45,7 +45,17 @@ pub struct Built {
     pub config: String,
     pub variant: String,
     pub layers: Vec<Layer>,
+    pub loaded: Option<Loaded>,
     pub seconds: f64,
+}
+
+/// What `--load` came to, in bytes.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Loaded {
+    pub names: Vec<String>,
+    pub sent: u64,
+    pub spared: u64,
 }
 
 #[derive(Deserialize, Clone, Debug)]
@@ -140,6 +150,7 @@ impl Small {
                 config: String::new(),
                 variant: String::new(),
                 layers: vec![],
+                loaded: None,
                 seconds: 0.0,
             },
             archive: Sha256::of(b""),
