@@ -65,6 +65,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let image = session.image(&variant, &lock)?;
     let names = names(arguments, &image)?;
     let layers = session.engine().realise(&image)?;
+    inspect::gpu::keep_promises(&session.engine(), &image, &layers)?;
     let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
     let assembled = oci::assemble(&image, layers)?;
     deliver(&session, &assembled, &names, &target)?;

@@ -75,6 +75,7 @@ impl Maker<'_> {
             requirements: self.requirements.clone(),
             debian: resolved.debian,
             python: Python::default(),
+            gpu: Vec::new(),
         };
         say("resolving python");
         lock.python = self.resolve_python(&lock, known, update)?;
