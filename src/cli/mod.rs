@@ -1,6 +1,7 @@
 //! The command line: one file a verb. It knows the terminal, the environment and the home folder;
 //! the rest of the library knows none of them.
 
+mod choice;
 mod image;
 mod inspect;
 mod lock;

@@ -14,8 +14,11 @@ use object::pod::{Pod, from_bytes};
 use super::bytes::{Bytes, Unsound, array};
 use super::{Code, fatbin};
 
-/// What nvcc links into a program or library, and what it keeps for a later device link (`-rdc`).
-const SECTIONS: [&[u8]; 2] = [b".nv_fatbin\0", b"__nv_relfatbin\0"];
+/// What a program or library registers with the driver.
+const LINKED: &[u8] = b".nv_fatbin\0";
+/// What waits for a device link (`nvcc -rdc=true`). A linked file may still have it, beside what became
+/// of it, but nothing runs it: like `cuobjdump`, it is read where there is nothing else.
+const RELOCATABLE: &[u8] = b"__nv_relfatbin\0";
 
 /// More sections than any file has; each is a header to be read.
 const MOST_SECTIONS: u64 = 1 << 20;
@@ -98,36 +101,42 @@ fn read_elf(bytes: &dyn Bytes, file: Range<u64>, code: &mut Code) -> Result<(), 
         return Err(Unsound(format!("it has {count} sections of {} bytes", header.e_shentsize.get(LE))));
     }
     let names = range(pod(&section(u64::from(names))?)?, &file)?;
+    let (mut linked, mut relocatable) = (Vec::new(), Vec::new());
     // Sections that overlap would be read again and again.
     let mut left = file.end - file.start;
     for index in 1..count {
         let raw = section(index)?;
         let header: &SectionHeader64<LE> = pod(&raw)?;
-        if header.sh_type.get(LE) == elf::SHT_NOBITS || !is_wanted(bytes, &names, header)? {
-            continue;
-        }
+        let of_its_kind = match () {
+            () if header.sh_type.get(LE) == elf::SHT_NOBITS => continue,
+            () if is_named(LINKED, bytes, &names, header)? => &mut linked,
+            () if is_named(RELOCATABLE, bytes, &names, header)? => &mut relocatable,
+            () => continue,
+        };
         let section = range(header, &file)?;
         left = left
             .checked_sub(section.end - section.start)
             .ok_or_else(|| Unsound("its sections overlap".to_owned()))?;
-        fatbin::read(bytes, section, code)?;
+        of_its_kind.push(section);
     }
-    Ok(())
+    let sections = if linked.is_empty() { relocatable } else { linked };
+    sections.into_iter().try_for_each(|section| fatbin::read(bytes, section, code))
 }
 
-fn is_wanted(bytes: &dyn Bytes, names: &Range<u64>, header: &SectionHeader64<LE>) -> Result<bool, Unsound> {
+fn is_named(
+    wanted: &[u8],
+    bytes: &dyn Bytes,
+    names: &Range<u64>,
+    header: &SectionHeader64<LE>,
+) -> Result<bool, Unsound> {
     let start = names.start + u64::from(header.sh_name.get(LE));
-    for wanted in SECTIONS {
-        let mut name = [0; 16];
-        let name = &mut name[..wanted.len()];
-        if start + wanted.len() as u64 <= names.end {
-            bytes.read_at(name, start)?;
-            if name == wanted {
-                return Ok(true);
-            }
-        }
+    if start + wanted.len() as u64 > names.end {
+        return Ok(false);
     }
-    Ok(false)
+    let mut name = [0; 16];
+    let name = &mut name[..wanted.len()];
+    bytes.read_at(name, start)?;
+    Ok(name == wanted)
 }
 
 /// Where a section's bytes are.

@@ -24,7 +24,7 @@ use std::str::FromStr;
 use assemble_layers::gpu::{Capability, Target};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use bytes::{Bytes, Unsound};
+pub use bytes::{Bytes, FileRange, Unsound};
 pub use cards::{CARDS, cards};
 pub use inspection::Inspection;
 pub use listing::{Library, Listing, Select, of_content, of_layer, of_packed};

@@ -1,90 +1,9 @@
 use super::*;
 
-/// An entry of a fat binary: kind, architecture, flags, size of its header, payload.
-#[derive(Clone)]
-struct Entry {
-    kind: u16,
-    architecture: u32,
-    flags: u64,
-    header: u32,
-    payload: Vec<u8>,
-}
+#[path = "../../../tests/support/fatbin.rs"]
+mod made;
 
-const LZ4: u64 = 0x2000;
-const ZSTD: u64 = 0x8000;
-
-fn entry(kind: u16, architecture: u32, flags: u64) -> Entry {
-    // 64 bits, Linux; and a payload that looks like the beginning of a container.
-    let payload = 0xba55_ed50_u32.to_le_bytes().repeat(6);
-    Entry { kind, architecture, flags: flags | 0x11, header: 64, payload }
-}
-
-fn cubin(architecture: u32) -> Entry {
-    entry(2, architecture, 0)
-}
-
-fn ptx(architecture: u32) -> Entry {
-    Entry { header: 72, ..entry(1, architecture, LZ4) }
-}
-
-fn container(entries: &[Entry]) -> Vec<u8> {
-    let mut body = Vec::new();
-    for Entry { kind, architecture, flags, header, payload } in entries {
-        let mut bytes = vec![0; *header as usize];
-        bytes[0..2].copy_from_slice(&kind.to_le_bytes());
-        bytes[2..4].copy_from_slice(&0x101_u16.to_le_bytes());
-        bytes[4..8].copy_from_slice(&header.to_le_bytes());
-        bytes[8..16].copy_from_slice(&(payload.len() as u64).to_le_bytes());
-        bytes[28..32].copy_from_slice(&architecture.to_le_bytes());
-        bytes[40..48].copy_from_slice(&flags.to_le_bytes());
-        body.extend(bytes);
-        body.extend(payload);
-    }
-    let mut bytes = 0xba55_ed50_u32.to_le_bytes().to_vec();
-    bytes.extend([1, 0, 16, 0]);
-    bytes.extend((body.len() as u64).to_le_bytes());
-    bytes.extend(body);
-    bytes
-}
-
-/// An ELF file with one section of this name, and its section headers at the end.
-fn elf(name: &str, section: &[u8]) -> Vec<u8> {
-    let names = format!("\0.shstrtab\0{name}\0");
-    let mut file = vec![0; 64];
-    file[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
-    let section_at = file.len();
-    file.extend(section);
-    let names_at = file.len();
-    file.extend(names.bytes());
-    file.resize(file.len().next_multiple_of(8), 0);
-    let headers = file.len() as u64;
-    file[40..48].copy_from_slice(&headers.to_le_bytes());
-    file[58..60].copy_from_slice(&64_u16.to_le_bytes());
-    file[60..62].copy_from_slice(&3_u16.to_le_bytes());
-    file[62..64].copy_from_slice(&1_u16.to_le_bytes());
-    let mut header = |name: u32, kind: u32, offset: usize, size: usize| {
-        let mut bytes = [0; 64];
-        bytes[0..4].copy_from_slice(&name.to_le_bytes());
-        bytes[4..8].copy_from_slice(&kind.to_le_bytes());
-        bytes[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
-        bytes[32..40].copy_from_slice(&(size as u64).to_le_bytes());
-        file.extend(bytes);
-    };
-    header(0, 0, 0, 0);
-    header(1, 3, names_at, names.len());
-    header(11, 1, section_at, section.len());
-    file
-}
-
-fn archive(members: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = b"!<arch>\n".to_vec();
-    for (number, member) in members.iter().enumerate() {
-        bytes.extend(format!("{:<16}{:<32}{:<10}`\n", format!("{number}.o/"), 0, member.len()).bytes());
-        bytes.extend(member);
-        bytes.resize(bytes.len().next_multiple_of(2), b'\n');
-    }
-    bytes
-}
+use made::{Entry, LZ4, ZSTD, archive, container, cubin, elf, elf_of, entry, ptx};
 
 fn read(bytes: &[u8]) -> Result<Code, Unsound> {
     Code::read(&bytes)
@@ -182,10 +101,11 @@ fn cut_files_are_errors_and_nothing_worse() {
 
 #[test]
 fn sections_that_overlap_are_read_once_at_most() {
-    let mut file = elf(".nv_fatbin", &container(&vec![cubin(50); 8]));
-    let header = file[file.len() - 64..].to_vec();
-    file.extend(header.repeat(3));
-    file[60..62].copy_from_slice(&6_u16.to_le_bytes());
+    let section = container(&vec![cubin(50); 8]);
+    let mut file = elf_of(&[(".nv_fatbin", &section), (".nv_fatbin", &[]), (".nv_fatbin", &[])]);
+    let headers = file.len() - 5 * 64;
+    let first = file[headers + 64..headers + 128].to_vec();
+    file[headers + 128..headers + 256].copy_from_slice(&first.repeat(2));
     assert_eq!(read(&file).unwrap_err().0, "its sections overlap");
 }
 
@@ -238,4 +158,13 @@ fn code_survives_json() {
     let json = serde_json::to_string(&code).unwrap();
     assert_eq!(json, r#"[[{"cubins":["80","90a"],"ptx":["90"]},1]]"#);
     assert_eq!(serde_json::from_str::<Code>(&json).unwrap(), code);
+}
+
+#[test]
+fn what_waits_for_a_device_link_counts_where_nothing_was_linked() {
+    let (linked, waiting) = (container(&[cubin(50)]), container(&[cubin(90)]));
+    let both = elf_of(&[("__nv_relfatbin", &waiting), (".nv_fatbin", &linked)]);
+    assert_eq!(carried(&both), "sm_50");
+    // In an archive each member is linked, or not, for itself.
+    assert_eq!(carried(&archive(&[both, elf("__nv_relfatbin", &waiting)])), "sm_50 sm_90");
 }
