@@ -16,8 +16,9 @@ use assemble::realise::Engine;
 use assemble::{Error, deliver, oci};
 use assemble_layers::derivation::{FileEntry, FileSource, Files, Layout, UnpackWheels, WheelInput};
 use assemble_layers::gpu::Promise;
+use assemble_layers::lock::ServedBy;
 use assemble_layers::tree::RawBytes;
-use assemble_layers::{Builder, Graph, Image, NodeId};
+use assemble_layers::{BlobDigest, Builder, Graph, Image, Lock, NodeId, Sha256};
 use fatbin::{container, cubin, elf, ptx};
 use serde_json::Value;
 use support::{Bench, fetch, image, member, output, path, scheme, zip};
@@ -141,7 +142,7 @@ fn a_library_is_read_once() {
     // Neither its content nor its packed layer is needed again, whatever lies above it.
     let image = promising(image_of(&bench, &bytes, "another"), "8.0");
     let layers = bench.realise(&image).unwrap();
-    bench.store.discard_blob(assemble_layers::BlobDigest(assemble_layers::Sha256::of(&bytes))).unwrap();
+    bench.store.discard_blob(BlobDigest(Sha256::of(&bytes))).unwrap();
     bench.engine(|engine| keep_promises(engine, &image, &layers)).unwrap();
     // Another file of that layer was not looked at yet.
     let other = Image { promises: vec!["__init__.py 8.0".parse().unwrap()], ..image };
@@ -267,6 +268,77 @@ fn what_is_no_image_is_an_error_in_words() {
         std::fs::write(folder.join("index.json"), index(digest)).unwrap();
         assert!(Outside::open(&folder).is_err(), "{digest}");
     }
+}
+
+/// The committed lock, with another file as its torch.
+fn lock_with_torch(bench: &Bench, wheel: &[u8]) -> Lock {
+    let mut lock = committed();
+    let torch = lock.python.packages.iter_mut().find(|package| package.name == "torch").unwrap();
+    torch.file.sha256 = Sha256::of(wheel);
+    torch.file.size = wheel.len() as u64;
+    lock.requirements.gpu[0].library = LIBRARY.to_owned();
+    bench.store.put_bytes(wheel).unwrap();
+    lock
+}
+
+fn committed() -> Lock {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assemble.lock");
+    assemble::lock::read(&path).unwrap().unwrap()
+}
+
+fn targets(lock: &Lock) -> Vec<String> {
+    lock.gpu.iter().flat_map(|code| &code.targets).map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_lock_records_what_a_substituted_wheel_is_for() {
+    let bench = Bench::new();
+    let mut lock = lock_with_torch(&bench, &wheel(&[50, 80]));
+    let read = |lock: &Lock, known: Option<&Lock>| {
+        bench.engine(|engine| assemble::lock::gpu::read(engine, lock, known))
+    };
+    assert_eq!(assemble::lock::gpu::unread(&lock).collect::<Vec<_>>(), [LIBRARY]);
+    lock.gpu = read(&lock, None).unwrap();
+    assert_eq!(targets(&lock), ["5.0", "8.0", "9.0+PTX"]);
+    assert_eq!(assemble::lock::gpu::unread(&lock).count(), 0);
+    let text = assemble::lock::text(&lock).unwrap();
+    assert!(text.contains(r#"targets = ["5.0", "8.0", "9.0+PTX"]"#), "{text}");
+
+    // The same file is not needed again; another one is read anew.
+    let blob = BlobDigest(lock.gpu[0].sha256);
+    bench.store.discard_blob(blob).unwrap();
+    assert_eq!(read(&lock, Some(&lock)).unwrap(), lock.gpu);
+    assert!(read(&lock, None).unwrap_err().to_string().contains("is in no store"));
+    let moved = lock_with_torch(&bench, &wheel(&[90]));
+    assert_eq!(read(&moved, Some(&lock)).unwrap()[0].targets, ["9.0+PTX".parse().unwrap()]);
+
+    // What is not substituted is the recipe's word, which building checks.
+    lock.python.sources.iter_mut().for_each(|source| source.served_by = ServedBy::Manifest);
+    assert_eq!(read(&lock, None).unwrap(), []);
+}
+
+#[test]
+fn a_substituted_wheel_that_serves_nobody_cannot_be_locked() {
+    let bench = Bench::new();
+    let without = elf(".text", b"no device code");
+    let other = zip(&[member("demo/lib/libother.so", "")]);
+    for (wheel, how) in
+        [(wheel_of(&without), "without code for any GPU"), (other, "has no `libdemo_cuda.so`")]
+    {
+        let lock = lock_with_torch(&bench, &wheel);
+        let error = bench.engine(|engine| assemble::lock::gpu::read(engine, &lock, None)).unwrap_err();
+        assert!(error.message().ends_with(how), "{error}");
+    }
+}
+
+#[test]
+fn the_binary_variant_promises_what_its_wheel_is_for() {
+    let mut lock = committed();
+    let promise = assemble_recipes::gpu::binary(&lock);
+    assert_eq!(promise.to_string(), "libtorch_cuda.so 5.0 6.0 7.0 7.5 8.0 8.6 8.9 9.0");
+    lock.gpu.clear();
+    let promise = assemble_recipes::gpu::binary(&lock);
+    assert_eq!(promise.to_string(), "libtorch_cuda.so 7.5 8.0 8.6 9.0 10.0 12.0+PTX");
 }
 
 /// `assemble plan --variant auto` of this repository's recipes and lock.

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use assemble_layers::gpu::Capability;
+use assemble_layers::recipe::Variant;
 use assemble_layers::{Image, Lock};
 
 use super::session::Session;
@@ -52,26 +53,30 @@ impl Choice {
         }
         let gpus = if self.gpus.is_empty() { of_this_machine()? } else { self.gpus.clone() };
         let (lock, mended) = session.fitting_lock(locked)?;
-        let (image, why) = choose(session, &lock, &gpus)?;
+        let (image, why) =
+            choose(&session.recipes.variants(), &|variant| session.image(variant, &lock), &gpus)?;
         Ok(Declared { lock, mended, image, why })
     }
 }
 
 /// The first variant that promises to serve every one of the GPUs.
-fn choose(session: &Session<'_>, lock: &Lock, gpus: &[Capability]) -> Result<(Image, Vec<String>)> {
+fn choose(
+    variants: &[Variant],
+    declare: &dyn Fn(&str) -> Result<Image>,
+    gpus: &[Capability],
+) -> Result<(Image, Vec<String>)> {
     let mut chosen: Option<Image> = None;
     let mut why = Vec::new();
-    for variant in session.recipes.variants() {
-        let name = variant.name;
-        match session.image(name, lock) {
+    for Variant { name, .. } in variants {
+        match declare(name).map(|image| (unserved(&image, gpus), image)) {
             Err(error) => why.push(error.to_string()),
-            Ok(image) => match (unserved(&image, gpus), &chosen) {
-                (Some(reason), _) => why.push(reason),
-                (None, None) => {
+            Ok((Some(reason), _)) => why.push(reason),
+            Ok((None, image)) => match &chosen {
+                None => {
                     why.push(format!("`{name}` is for {}", list(gpus)));
                     chosen = Some(image);
                 }
-                (None, Some(before)) => {
+                Some(before) => {
                     why.push(format!("`{name}` is for it too, and `{}` stands before it", before.variant));
                 }
             },
@@ -130,4 +135,67 @@ fn of_this_machine() -> Result<Vec<Capability>> {
     gpus.sort_unstable();
     gpus.dedup();
     if gpus.is_empty() { Err(unknown("it names none".to_owned())) } else { Ok(gpus) }
+}
+
+#[cfg(test)]
+mod tests {
+    use assemble_layers::Graph;
+    use assemble_layers::image::Config;
+
+    use super::*;
+
+    /// What SpectralMC's two variants promise where no index is substituted.
+    fn declare(variant: &str) -> Result<Image> {
+        let promise = match variant {
+            "binary" => "libtorch_cuda.so 7.5 8.0 8.6 9.0 10.0 12.0+PTX",
+            "source" => "libtorch_cuda.so 5.2",
+            "old" => "libtorch_cuda.so 5.0",
+            _ => return Err(Error::new(Kind::Input, "`broken` cannot be declared")),
+        };
+        Ok(Image {
+            name: "demo".to_owned(),
+            variant: variant.to_owned(),
+            graph: Graph::default(),
+            layers: Vec::new(),
+            config: Config::default(),
+            promises: vec![promise.parse().unwrap()],
+            created: 0,
+        })
+    }
+
+    fn chosen(variants: &[&'static str], gpus: &[&str]) -> Result<(String, Vec<String>)> {
+        let variants: Vec<_> = variants.iter().map(|name| Variant { name, description: "" }).collect();
+        let gpus: Vec<_> = gpus.iter().map(|gpu| gpu.parse().unwrap()).collect();
+        choose(&variants, &declare, &gpus).map(|(image, why)| (image.variant, why))
+    }
+
+    #[test]
+    fn the_variant_that_serves_is_taken_and_the_other_is_not_for_a_reason() {
+        let (variant, why) = chosen(&["binary", "source"], &["5.2"]).unwrap();
+        assert_eq!(variant, "source");
+        let not = "`binary` is not for 5.2: it promises libtorch_cuda.so 7.5 8.0 8.6 9.0 10.0 12.0+PTX";
+        let is = "`source` is for 5.2 (GTX 960, GTX 970, GTX 980 Ti, GTX Titan X, Tesla M40)";
+        assert_eq!(why, [not, is]);
+        for gpu in ["7.5", "8.9", "12.0", "13.0"] {
+            let (variant, why) = chosen(&["source", "binary"], &[gpu]).unwrap();
+            assert_eq!(variant, "binary");
+            assert_eq!(why[0], format!("`source` is not for {gpu}: it promises libtorch_cuda.so 5.2"));
+        }
+    }
+
+    #[test]
+    fn the_first_of_two_is_taken() {
+        let (variant, why) = chosen(&["source", "old"], &["5.2"]).unwrap();
+        assert_eq!((variant.as_str(), why.len()), ("source", 2));
+        assert_eq!(why[1], "`old` is for it too, and `source` stands before it");
+    }
+
+    #[test]
+    fn none_is_an_error_that_says_why() {
+        let error = chosen(&["binary", "broken"], &["8.6", "6.1"]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.message().starts_with("no variant is for 8.6 (RTX 3060"), "{error}");
+        assert!(error.details()[0].starts_with("`binary` is not for 6.1"), "{error}");
+        assert_eq!(error.details()[1], "`broken` cannot be declared");
+    }
 }

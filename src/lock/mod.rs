@@ -3,7 +3,7 @@
 pub mod debian;
 mod difference;
 mod export;
-mod gpu;
+pub mod gpu;
 mod make;
 mod manifest;
 mod python;
