@@ -210,7 +210,7 @@ fn inspect(image: &Path) -> Value {
 #[test]
 fn layers_of_others_are_read_too() {
     let bench = Bench::new();
-    // GNU's long names, a whiteout, a file over another, no compression: what other tools write.
+    // GNU's long names, a whiteout, a file and a link over others, no compression: what other tools write.
     let script = r#"
 import hashlib, io, json, sys, tarfile
 folder, library = sys.argv[1], open(sys.argv[2], "rb").read()
@@ -219,14 +219,19 @@ def layer(entries):
     with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, content in entries:
             info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "elsewhere.so"
+                tar.addfile(info)
+                continue
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return file.getvalue()
 long = "opt/" + "x" * 120 + "/"
 layers = [
     layer([(long + "libkept.so", library), ("./gone/libgone.so", library), ("over/libover.so", library),
-           ("hidden/deep/libhidden.so", library)]),
-    layer([(".wh.gone", b""), ("over/libover.so", b"text"), ("hidden/.wh..wh..opq", b""), ("hidden/libnew.so", library)]),
+           ("hidden/deep/libhidden.so", library), ("over/liblink.so", library)]),
+    layer([(".wh.gone", b""), ("over/libover.so", b"text"), ("hidden/.wh..wh..opq", b""), ("hidden/libnew.so", library),
+           ("over/liblink.so", None)]),
 ]
 with tarfile.open(folder, "w") as tar:
     def add(name, content):

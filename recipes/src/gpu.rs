@@ -5,7 +5,7 @@ use assemble_layers::gpu::{Promise, Target};
 use assemble_layers::lock::GpuRequirement;
 
 /// PyTorch's kernels. Other libraries have code for GPUs that it has none for, and less.
-const LIBRARY: &str = "libtorch_cuda.so";
+pub const LIBRARY: &str = "libtorch_cuda.so";
 
 /// What PyTorch's own build scripts compile its wheels of 2.7 for CUDA 12.8 for.
 const WHEEL: [Target; 6] = [

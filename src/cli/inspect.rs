@@ -42,10 +42,14 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
 
 fn of_variant(recipes: &dyn Recipes, arguments: &Arguments) -> Result<Inspection> {
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
-    let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
+    let session = Session::open(&arguments.options, recipes, reporter.events())?;
     let variant = session.variant(Some(&arguments.image))?;
-    let (lock, _) = session.fitting_lock(true)?;
-    let image = session.image(&variant, &lock)?;
+    // As it stands: what another lock would make was not made.
+    let lock = session.known.as_ref().ok_or_else(|| {
+        Error::new(Kind::Input, format!("there is no `{}`", session.lock_path().display()))
+            .hint("`assemble lock` makes it")
+    })?;
+    let image = session.image(&variant, lock)?;
     let engine = session.engine();
     let layers = engine.made(&image)?.map_err(|layer| {
         Error::new(Kind::Usage, format!("`{variant}` was not built: `{layer}` is not there"))

@@ -61,7 +61,7 @@ pub fn read(bytes: &dyn Bytes, range: Range<u64>, code: &mut Code) -> Result<(),
     Ok(())
 }
 
-/// The first byte from where on something stands; the writers align containers to 8 bytes.
+/// Where the next container begins: the first byte of its magic is not zero.
 fn after_zeros(bytes: &dyn Bytes, range: Range<u64>) -> Result<Option<u64>, Unsound> {
     let mut buffer = [0; GAP];
     let mut at = range.start;
@@ -71,7 +71,7 @@ fn after_zeros(bytes: &dyn Bytes, range: Range<u64>) -> Result<Option<u64>, Unso
         let length = if at == range.start { length.min(8) } else { length };
         bytes.read_at(&mut buffer[..length], at)?;
         if let Some(found) = buffer[..length].iter().position(|byte| *byte != 0) {
-            return Ok(Some(at + found as u64 / 8 * 8));
+            return Ok(Some(at + found as u64));
         }
         at += length as u64;
     }

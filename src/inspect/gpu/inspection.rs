@@ -1,8 +1,8 @@
 //! What a person wants to know of an image: who can run it.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use assemble_layers::gpu::{Capability, Promise};
 use assemble_layers::{DiffId, Image};
@@ -86,16 +86,15 @@ fn at_once<T: Sync, R: Send>(
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<(usize, Result<R>)>> = Mutex::default();
     let worker = || {
-        while let Some((number, item)) = {
+        loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            items.get(number).map(|item| (number, item))
-        } {
+            let Some(item) = items.get(number) else { return };
             let result = work(item);
-            results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((number, result));
+            results.lock().unwrap_or_else(PoisonError::into_inner).push((number, result));
         }
     };
     std::thread::scope(|scope| (0..jobs.max(1)).for_each(|_| drop(scope.spawn(worker))));
-    let mut results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_by_key(|(number, _)| *number);
     results.into_iter().map(|(_, result)| result).collect()
 }

@@ -34,8 +34,8 @@ pub struct Library {
 pub struct Listing {
     pub libraries: Vec<Library>,
     pub whiteouts: BTreeSet<TreePath>,
-    /// Files without device code, which may lie over some that have it. The trees of a recipe do not
-    /// overlap, so it is no part of a record.
+    /// What has no device code, and may lie over what has. The trees of a recipe do not overlap, so it
+    /// is no part of a record.
     #[serde(skip)]
     pub others: BTreeSet<TreePath>,
 }
@@ -103,6 +103,10 @@ pub fn of_layer(
     }
     let started = std::time::Instant::now();
     let listing = read(engine.store, diff_id, packed, select)?;
+    // What could not be read may be a matter of this disk, today.
+    if listing.libraries.iter().any(|library| library.unsound.is_some()) {
+        return Ok(listing);
+    }
     let json = serde_json::to_vec(&listing).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
     let record = Record {
         builder: format!("gpu {VERSION}"),
@@ -217,7 +221,9 @@ pub fn of_packed(layer: impl Read, select: Select<'_>, folder: &Path) -> Result<
                     }
                 }
             }
-            Member::File { .. } => {}
+            Member::File { path, .. } | Member::Other(path) => {
+                listing.others.insert(path);
+            }
         }
         Ok(())
     })?;

@@ -20,8 +20,13 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// One entry of the tar that is no folder.
 pub enum Member<'a> {
-    /// A file; links and devices have a size of 0.
-    File { path: TreePath, size: u64, reader: &'a mut dyn Read },
+    File {
+        path: TreePath,
+        size: u64,
+        reader: &'a mut dyn Read,
+    },
+    /// A link or a device.
+    Other(TreePath),
     /// What stands there in a lower layer, or below it, is gone.
     Whiteout(TreePath),
 }
@@ -56,10 +61,9 @@ fn damaged(how: impl std::fmt::Display) -> Error {
 fn read_tar<R: Read>(tar: &mut R, each: &mut dyn FnMut(Member<'_>) -> Result<()>) -> Result<()> {
     while let Some(Next { path, kind, size }) = next(tar)? {
         let mut content = tar.by_ref().take(size);
-        if !kind.is_dir()
-            && let Some(member) = member(&path, size, &mut content)?
-        {
-            each(member)?;
+        if !kind.is_dir() {
+            let reader = kind.is_file().then_some(&mut content as &mut dyn Read);
+            each(member(&path, size, reader)?)?;
         }
         skip(&mut content)?;
         skip(&mut tar.by_ref().take(padding(size)))?;
@@ -102,21 +106,22 @@ pub fn next<R: Read>(tar: &mut R) -> Result<Option<Next>> {
     }
 }
 
-fn member<'a>(path: &[u8], size: u64, reader: &'a mut dyn Read) -> Result<Option<Member<'a>>> {
+/// `reader` reads the content of a file.
+fn member<'a>(path: &[u8], size: u64, reader: Option<&'a mut dyn Read>) -> Result<Member<'a>> {
     let path = path.strip_prefix(b"./").unwrap_or(path);
     let path = TreePath::new(path).map_err(damaged)?;
-    let folder = path.parent();
-    Ok(match path.name().strip_prefix(WHITEOUT) {
-        None => Some(Member::File { path, size, reader }),
-        Some(_) if path.name() == OPAQUE => folder.map(Member::Whiteout),
-        Some(name) => {
-            let hidden = match folder {
-                Some(folder) => folder.join(name),
-                None => TreePath::new(name),
-            };
-            Some(Member::Whiteout(hidden.map_err(damaged)?))
+    let hidden = match (path.name().strip_prefix(WHITEOUT), path.parent()) {
+        (None, _) => {
+            return Ok(match reader {
+                Some(reader) => Member::File { path, size, reader },
+                None => Member::Other(path),
+            });
         }
-    })
+        (Some(_), Some(folder)) if path.name() == OPAQUE => Ok(folder),
+        (Some(name), Some(folder)) => folder.join(name),
+        (Some(name), None) => TreePath::new(name),
+    };
+    Ok(Member::Whiteout(hidden.map_err(damaged)?))
 }
 
 /// The content of an entry that is about the next one.
