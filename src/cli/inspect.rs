@@ -67,7 +67,8 @@ fn print_text(inspection: &Inspection) -> Result<()> {
         );
     }
     for Library { path, code, unsound } in &inspection.libraries {
-        super::print(format!("  /{path}"))?;
+        // Whoever made the archive chose its names: none may steer the terminal.
+        super::print(format!("  /{}", path.to_string().escape_debug()))?;
         let unsound = unsound.as_ref().map(|how| format!("cannot be read: {how}"));
         super::print(format!("      {}", unsound.unwrap_or_else(|| carries(code))))?;
     }
@@ -105,7 +106,7 @@ fn why(inspection: &Inspection, capability: Capability) -> String {
 }
 
 fn name(library: &Library) -> String {
-    String::from_utf8_lossy(library.path.name()).into_owned()
+    String::from_utf8_lossy(library.path.name()).escape_debug().to_string()
 }
 
 fn as_json(inspection: &Inspection) -> Value {
