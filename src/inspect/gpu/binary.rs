@@ -107,17 +107,21 @@ fn read_elf(bytes: &dyn Bytes, file: Range<u64>, code: &mut Code) -> Result<(), 
     for index in 1..count {
         let raw = section(index)?;
         let header: &SectionHeader64<LE> = pod(&raw)?;
-        let of_its_kind = match () {
-            () if header.sh_type.get(LE) == elf::SHT_NOBITS => continue,
-            () if is_named(LINKED, bytes, &names, header)? => &mut linked,
-            () if is_named(RELOCATABLE, bytes, &names, header)? => &mut relocatable,
-            () => continue,
+        if header.sh_type.get(LE) == elf::SHT_NOBITS {
+            continue;
+        }
+        let sections = if is_named(LINKED, bytes, &names, header)? {
+            &mut linked
+        } else if is_named(RELOCATABLE, bytes, &names, header)? {
+            &mut relocatable
+        } else {
+            continue;
         };
         let section = range(header, &file)?;
         left = left
             .checked_sub(section.end - section.start)
             .ok_or_else(|| Unsound("its sections overlap".to_owned()))?;
-        of_its_kind.push(section);
+        sections.push(section);
     }
     let sections = if linked.is_empty() { relocatable } else { linked };
     sections.into_iter().try_for_each(|section| fatbin::read(bytes, section, code))
