@@ -74,6 +74,7 @@ impl Recipes for Small {
                 ],
             },
             python: PythonRequirements { tools: texts(&["pip", "poetry"]), ..PythonRequirements::default() },
+            gpu: Vec::new(),
         }
     }
 
@@ -110,6 +111,7 @@ impl Recipes for Small {
             graph,
             layers,
             config: config(),
+            promises: Vec::new(),
             created: lock.created,
         })
     }

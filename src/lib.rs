@@ -40,7 +40,7 @@
 //! | [`oci`] | configuration, manifest, index; names of images |
 //! | [`debian`] | the order of versions and the relations of packages, as Debian Policy has them |
 //! | [`deliver`] | the archive that everything loads, the OCI layout, Docker engines and what they hold |
-//! | [`inspect`] | why something was built |
+//! | [`inspect`] | why something was built; which GPUs an image's libraries have code for, and whether its promises are kept |
 //!
 //! # Invariants
 //!
@@ -69,6 +69,14 @@
 //!   sends Debian again, not seven gigabytes above it.
 //! - **Markers and tags are not evaluated here.** `resolve.py` asks the libraries of the image's own
 //!   Python while locking; the lock says which group wants a distribution, and names one file.
+//! - **A substituted wheel is read while locking.** Which GPUs it is for is recorded with its digest, so
+//!   the promise is known before anything is built: it is in the labels, and `--variant auto` goes by
+//!   it. Where nothing is substituted the recipe's word stands; either way the built image is read,
+//!   once a layer.
+//! - **A promise is kept where a library has something for a GPU.** A library may hold kernels that it
+//!   uses on some GPUs alone; that part of one has nothing is a warning, and none of it an error.
+//! - **`object` for its structures alone.** Its readers keep what they read in memory, and a hostile
+//!   header says how much that is.
 //! - **AWS-LC instead of `sha2`**: TLS brings it, and without SHA instructions it is 1.7 times as fast.
 //! - **`rawzip` instead of `zip`**: it shows each central-directory record as it stands, duplicates too.
 //! - **No tokio of our own**: every step is threads and files; reqwest's blocking client hides its

@@ -39,6 +39,8 @@ fn the_binary_image_end_to_end() {
     step("a second run builds nothing and comes to the same digest", || real.build_again(&built));
     step("the streamed archive is the file, byte for byte", || real.stream());
 
+    step("`inspect --gpu` says the same of the store and of the archive", || real.gpus());
+
     let tag = format!("spectralmc:end-to-end-{}", std::process::id());
     let image = step("`docker load` takes the archive", || Loaded::load(&real.archive, &built, &tag));
     step("the configuration is the original's", || image.configuration());
@@ -170,6 +172,29 @@ impl Real {
         let size = same_bytes(stream, File::open(&self.archive).unwrap());
         assert!(child.wait().unwrap().success());
         say(&format!("    {size} bytes"));
+    }
+
+    fn gpus(&self) {
+        let inspect = |image: &str| -> Value {
+            // Libraries of gigabytes, and a bound on memory: 1 GB of addresses, threads' stacks included.
+            let mut command = Command::new("prlimit");
+            command.args(["--as=1000000000", PROGRAM, "inspect", image, "--gpu", "--json", "--offline"]);
+            serde_json::from_slice(&run(command.args(["--project", PROJECT])).stdout).unwrap()
+        };
+        let store = inspect("binary");
+        assert_eq!(store, inspect(self.archive.to_str().unwrap()));
+        let library = "/usr/local/lib/python3.11/dist-packages/torch/lib/libtorch_cuda.so";
+        let torch = store["libraries"].as_array().unwrap().iter().find(|it| it["path"] == library).unwrap();
+        assert_eq!(store["promises"][0]["library"], "libtorch_cuda.so");
+        for served in store["capabilities"].as_array().unwrap() {
+            let lacking = served["lacking"].as_array().unwrap();
+            assert_eq!(served["serves"], lacking.is_empty(), "{served}");
+        }
+        say(&format!(
+            "    {} libraries; torch: sm {}",
+            store["libraries"].as_array().unwrap().len(),
+            torch["sm"]
+        ));
     }
 
     fn podman(&self) {

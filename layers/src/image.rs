@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::derivation::{Graph, NodeId};
+use crate::gpu::Promise;
 
 /// The one platform that is built so far, as the OCI specifications write it.
 pub const PLATFORM: &str = "linux/amd64";
@@ -18,6 +19,8 @@ pub struct Image {
     /// Lowest first: in the order of stability, not of the steps.
     pub layers: Vec<Layer>,
     pub config: Config,
+    /// Which GPUs the image is for; an image that does not keep it is an error.
+    pub promises: Vec<Promise>,
     /// Seconds since 1970, from the lock: `created` in the image configuration and its history.
     pub created: u64,
 }

@@ -12,6 +12,7 @@ pub mod debian;
 pub mod derivation;
 pub mod digest;
 pub mod encode;
+pub mod gpu;
 pub mod image;
 pub mod json;
 pub mod lock;

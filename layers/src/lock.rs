@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Sha256;
+use crate::gpu::Target;
 
 /// The version of the lock's format that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
@@ -16,6 +17,20 @@ pub const VERSION: u32 = 1;
 pub struct Requirements {
     pub debian: DebianRequirements,
     pub python: PythonRequirements,
+    /// Libraries about which a recipe promises something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu: Vec<GpuRequirement>,
+}
+
+/// A library whose device code the lock records, where the distribution comes from another index
+/// than its source's: what is promised of the source's own file need not be true of that one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuRequirement {
+    /// `torch`.
+    pub distribution: String,
+    /// The file's name in the wheel: `libtorch_cuda.so`.
+    pub library: String,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -65,6 +80,31 @@ pub struct Lock {
     pub requirements: Requirements,
     pub debian: Debian,
     pub python: Python,
+    /// In the order of [`Requirements::gpu`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu: Vec<GpuCode>,
+}
+
+/// What the GPU code of a library is for, as it was read in the locked file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuCode {
+    pub library: String,
+    /// The wheel's digest.
+    pub sha256: Sha256,
+    pub targets: Vec<Target>,
+}
+
+impl Lock {
+    /// The file of a distribution that a library is in, if it came from another index than the
+    /// manifest's.
+    pub fn substituted(&self, requirement: &GpuRequirement) -> Option<&Distribution> {
+        let substituted = self.python.substituted();
+        self.python.packages.iter().find(|package| {
+            package.name == requirement.distribution
+                && package.source.as_deref().is_some_and(|source| substituted.contains(&source))
+        })
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

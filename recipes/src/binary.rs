@@ -4,8 +4,8 @@ use assemble_layers::image::{Config, Layer};
 use assemble_layers::recipe::RecipeError;
 use assemble_layers::{Graph, Image, Lock, Project, application, wheels};
 
-use crate::FOLDER;
 use crate::layers::{base, cuda, system};
+use crate::{FOLDER, gpu};
 
 pub const VARIANT: &str = "binary";
 pub const DESCRIPTION: &str = "CUDA 12.8.1, PyTorch 2.7.1 and CuPy 13 as wheels: for modern GPUs";
@@ -44,6 +44,7 @@ pub fn image(lock: &Lock, project: &Project) -> Result<Image, RecipeError> {
         graph,
         layers,
         config: config(lock),
+        promises: vec![gpu::binary(lock)],
         created: lock.created,
     })
 }

@@ -1,6 +1,7 @@
 //! SpectralMC's two images, declared as layers. One file for each thing that has a name.
 
 pub mod binary;
+pub mod gpu;
 pub mod layers;
 
 use assemble_layers::lock::{DebianRequirements, DebianSet, Lock, PythonRequirements, Requirements};
@@ -59,6 +60,7 @@ impl Recipes for SpectralMc {
                 collections: [(layers::cuda::COLLECTION.to_owned(), texts(&layers::cuda::DISTRIBUTIONS))]
                     .into(),
             },
+            gpu: vec![gpu::requirement()],
         }
     }
 

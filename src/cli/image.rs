@@ -7,6 +7,7 @@ use std::time::Instant;
 use assemble_layers::{Image, Recipes};
 use serde_json::json;
 
+use super::choice::{Choice, Declared};
 use super::report::{self, Reporter};
 use super::session::{Options, Session};
 use crate::deliver::docker::{Engine, Loaded};
@@ -18,9 +19,8 @@ use crate::{Error, Kind, Result, deliver, inspect};
 pub struct Arguments {
     #[command(flatten)]
     options: Options,
-    /// The image; see `assemble variants`.
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
+    #[command(flatten)]
+    choice: Choice,
     /// Write an archive for `docker load` (FILE), an OCI layout (DIR/), or the archive to stdout (-).
     #[arg(long, short, value_name = "FILE|DIR/|-")]
     output: Option<PathBuf>,
@@ -66,11 +66,13 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let engine = arguments.load.then(|| Engine::connect(&Machine::this())).transpose()?;
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
-    let variant = session.variant(arguments.variant.as_deref())?;
-    let (lock, mended) = session.fitting_lock(arguments.locked)?;
-    let image = session.image(&variant, &lock)?;
+    let Declared { lock, mended, image, why } = arguments.choice.declare(&mut session, arguments.locked)?;
+    if !arguments.options.quiet {
+        why.iter().for_each(|line| eprintln!("  gpu       {line}"));
+    }
     let names = names(arguments, &image)?;
     let layers = session.engine().realise(&image)?;
+    inspect::gpu::keep_promises(&session.engine(), &image, &layers)?;
     let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
     let assembled = oci::assemble(&image, layers)?;
     deliver(&session, &assembled, &names, &target)?;

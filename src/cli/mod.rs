@@ -1,7 +1,9 @@
 //! The command line: one file a verb. It knows the terminal, the environment and the home folder;
 //! the rest of the library knows none of them.
 
+mod choice;
 mod image;
+mod inspect;
 mod lock;
 mod plan;
 mod report;
@@ -36,6 +38,8 @@ enum Verb {
     Lock(lock::Arguments),
     /// Show what `image` would reuse, fetch and build; build nothing.
     Plan(plan::Arguments),
+    /// Show what an image holds.
+    Inspect(inspect::Arguments),
     /// List the images that can be built.
     Variants(variants::Arguments),
     /// Print a completion script for a shell.
@@ -70,6 +74,7 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
         Verb::Image(arguments) => image::run(recipes, &arguments),
         Verb::Lock(arguments) => lock::run(recipes, &arguments),
         Verb::Plan(arguments) => plan::run(recipes, &arguments),
+        Verb::Inspect(arguments) => inspect::run(recipes, &arguments),
         Verb::Variants(arguments) => variants::run(recipes, &arguments),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "assemble", &mut std::io::stdout());

@@ -3,6 +3,7 @@
 use assemble_layers::Recipes;
 use serde_json::json;
 
+use super::choice::{Choice, Declared};
 use super::report::{Reporter, bytes};
 use super::session::{Options, Session};
 use crate::Result;
@@ -12,9 +13,8 @@ use crate::realise::{Planned, State};
 pub struct Arguments {
     #[command(flatten)]
     options: Options,
-    /// The image; see `assemble variants`.
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
+    #[command(flatten)]
+    choice: Choice,
     /// Fail if the lock does not fit.
     #[arg(long)]
     locked: bool,
@@ -26,15 +26,14 @@ pub struct Arguments {
 pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
-    let variant = session.variant(arguments.variant.as_deref())?;
-    let (lock, mended) = session.fitting_lock(arguments.locked)?;
-    let image = session.image(&variant, &lock)?;
+    let Declared { mended, image, why, .. } = arguments.choice.declare(&mut session, arguments.locked)?;
     let plan = session.engine().plan(&image)?;
     reporter.finish();
     mended.iter().for_each(|line| eprintln!("  lock      {line}"));
+    why.iter().for_each(|line| eprintln!("  gpu       {line}"));
     if arguments.json {
         let layers: Vec<_> = plan.layers.iter().map(as_json).collect();
-        return super::print(json!({ "variant": variant, "layers": layers }));
+        return super::print(json!({ "variant": image.variant, "layers": layers }));
     }
     for layer in &plan.layers {
         let (files, size) = layer.fetch;

@@ -196,6 +196,10 @@ pub fn image_summary(
         let _ =
             writeln!(text, "  note      source `{name}` was served by another index when this was locked");
     }
+    for code in &lock.gpu {
+        let targets: Vec<_> = code.targets.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "  note      its `{}` is for {}", code.library, targets.join(" "));
+    }
     for (step, had, layers, size, took) in groups(image, assembled) {
         let reasons: Vec<_> = whys.iter().filter(|why| why.step == step && had == Had::Built).collect();
         let reason = reasons.first().map_or(String::new(), |why| format!("   {}", why.reason));

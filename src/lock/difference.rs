@@ -39,5 +39,9 @@ fn contents(lock: &Lock) -> BTreeMap<(&str, String), (String, String)> {
             .iter()
             .map(move |one| ((list, one.name.clone()), (one.version.clone(), one.file.sha256.to_string())))
     });
-    debs.chain(distributions).collect()
+    let gpus = lock.gpu.iter().map(|code| {
+        let targets: Vec<_> = code.targets.iter().map(ToString::to_string).collect();
+        (("gpu", format!("{} for", code.library)), (targets.join(" "), String::new()))
+    });
+    debs.chain(distributions).chain(gpus).collect()
 }

@@ -8,7 +8,7 @@ use assemble_layers::lock::{Debian, Lock, Python, Requirements, ServedBy, VERSIO
 use assemble_layers::{BlobDigest, Graph, debian as debian_graph};
 
 use super::python::{self, Question};
-use super::{Manifest, debian};
+use super::{Manifest, debian, gpu};
 use crate::Result;
 use crate::fetch::{Network, Places};
 use crate::realise::{Engine, Event};
@@ -75,9 +75,13 @@ impl Maker<'_> {
             requirements: self.requirements.clone(),
             debian: resolved.debian,
             python: Python::default(),
+            gpu: Vec::new(),
         };
         say("resolving python");
         lock.python = self.resolve_python(&lock, known, update)?;
+        let network = Network::new(self.places, Some(&lock), self.engine.store.folder());
+        let engine = Engine { fetcher: &network, events: self.engine.events.clone(), ..self.engine };
+        lock.gpu = gpu::read(&engine, &lock, known)?;
         // The same lock says the same time.
         if let Some(known) = known {
             let created = std::mem::replace(&mut lock.created, known.created);

@@ -3,6 +3,7 @@
 pub mod debian;
 mod difference;
 mod export;
+pub mod gpu;
 mod make;
 mod manifest;
 mod python;
@@ -119,6 +120,10 @@ pub fn outdated(lock: &Lock, requirements: &Requirements, manifest: &Manifest) -
     if lock.requirements.python != requirements.python {
         reasons.push("the recipe asks for other Python tools or collections".to_owned());
     }
+    if lock.requirements.gpu != requirements.gpu {
+        reasons.push("the recipe asks what other libraries are for".to_owned());
+    }
+    reasons.extend(gpu::unread(lock).map(|library| format!("which GPUs `{library}` is for is not recorded")));
     if lock.manifest != manifest.digest {
         reasons.push("`pyproject.toml` asks for something else".to_owned());
     }

@@ -13,6 +13,9 @@ use oci_spec::image::{Descriptor, MediaType};
 use crate::realise::RealisedLayer;
 use crate::{Error, Kind, Result};
 
+/// The label that says which GPUs an image is for: promises, separated by `; `.
+pub const GPU_LABEL: &str = "dev.assemble.gpu";
+
 /// A document and its digest.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -74,7 +77,7 @@ fn config(
         .cmd(image.config.command.clone())
         .working_dir(image.config.working_directory.clone())
         .exposed_ports(image.config.exposed_ports.clone())
-        .labels(image.config.labels.clone().into_iter().collect::<HashMap<_, _>>())
+        .labels(labels(image))
         .build()?;
     let diff_ids = layers.iter().map(|layer| layer.diff_id.to_string());
     spec::ImageConfigurationBuilder::default()
@@ -95,14 +98,23 @@ fn manifest(
     let descriptors = layers.iter().map(|layer| {
         Ok(Descriptor::new(MediaType::ImageLayerGzip, layer.packed.size, digest(layer.packed.digest)?))
     });
-    let annotations = image.config.labels.clone().into_iter().collect::<HashMap<_, _>>();
     spec::ImageManifestBuilder::default()
         .schema_version(2u32)
         .media_type(MediaType::ImageManifest)
         .config(Descriptor::new(MediaType::ImageConfig, config.bytes.len() as u64, digest(config.digest)?))
         .layers(descriptors.collect::<Result<Vec<_>, oci_spec::OciSpecError>>()?)
-        .annotations(annotations)
+        .annotations(labels(image))
         .build()
+}
+
+/// The recipe's, and what it promises.
+fn labels(image: &Image) -> HashMap<String, String> {
+    let mut labels: HashMap<_, _> = image.config.labels.clone().into_iter().collect();
+    if !image.promises.is_empty() {
+        let promises: Vec<_> = image.promises.iter().map(ToString::to_string).collect();
+        labels.insert(GPU_LABEL.to_owned(), promises.join("; "));
+    }
+    labels
 }
 
 fn digest(digest: BlobDigest) -> Result<spec::Digest, oci_spec::OciSpecError> {

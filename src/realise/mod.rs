@@ -115,7 +115,7 @@ impl Engine<'_> {
         Downloads::new(self).file(fetch)
     }
 
-    fn record(&self, key: Key) -> Result<Option<(Record, Had)>> {
+    pub(crate) fn record(&self, key: Key) -> Result<Option<(Record, Had)>> {
         if let Some(record) = self.store.record(key)? {
             return Ok(Some((record, Had::Reused)));
         }
@@ -128,6 +128,11 @@ impl Engine<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Takes a blob from the first cache that has it; whether one had.
+    pub(crate) fn substitute(&self, blob: BlobDigest) -> Result<bool> {
+        Downloads::new(self).substitute(blob)
     }
 
     pub(crate) fn warn(&self, text: String) {

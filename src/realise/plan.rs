@@ -1,11 +1,11 @@
 //! What realising would do, without doing it.
 
 use assemble_layers::derivation::Fetch;
-use assemble_layers::{BlobDigest, Builder, Image, NodeId, Sha256, image};
+use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, image};
 
 use super::{Engine, Had, packing_key};
 use crate::Result;
-use crate::store::Outcome;
+use crate::store::{Outcome, Packed, Record};
 
 /// What would happen to one layer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,9 +64,28 @@ impl Engine<'_> {
         Ok(Plan { layers: layers.collect::<Result<_>>()? })
     }
 
+    /// The layers of an image that was made, or the name of the first that was not.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn made(&self, image: &Image) -> Result<std::result::Result<Vec<(DiffId, Option<Packed>)>, String>> {
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? else {
+                return Ok(Err(image.graph.node(layer.tree).name.clone()));
+            };
+            let packed = match self.record(packing_key(DiffId(digest)))? {
+                Some((Record { outcome: Outcome::Packed(packed), .. }, _)) => Some(packed),
+                _ => None,
+            };
+            layers.push((DiffId(digest), packed));
+        }
+        Ok(Ok(layers))
+    }
+
     fn state(&self, image: &Image, node: NodeId) -> Result<(State, Option<u64>)> {
         let (diff_id, had) = match self.planned_identity(image, node)? {
-            Identity::Known(digest, had) => (assemble_layers::DiffId(digest), had),
+            Identity::Known(digest, had) => (DiffId(digest), had),
             Identity::Unknown { first } if first == node => return Ok((State::Build, None)),
             Identity::Unknown { first } => {
                 return Ok((State::Undecided { until: image.graph.node(first).name.clone() }, None));
@@ -81,7 +100,7 @@ impl Engine<'_> {
                     (State::Reuse, Some(packed.size))
                 }
                 Outcome::Packed(packed) => (State::Pack, Some(packed.size)),
-                Outcome::Tree { .. } => (State::Pack, None),
+                Outcome::Tree { .. } | Outcome::Listing { .. } => (State::Pack, None),
             },
             None if had == Had::Substituted => (State::Substitute, None),
             None => (State::Pack, None),
@@ -107,7 +126,7 @@ impl Engine<'_> {
         Ok(match self.record(resolved.key(image::PLATFORM))? {
             Some((record, had)) => match record.outcome {
                 Outcome::Tree { diff_id, .. } => Identity::Known(diff_id.0, had),
-                Outcome::Packed(_) => Identity::Unknown { first: node },
+                Outcome::Packed(_) | Outcome::Listing { .. } => Identity::Unknown { first: node },
             },
             None => Identity::Unknown { first: node },
         })

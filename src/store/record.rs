@@ -23,6 +23,8 @@ pub enum Outcome {
     Tree { diff_id: DiffId, size: u64 },
     /// A tree, packed.
     Packed(Packed),
+    /// What was found in a layer, as JSON.
+    Listing { blob: BlobDigest },
 }
 
 /// A packed layer.

@@ -135,7 +135,8 @@ pub fn image(layers: &[Builder<NodeId>]) -> Image {
             .into(),
         ..Config::default()
     };
-    Image { name: "demo".to_owned(), variant: "test".to_owned(), graph, layers, config, created: MTIME }
+    let (name, variant, promises) = ("demo".to_owned(), "test".to_owned(), Vec::new());
+    Image { name, variant, graph, layers, config, promises, created: MTIME }
 }
 
 pub fn fetch(filename: &str, bytes: &[u8]) -> Fetch {
