@@ -46,6 +46,9 @@ enum Identity {
     Unknown { first: NodeId },
 }
 
+/// The layers of an image that was made, packed where they were; or the name of the first that was not.
+pub type Made = std::result::Result<Vec<(DiffId, Option<Packed>)>, String>;
+
 impl Engine<'_> {
     /// Looks up what is there; builds and fetches nothing.
     ///
@@ -64,11 +67,11 @@ impl Engine<'_> {
         Ok(Plan { layers: layers.collect::<Result<_>>()? })
     }
 
-    /// The layers of an image that was made, or the name of the first that was not.
+    /// What is there of an image, without building any of it.
     ///
     /// # Errors
     /// Those of the store.
-    pub fn made(&self, image: &Image) -> Result<std::result::Result<Vec<(DiffId, Option<Packed>)>, String>> {
+    pub fn made(&self, image: &Image) -> Result<Made> {
         let mut layers = Vec::new();
         for layer in &image.layers {
             let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? else {
