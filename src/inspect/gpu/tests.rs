@@ -142,7 +142,9 @@ fn code_serves_by_nvidias_rules() {
     assert!(serves(&[cubin(50)], "5.2") && !serves(&[cubin(52)], "5.0") && !serves(&[cubin(50)], "6.0"));
     assert!(serves(&[ptx(52)], "12.0") && !serves(&[ptx(52)], "5.0"));
     let accelerated = entry(2, 90, 0x10_0000);
-    assert!(serves(&[accelerated.clone()], "9.0") && !serves(&[entry(2, 100, 0x10_0000)], "10.3"));
+    assert!(
+        serves(std::slice::from_ref(&accelerated), "9.0") && !serves(&[entry(2, 100, 0x10_0000)], "10.3")
+    );
     assert!(serves(&[entry(2, 100, 0x20_0000)], "10.3") && !serves(&[entry(1, 100, 0x20_0000)], "12.0"));
     let code = read(&elf(".nv_fatbin", &container(&[cubin(80), accelerated, ptx(90)]))).unwrap();
     let targets: Vec<_> = code.targets().iter().map(ToString::to_string).collect();
