@@ -51,10 +51,7 @@ fn of_variant(recipes: &dyn Recipes, arguments: &Arguments) -> Result<Inspection
     })?;
     let image = session.image(&variant, lock)?;
     let engine = session.engine();
-    let layers = engine.made(&image)?.map_err(|layer| {
-        Error::new(Kind::Usage, format!("`{variant}` was not built: `{layer}` is not there"))
-            .hint(format!("`assemble image --variant {variant}` builds it"))
-    })?;
+    let layers = engine.made(&image)?;
     let inspection = Inspection::of_made(&engine, &image, &layers);
     reporter.finish();
     inspection

@@ -15,7 +15,7 @@ mod plan;
 
 pub use download::{Fetcher, NoFetcher};
 pub use event::{Event, Had};
-pub use plan::{Made, Plan, Planned, State};
+pub use plan::{Plan, Planned, State};
 
 use std::path::Path;
 use std::sync::mpsc::Sender;

@@ -4,8 +4,8 @@ use assemble_layers::derivation::Fetch;
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, image};
 
 use super::{Engine, Had, packing_key};
-use crate::Result;
 use crate::store::{Outcome, Packed, Record};
+use crate::{Error, Kind, Result};
 
 /// What would happen to one layer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,9 +46,6 @@ enum Identity {
     Unknown { first: NodeId },
 }
 
-/// The layers of an image that was made, packed where they were; or the name of the first that was not.
-pub type Made = std::result::Result<Vec<(DiffId, Option<Packed>)>, String>;
-
 impl Engine<'_> {
     /// Looks up what is there; builds and fetches nothing.
     ///
@@ -67,15 +64,20 @@ impl Engine<'_> {
         Ok(Plan { layers: layers.collect::<Result<_>>()? })
     }
 
-    /// What is there of an image, without building any of it.
+    /// The layers of an image that was made.
     ///
     /// # Errors
-    /// Those of the store.
-    pub fn made(&self, image: &Image) -> Result<Made> {
+    /// One was not; those of the store.
+    pub fn made(&self, image: &Image) -> Result<Vec<(DiffId, Option<Packed>)>> {
         let mut layers = Vec::new();
         for layer in &image.layers {
             let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? else {
-                return Ok(Err(image.graph.node(layer.tree).name.clone()));
+                let (variant, layer) = (&image.variant, &image.graph.node(layer.tree).name);
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("`{variant}` was not built: `{layer}` is not there"),
+                )
+                .hint(format!("`assemble image --variant {variant}` builds it")));
             };
             let packed = match self.record(packing_key(DiffId(digest)))? {
                 Some((Record { outcome: Outcome::Packed(packed), .. }, _)) => Some(packed),
@@ -83,7 +85,7 @@ impl Engine<'_> {
             };
             layers.push((DiffId(digest), packed));
         }
-        Ok(Ok(layers))
+        Ok(layers)
     }
 
     fn state(&self, image: &Image, node: NodeId) -> Result<(State, Option<u64>)> {
