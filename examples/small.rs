@@ -12,7 +12,7 @@
 
 use std::process::ExitCode;
 
-use assemble_layers::derivation::{Output, Run};
+use assemble_layers::derivation::{Effort, Output, Run};
 use assemble_layers::image::{Config, Image, Layer};
 use assemble_layers::lock::{DebianRequirements, DebianSet, Lock, PythonRequirements, Requirements};
 use assemble_layers::recipe::{RecipeError, Recipes, Variant};
@@ -125,6 +125,7 @@ fn apt_sources(base: NodeId) -> Builder<NodeId> {
         environment: [].into(),
         working_directory: "/".to_owned(),
         output: Output::Difference,
+        effort: Effort::default(),
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Sha256;
+use crate::digest::{Commit, Sha256};
 
 /// The version of the lock's format that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
@@ -16,6 +16,18 @@ pub const VERSION: u32 = 1;
 pub struct Requirements {
     pub debian: DebianRequirements,
     pub python: PythonRequirements,
+    /// What is compiled from source, by name. A commit is all there is to lock.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub git: BTreeMap<String, GitSource>,
+}
+
+/// A repository at a commit.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GitSource {
+    /// Where it is published, or the folder of a repository on this machine.
+    pub url: String,
+    pub commit: Commit,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

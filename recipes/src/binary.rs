@@ -1,6 +1,6 @@
 //! The image for modern GPUs: CUDA 12.8.1, PyTorch and CuPy as binary wheels.
 
-use assemble_layers::image::{Config, Layer};
+use assemble_layers::image::Layer;
 use assemble_layers::recipe::RecipeError;
 use assemble_layers::{Graph, Image, Lock, Project, application, wheels};
 
@@ -43,34 +43,7 @@ pub fn image(lock: &Lock, project: &Project) -> Result<Image, RecipeError> {
         variant: VARIANT.to_owned(),
         graph,
         layers,
-        config: config(lock),
+        config: crate::config(lock, VARIANT, DESCRIPTION, cuda::environment()),
         created: lock.created,
     })
-}
-
-fn config(lock: &Lock) -> Config {
-    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let mut environment = cuda::environment();
-    environment.extend([
-        variable("LANG", "C.UTF-8"),
-        variable("PYTHONUNBUFFERED", "1"),
-        variable("PYTHONPATH", FOLDER),
-        variable("PYTHONPYCACHEPREFIX", "/opt/pycache"),
-    ]);
-    let label = |name: &str, value: &str| (format!("org.opencontainers.image.{name}"), value.to_owned());
-    Config {
-        environment,
-        entrypoint: ["/usr/bin/tini", "--"].map(str::to_owned).to_vec(),
-        command: ["sleep", "infinity"].map(str::to_owned).to_vec(),
-        working_directory: FOLDER.to_owned(),
-        exposed_ports: vec!["6006/tcp".to_owned()],
-        labels: [
-            label("title", "spectralmc"),
-            label("version", lock.python.root.as_ref().map_or("", |root| &root.version)),
-            label("description", DESCRIPTION),
-            ("dev.assemble.variant".to_owned(), VARIANT.to_owned()),
-            ("dev.assemble.substituted-indexes".to_owned(), lock.python.substituted().join(",")),
-        ]
-        .into(),
-    }
 }

@@ -119,6 +119,9 @@ pub fn outdated(lock: &Lock, requirements: &Requirements, manifest: &Manifest) -
     if lock.requirements.python != requirements.python {
         reasons.push("the recipe asks for other Python tools or collections".to_owned());
     }
+    if lock.requirements.git != requirements.git {
+        reasons.push("the recipe asks for other sources to compile".to_owned());
+    }
     if lock.manifest != manifest.digest {
         reasons.push("`pyproject.toml` asks for something else".to_owned());
     }

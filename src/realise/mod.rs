@@ -9,6 +9,7 @@
 
 mod build;
 mod download;
+mod effort;
 mod event;
 mod plan;
 

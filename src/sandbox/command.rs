@@ -98,7 +98,11 @@ impl Command {
 /// How the host finds names; the root's own files may know nothing.
 fn name_resolution() -> impl Iterator<Item = Bind> {
     let files = ["/etc/resolv.conf", "/etc/hosts"].map(PathBuf::from).into_iter();
-    files.filter(|file| file.exists()).map(|file| Bind { source: file.clone(), target: file })
+    files.filter(|file| file.exists()).map(|file| Bind {
+        source: file.clone(),
+        target: file,
+        writable: false,
+    })
 }
 
 /// What the stage `command` is told.

@@ -95,12 +95,14 @@ pub struct DebFile {
     pub automatic: bool,
 }
 
-/// A file or folder of the host that the command sees, read-only.
+/// A file or folder of the host that the command sees.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bind {
     pub source: PathBuf,
     /// Absolute, inside the root.
     pub target: PathBuf,
+    /// Whether the command may write to it.
+    pub writable: bool,
 }
 
 /// What a job left.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use assemble_layers::derivation::{Output, Run};
+use assemble_layers::derivation::{Effort, Output, Run};
 use assemble_layers::image::Layer;
 use assemble_layers::{Builder, Graph, Lock, NodeId, debian};
 
@@ -30,6 +30,7 @@ pub fn layers(graph: &mut Graph, lock: &Lock) -> Base {
             environment: BTreeMap::new(),
             working_directory: "/".to_owned(),
             output: Output::Difference,
+            effort: Effort::default(),
         }),
     );
     let layer =
