@@ -6,6 +6,7 @@ mod lock;
 mod plan;
 mod report;
 mod session;
+mod shell;
 mod variants;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Verb {
     Lock(lock::Arguments),
     /// Show what `image` would reuse, fetch and build; build nothing.
     Plan(plan::Arguments),
+    /// Enter a build step: what it left when it failed, or what it starts from.
+    Shell(shell::Arguments),
     /// List the images that can be built.
     Variants(variants::Arguments),
     /// Print a completion script for a shell.
@@ -70,6 +73,7 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
         Verb::Image(arguments) => image::run(recipes, &arguments),
         Verb::Lock(arguments) => lock::run(recipes, &arguments),
         Verb::Plan(arguments) => plan::run(recipes, &arguments),
+        Verb::Shell(arguments) => shell::run(recipes, &arguments),
         Verb::Variants(arguments) => variants::run(recipes, &arguments),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "assemble", &mut std::io::stdout());

@@ -124,7 +124,7 @@ impl Realisation<'_> {
     }
 
     /// The trees that make a root, their contents present.
-    fn root(&self, trees: &[NodeId]) -> Result<Vec<Realised>> {
+    pub(super) fn root(&self, trees: &[NodeId]) -> Result<Vec<Realised>> {
         trees.iter().map(|tree| self.tree_with_content(*tree)).collect()
     }
 
@@ -204,8 +204,13 @@ impl Realisation<'_> {
     fn git(&self, name: &str, git: &Git) -> Result<(DiffId, u64)> {
         let store = self.engine.store;
         let repository = self.engine.fetcher.repository(&store.git_folder())?;
-        let mut say =
-            |line: &str| self.engine.send(Event::Log { name: name.to_owned(), line: line.to_owned() });
+        let mut say = |line: &str| match effort::received(line) {
+            Some((done, total)) => {
+                self.engine.send(Event::Progress { name: name.to_owned(), done, total, left: None })
+            }
+            None if effort::is_percentage(line) => {}
+            None => self.engine.send(Event::Log { name: name.to_owned(), line: line.to_owned() }),
+        };
         let members = repository.members(&git.url, &git.commit, &mut say)?;
         let working = store.working_folder()?;
         let path = working.path().join("files");
@@ -313,6 +318,12 @@ impl Realisation<'_> {
     }
 
     fn run_task(&self, run: &Run<NodeId>) -> Result<Task> {
+        let command = self.command(run)?;
+        Ok(Task::Run { command, network: false, output: Some(run.output.clone()) })
+    }
+
+    /// The command with what this machine gives it.
+    pub(super) fn command(&self, run: &Run<NodeId>) -> Result<Command> {
         let mut command = Command {
             environment: run.environment.clone(),
             working_directory: run.working_directory.clone(),
@@ -326,10 +337,10 @@ impl Realisation<'_> {
             let count = effort::jobs(jobs.memory);
             command.environment.insert(jobs.variable.clone(), count.to_string());
         }
-        Ok(Task::Run { command, network: false, output: Some(run.output.clone()) })
+        Ok(command)
     }
 
-    fn blob_files(&self, root: &[Realised]) -> Result<BTreeMap<BlobDigest, PathBuf>> {
+    pub(super) fn blob_files(&self, root: &[Realised]) -> Result<BTreeMap<BlobDigest, PathBuf>> {
         let store = self.engine.store;
         let mut files = BTreeMap::new();
         for tree in root {

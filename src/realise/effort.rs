@@ -42,6 +42,18 @@ impl Counter {
     }
 }
 
+/// `Receiving objects:  33% (1/3)`, as git says it on a terminal: how many of how many.
+pub fn received(line: &str) -> Option<(u64, u64)> {
+    let (_, rest) = line.strip_prefix("Receiving objects:")?.split_once('(')?;
+    let (done, total) = rest.split_once(')')?.0.split_once('/')?;
+    Some((done.parse().ok()?, total.parse().ok()?))
+}
+
+/// Whether a line of git's only says how far it is.
+pub fn is_percentage(line: &str) -> bool {
+    line.contains("% (")
+}
+
 fn count(line: &str) -> Option<(u64, u64)> {
     let (count, _) = line.trim_start().strip_prefix('[')?.split_once(']')?;
     let (done, total) = count.split_once('/')?;
@@ -73,6 +85,13 @@ mod tests {
         assert_eq!(counter.at(1, 2, seconds(41)), Some((1, 2, None)));
         assert_eq!(counter.at(2, 2, seconds(42)), Some((2, 2, Some(Duration::ZERO))));
         assert_eq!(counter.at(1, 2, seconds(50)), Some((1, 2, None)));
+    }
+
+    #[test]
+    fn gits_progress_is_read() {
+        assert_eq!(received("Receiving objects:  33% (5/15), 3.49 KiB"), Some((5, 15)));
+        assert_eq!(received("remote: Counting objects:  33% (5/15)"), None);
+        assert!(is_percentage("remote: Counting objects:  33% (5/15)") && !is_percentage("fatal: 50% of x"));
     }
 
     #[test]

@@ -12,10 +12,12 @@ mod download;
 mod effort;
 mod event;
 mod plan;
+mod shell;
 
 pub use download::{Fetcher, NoFetcher};
 pub use event::{Event, Had};
 pub use plan::{Plan, Planned, State};
+pub use shell::Visit;
 
 use std::path::Path;
 use std::sync::mpsc::Sender;

@@ -76,6 +76,8 @@ pub enum Task {
         /// What is kept; `None` keeps nothing.
         output: Option<Output>,
     },
+    /// Runs one command in a root that an earlier job left; nothing is kept of it.
+    Enter { root: PathBuf, command: Command },
     /// Unpacks and configures Debian packages; the difference is kept.
     UnpackDebs { packages: Vec<DebFile> },
 }
