@@ -236,7 +236,8 @@ pub fn become_command() -> bool {
 }
 
 fn start(Spec { root, temporary, command }: &Spec) -> Error {
-    let terminal = command.terminal.as_ref().map(|path| fs::OpenOptions::new().read(true).write(true).open(path));
+    let terminal =
+        command.terminal.as_ref().map(|path| fs::OpenOptions::new().read(true).write(true).open(path));
     let terminal = match terminal.transpose() {
         Ok(terminal) => terminal,
         Err(error) => return error.into(),

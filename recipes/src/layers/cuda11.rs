@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use assemble_layers::derivation::{Effort, Layout, Output, Relocation, Run};
+use assemble_layers::derivation::{Effort, FileEntry, FileSource, Files, Layout, Output, Relocation, Run};
 use assemble_layers::image::Layer;
 use assemble_layers::recipe::RecipeError;
-use assemble_layers::tree::InvalidPath;
+use assemble_layers::tree::{InvalidPath, RawBytes};
 use assemble_layers::wheels::{self, Group};
 use assemble_layers::{Builder, Graph, Lock, NodeId, TreePath, debian};
 
@@ -72,6 +72,13 @@ pub fn layers(graph: &mut Graph, lock: &Lock, below: &[NodeId]) -> Result<Toolch
     let layer = |tree, created_by: String| Layer { tree, step: "toolchain".to_owned(), created_by };
     let toolkit = debian::unpack_set(graph, &lock.debian, SET, "cuda 11.8", below);
     let cudnn = cudnn(graph, lock)?;
+    // The wheel has the library by its full name alone, and linkers look for this.
+    let link = FileEntry {
+        path: TreePath::new("usr/local/cuda-11.8/lib64/libcudnn.so")?,
+        mode: 0o777,
+        source: FileSource::Symlink(RawBytes(b"libcudnn.so.8".to_vec())),
+    };
+    let cudnn_link = graph.add("cudnn link", Builder::Files(Files { entries: vec![link] }));
     let mut root = below.to_vec();
     root.push(toolkit);
     let run = Run {
@@ -83,10 +90,11 @@ pub fn layers(graph: &mut Graph, lock: &Lock, below: &[NodeId]) -> Result<Toolch
         effort: Effort::default(),
     };
     let links = graph.add("cuda links", Builder::Run(run));
-    root.extend([cudnn.tree, links]);
+    root.extend([cudnn.tree, cudnn_link, links]);
     let layers = vec![
         layer(toolkit, format!("apt-get install --no-install-recommends {}", PACKAGES.join(" "))),
         cudnn,
+        layer(cudnn_link, "ln -s libcudnn.so.8 /usr/local/cuda-11.8/lib64/libcudnn.so".to_owned()),
         layer(links, "ln -s … /usr/local/cuda-11.8 /usr/local/cuda".to_owned()),
     ];
     Ok(Toolchain { root, layers })

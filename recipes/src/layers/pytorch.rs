@@ -34,7 +34,7 @@ const CACHE: &str = "/var/cache/ccache";
 const MEMORY: u64 = 3 << 30;
 
 /// The original's switches, and whatever makes the compilers' output a function of their input.
-const ENVIRONMENT: [(&str, &str); 29] = [
+const ENVIRONMENT: [(&str, &str); 30] = [
     ("TORCH_CUDA_ARCH_LIST", "5.2"),
     ("USE_CUDA", "1"),
     ("USE_CUDNN", "1"),
@@ -60,6 +60,8 @@ const ENVIRONMENT: [(&str, &str); 29] = [
     ("CFLAGS", "-ffile-prefix-map=/usr/src/pytorch=."),
     ("CXXFLAGS", "-ffile-prefix-map=/usr/src/pytorch=."),
     ("CUDAFLAGS", "-Xcompiler=-ffile-prefix-map=/usr/src/pytorch=."),
+    // Else the names of its temporary files are of its process, and stand in the objects.
+    ("NVCC_APPEND_FLAGS", "--objdir-as-tempdir"),
     ("CCACHE_DIR", CACHE),
     // Every root is new, and so are the times of its files.
     ("CCACHE_COMPILERCHECK", "content"),
