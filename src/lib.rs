@@ -34,7 +34,7 @@
 //! | [`project`] | the project's files, `.dockerignore`, what has changed |
 //! | [`realise`] | keys, records, early cut-off, running builders at once; sends events, never prints |
 //! | [`store`] | blobs, trees, records on disk; [`store::Substituter`], the trait of whatever results can be taken from |
-//! | [`fetch`] | locked files by digest, from addresses found at run time |
+//! | [`fetch`] | locked files by digest, repositories by commit, from addresses found at run time |
 //! | [`sandbox`] | namespaces, materialising and capturing a root, Debian packages in it; the only `unsafe` |
 //! | [`pack`] | tar, gzip, zip, wheels, `.deb`; synchronous, knows `layers` alone |
 //! | [`oci`] | configuration, manifest, index; names of images |
@@ -72,6 +72,12 @@
 //! - **`rawzip` instead of `zip`**: it shows each central-directory record as it stands, duplicates too.
 //! - **No tokio of our own**: every step is threads and files; reqwest's blocking client hides its
 //!   own runtime. Ctrl-C simply ends the process, which the store survives by design.
+//! - **A repository is not checked out.** The files of a commit are read from its objects, so no
+//!   filter, hook, attribute or line ending has a say, and a submodule is only another commit.
+//! - **nvcc's temporary files stand beside its objects** (`--objdir-as-tempdir`): their names get into
+//!   the objects, and elsewhere they hold a process id.
+//! - **pip's own check stands where the `.pth` is made**: what the compiled wheel requires is met by
+//!   what Poetry installed, or the step that puts it on the path fails.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
 //!   copied into place by a `run` step.
 

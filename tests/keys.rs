@@ -5,8 +5,8 @@ mod support;
 use std::collections::BTreeMap;
 
 use assemble_layers::derivation::{
-    Cache, DebInput, Effort, Fetch, FileEntry, FileSource, Files, Git, Jobs, Layout, Origin, Output,
-    Relocation, Run, UnpackDebs, UnpackWheels, WheelInput,
+    Cache, DebInput, Effort, Fetch, FileEntry, FileSource, Files, Git, InputFile, Jobs, Layout, Origin,
+    Output, Relocation, Run, UnpackDebs, UnpackWheels, WheelInput,
 };
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{Builder, Commit, Graph, Sha256, TreePath};
@@ -56,12 +56,19 @@ fn wheels(layout: Layout) -> Builder<Sha256> {
 fn run(output: Output) -> Builder<Sha256> {
     Builder::Run(Run {
         root: vec![digest(1), digest(2)],
+        files: Vec::new(),
         command: vec!["make".into(), "all".into()],
         environment: [("A".to_owned(), "1".to_owned()), ("B".to_owned(), String::new())].into(),
         working_directory: "/src".into(),
         output,
         effort: Effort::default(),
     })
+}
+
+fn with_file(builder: Builder<Sha256>) -> Builder<Sha256> {
+    let Builder::Run(mut run) = builder else { panic!("no command") };
+    run.files.push(InputFile { path: "/in".into(), file: digest(3) });
+    Builder::Run(run)
 }
 
 #[test]
@@ -91,6 +98,10 @@ fn keys_are_these() {
         (
             run(Output::Folder(path("out"))),
             "e93a5b083ee762891384b0a6d3f756d0b4a46923c7e299a7b58634c4adb0f475",
+        ),
+        (
+            with_file(run(Output::Difference)),
+            "751764c3a7bf5fdc1c7b3f67f2d6f15cecf940f44c05ec410159a80953971f08",
         ),
     ] {
         assert_eq!(
@@ -210,9 +221,10 @@ fn any_builder() -> impl Strategy<Value = Builder<Sha256>> {
             jobs: Some(Jobs { variable, memory }),
         }),
     ];
-    let run = (list(input()), list(word()), environment, word(), output, effort).prop_map(
-        |(root, command, environment, working_directory, output, effort)| {
-            Builder::Run(Run { root, command, environment, working_directory, output, effort })
+    let file = (word(), input()).prop_map(|(path, file)| InputFile { path, file });
+    let run = (list(input()), list(file), list(word()), environment, word(), output, effort).prop_map(
+        |(root, files, command, environment, working_directory, output, effort)| {
+            Builder::Run(Run { root, files, command, environment, working_directory, output, effort })
         },
     );
     let git = (word(), 0..2u8, tree_path())

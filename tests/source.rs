@@ -142,16 +142,18 @@ impl Scene {
         self.git("torch", &["commit", "--quiet", "--message", "torch"]);
     }
 
-    fn assemble(&self, arguments: &[&str]) -> Command {
+    fn assemble(&self, verb: &str) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.args(arguments).args(["--variant", "source", "--project"]).arg(self.path("project"));
+        command.args([verb, "--variant", "source", "--project"]).arg(self.path("project"));
         command.arg("--source").arg(format!("pytorch={}", self.path("torch").display()));
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
 
     fn image(&self) -> Command {
-        self.assemble(&["image", "--locked", "--json"])
+        let mut command = self.assemble("image");
+        command.args(["--locked", "--json"]);
+        command
     }
 
     fn build(&self, arguments: &[&str]) -> Value {
@@ -160,7 +162,7 @@ impl Scene {
 
     /// Everything that the compiled step starts from, so that what follows is about compiling alone.
     fn prepare(&self) {
-        run(&mut self.assemble(&["shell", "--step", "pytorch", "--", "true"]));
+        run(self.assemble("shell").args(["--step", "pytorch", "--", "true"]));
     }
 
     /// Forgets what the compiled step came to, whatever source it was built from.
@@ -320,8 +322,8 @@ impl Scene {
             "{said}"
         );
         assert!(said.contains("assemble shell"), "{said}");
-        let tail = ["--", "tail", "-n1", "torch/__init__.py"];
-        let left = run(self.assemble(&["shell", "--step", "pytorch"]).args(tail));
+        let tail = ["--step", "pytorch", "--", "tail", "-n1", "torch/__init__.py"];
+        let left = run(self.assemble("shell").args(tail));
         assert_eq!(text(&left), "# STAND_IN_FAILS");
         let _ = std::fs::remove_dir_all(self.store.join("failed"));
     }

@@ -152,6 +152,7 @@ fn root() -> (Graph, NodeId) {
 fn shell(root: NodeId, script: &str) -> Run<NodeId> {
     Run {
         root: vec![root],
+        files: Vec::new(),
         command: ["/bin/sh", "-euc", script].map(str::to_owned).to_vec(),
         environment: [("GREETING".to_owned(), "hello".to_owned())].into(),
         working_directory: "/bin".to_owned(),

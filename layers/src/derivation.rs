@@ -189,6 +189,8 @@ pub enum FileSource {
 pub struct Run<Input> {
     /// The trees of the root, lowest first.
     pub root: Vec<Input>,
+    /// Fetched files that the command sees.
+    pub files: Vec<InputFile<Input>>,
     /// The program and its arguments; nothing is read by a shell.
     pub command: Vec<String>,
     /// Beside the sandbox's own constants.
@@ -197,6 +199,14 @@ pub struct Run<Input> {
     pub working_directory: String,
     pub output: Output,
     pub effort: Effort,
+}
+
+/// A fetched file in the root of a [`Run`], read-only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InputFile<Input> {
+    /// Absolute, inside the root.
+    pub path: String,
+    pub file: Input,
 }
 
 /// What makes a long build bearable and never another one: no part of the key.
@@ -266,7 +276,7 @@ impl<Input> Builder<Input> {
             Self::Fetch(_) | Self::Git(_) | Self::Files(_) => Vec::new(),
             Self::UnpackDebs(it) => it.over.iter().chain(it.packages.iter().map(|deb| &deb.file)).collect(),
             Self::UnpackWheels(it) => it.wheels.iter().map(|wheel| &wheel.file).collect(),
-            Self::Run(it) => it.root.iter().collect(),
+            Self::Run(it) => it.root.iter().chain(it.files.iter().map(|file| &file.file)).collect(),
         }
     }
 
@@ -312,6 +322,11 @@ impl<Input> Builder<Input> {
             }),
             Self::Run(it) => Builder::Run(Run {
                 root: it.root.iter().map(&mut replace).collect::<Result<_, E>>()?,
+                files: it
+                    .files
+                    .iter()
+                    .map(|file| Ok(InputFile { path: file.path.clone(), file: replace(&file.file)? }))
+                    .collect::<Result<_, E>>()?,
                 command: it.command.clone(),
                 environment: it.environment.clone(),
                 working_directory: it.working_directory.clone(),
@@ -340,12 +355,12 @@ impl Encode for Builder<Sha256> {
             Self::UnpackDebs(it) => encoder.put(&it.over).put(&it.packages),
             Self::UnpackWheels(it) => encoder.put(&it.wheels).put(&it.layout),
             Self::Files(it) => encoder.put(&it.entries),
-            Self::Run(it) => encoder
-                .put(&it.root)
-                .put(&it.command)
-                .put(&it.environment)
-                .put(&it.working_directory)
-                .put(&it.output),
+            Self::Run(it) => {
+                encoder.put(&it.root).put(&it.command).put(&it.environment).put(&it.working_directory);
+                encoder.put(&it.output);
+                // A step without is what it was before there were any; nothing comes after them.
+                if it.files.is_empty() { encoder } else { encoder.put(&it.files) }
+            }
         };
     }
 }
@@ -359,6 +374,12 @@ impl Encode for DebInput<Sha256> {
 impl Encode for WheelInput<Sha256> {
     fn encode(&self, encoder: &mut Encoder) {
         encoder.put(&self.filename).put(&self.file).put(&self.requested);
+    }
+}
+
+impl Encode for InputFile<Sha256> {
+    fn encode(&self, encoder: &mut Encoder) {
+        encoder.put(&self.path).put(&self.file);
     }
 }
 

@@ -18,6 +18,7 @@ pub mod lock;
 pub mod project;
 pub mod python;
 pub mod recipe;
+pub mod sdist;
 pub mod tree;
 pub mod wheels;
 

@@ -228,6 +228,9 @@ pub struct Distribution {
     pub dependencies: BTreeMap<String, serde_json::Value>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extras: BTreeMap<String, Vec<String>>,
+    /// What the wheel of an sdist is built with: its own requirements, and theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub build: Vec<Distribution>,
 }
 
 /// A file of a Python index.

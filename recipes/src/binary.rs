@@ -2,6 +2,7 @@
 
 use assemble_layers::image::Layer;
 use assemble_layers::recipe::RecipeError;
+use assemble_layers::sdist::Build;
 use assemble_layers::{Graph, Image, Lock, Project, application, wheels};
 
 use crate::FOLDER;
@@ -20,10 +21,11 @@ const POETRY_WITH: [&str; 1] = ["binary-torch"];
 pub fn image(lock: &Lock, project: &Project) -> Result<Image, RecipeError> {
     let mut graph = Graph::default();
     let base = base::layers(&mut graph, lock);
-    let cuda = cuda::layers(&mut graph, lock)?;
     let system = system::layer(&mut graph, lock, &base);
-    let tools = wheels::tools(&mut graph, lock)?;
-    let installed = wheels::poetry_install(&mut graph, lock, &POETRY_WITH, wheels::LARGE)?;
+    let build = Build::new(lock, vec![base.debian, system.tree])?;
+    let cuda = cuda::layers(&mut graph, lock, &build)?;
+    let tools = wheels::tools(&mut graph, lock, &build)?;
+    let installed = wheels::poetry_install(&mut graph, lock, &POETRY_WITH, wheels::LARGE, &build)?;
     let manifest = application::manifest(&mut graph, project, FOLDER)?;
     let application = application::layer(&mut graph, lock, project, FOLDER)?;
 

@@ -3,6 +3,7 @@
 
 use assemble_layers::image::Layer;
 use assemble_layers::recipe::RecipeError;
+use assemble_layers::sdist::Build;
 use assemble_layers::{Graph, Image, Lock, Project, application, wheels};
 
 use crate::FOLDER;
@@ -24,10 +25,11 @@ pub fn image(lock: &Lock, project: &Project) -> Result<Image, RecipeError> {
     let base = base::layers(&mut graph, lock);
     let system = system::layer(&mut graph, lock, &base);
     let toolchain = cuda11::layers(&mut graph, lock, &[base.debian, system.tree])?;
+    let build = pytorch::sdists(&mut graph, lock, &toolchain)?;
     let pytorch = pytorch::layer(&mut graph, lock, &toolchain)?;
-    let tools = wheels::tools(&mut graph, lock)?;
+    let tools = wheels::tools(&mut graph, lock, &Build::new(lock, vec![base.debian, system.tree])?)?;
     let manifest = application::manifest(&mut graph, project, FOLDER)?;
-    let installed = wheels::poetry_install(&mut graph, lock, &POETRY_WITH, wheels::LARGE)?;
+    let installed = wheels::poetry_install(&mut graph, lock, &POETRY_WITH, wheels::LARGE, &build)?;
     let mut python = vec![base.debian, system.tree, tools.tree, pytorch.tree];
     python.extend(installed.large.iter().chain(&installed.small).map(|layer| layer.tree));
     let swap = pytorch::swap(&mut graph, lock, python)?;

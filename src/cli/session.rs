@@ -199,10 +199,10 @@ impl<'a> Session<'a> {
     fn with_sources(&self, lock: &Lock) -> Result<Lock> {
         let mut lock = lock.clone();
         for (name, text) in &self.options.sources {
-            let known = lock.requirements.git.keys().cloned().collect::<Vec<_>>().join("`, `");
+            let names: Vec<_> = lock.requirements.git.keys().map(|name| format!("`{name}`")).collect();
             let source = lock.requirements.git.get_mut(name).ok_or_else(|| {
                 Error::new(Kind::Usage, format!("no recipe compiles a source `{name}`"))
-                    .hint(format!("there is `{known}`"))
+                    .hint(format!("those that are compiled: {}", names.join(", ")))
             })?;
             *source = git_source(text)?;
         }

@@ -22,7 +22,7 @@ use assemble_layers::Commit;
 use fs_err as fs;
 
 pub use files::{Member, MemberKind, files};
-pub use place::{Mirror, Place};
+pub use place::{Mirror, Place, without_credentials};
 
 use crate::{Error, Kind, Result};
 
@@ -292,7 +292,7 @@ fn run(mut command: Command, say: &mut dyn FnMut(&str)) -> Result<()> {
                 line.push(byte);
                 continue;
             }
-            let text = place::without_credentials(String::from_utf8_lossy(&line).trim());
+            let text = without_credentials(String::from_utf8_lossy(&line).trim());
             line.clear();
             if !text.is_empty() {
                 say(&text);

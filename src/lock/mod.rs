@@ -76,7 +76,9 @@ fn check(lock: &Lock) -> Result<()> {
         }
     }
     let python = &lock.python;
-    for list in [&python.packages, &python.tools].into_iter().chain(python.collections.values()) {
+    let lists = [&python.packages, &python.tools].into_iter().chain(python.collections.values());
+    let builds = python.packages.iter().map(|one| &one.build);
+    for list in lists.chain(builds) {
         // One name may have two versions, for different groups or markers.
         let mut versions = BTreeSet::new();
         for Distribution { name, version, file, .. } in list {

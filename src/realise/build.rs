@@ -178,7 +178,10 @@ impl Realisation<'_> {
             )
             .detail(format!("it left {}", names.join(", ")))
         };
-        let fits = |name: &str| name.starts_with(&format!("{stem}-")) && name.ends_with(".whl");
+        // Backends write names in capitals or with dots, and all of them mean the same.
+        let plain = |name: &str| name.replace(['-', '.'], "_").to_lowercase();
+        let fits =
+            |name: &str| plain(name).starts_with(&plain(&format!("{stem}-"))) && name.ends_with(".whl");
         let mut found = tree.entries().iter().zip(&names).filter(|(_, name)| fits(name));
         let (Some((entry, filename)), None) = (found.next(), found.next()) else {
             return Err(wrong("not just one wheel"));
@@ -304,9 +307,15 @@ impl Realisation<'_> {
             Ok(outcome) => outcome,
             Err(error) => {
                 let error = error.detail(format!("the whole log is `{}`", store.log_file(key).display()));
-                return Err(match store.keep_failed(key, working.path()) {
-                    Ok(()) => error.hint(format!("`assemble shell --step \"{name}\"` shows what it left")),
-                    Err(_) => error,
+                // What the machine or the disk did to it is not to be looked at in the root.
+                if error.kind() != Kind::Build || !matches!(job.task, Task::Run { .. }) {
+                    return Err(error);
+                }
+                store.keep_failed(key, working.path())?;
+                let shell = format!("`assemble shell --step \"{name}\"` shows what it left");
+                return Err(match error.hint_text() {
+                    None => error.hint(shell),
+                    Some(_) => error.detail(shell),
                 });
             }
         };
@@ -329,6 +338,10 @@ impl Realisation<'_> {
             working_directory: run.working_directory.clone(),
             ..Command::new(run.command.clone())
         };
+        let files = self.fetch_inputs(run.files.iter().map(|file| file.file))?;
+        for (file, source) in run.files.iter().zip(files) {
+            command.binds.push(Bind { source, target: PathBuf::from(&file.path), writable: false });
+        }
         if let Some(cache) = &run.effort.cache {
             let source = self.engine.store.cache_folder(&cache.name)?;
             command.binds.push(Bind { source, target: PathBuf::from(&cache.path), writable: true });

@@ -16,7 +16,7 @@ mod shell;
 
 pub use download::{Fetcher, NoFetcher};
 pub use event::{Event, Had};
-pub use plan::{Plan, Planned, State};
+pub use plan::{Plan, Planned, State, Step};
 pub use shell::Visit;
 
 use std::path::Path;

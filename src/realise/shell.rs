@@ -43,7 +43,7 @@ impl Engine<'_> {
         // Nobody builds it meanwhile.
         let _lock = self.store.lock(key)?;
         let command = Self::visiting(realisation.command(run)?, visit);
-        let root = self.store.failed_folder(key).join("root");
+        let root = self.store.failed_root(key);
         let working = self.store.working_folder()?;
         let failed = root.exists();
         let mut job = Job {

@@ -134,8 +134,12 @@ impl Store {
         Ok(folder)
     }
 
-    /// The folder of a step that failed, whose root can be entered.
-    pub fn failed_folder(&self, key: Key) -> PathBuf {
+    /// The root that a step left when it failed.
+    pub fn failed_root(&self, key: Key) -> PathBuf {
+        self.failed_folder(key).join("root")
+    }
+
+    fn failed_folder(&self, key: Key) -> PathBuf {
         self.folder.join("failed").join(key.hex())
     }
 

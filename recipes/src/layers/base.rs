@@ -24,6 +24,7 @@ pub fn layers(graph: &mut Graph, lock: &Lock) -> Base {
         "apt sources",
         Builder::Run(Run {
             root: vec![tree],
+            files: Vec::new(),
             command: ["cp", "/usr/share/doc/apt/examples/sources.list", "/etc/apt/sources.list"]
                 .map(str::to_owned)
                 .to_vec(),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use assemble_layers::derivation::{Effort, FileEntry, FileSource, Files, Layout, Output, Relocation, Run};
 use assemble_layers::image::Layer;
 use assemble_layers::recipe::RecipeError;
+use assemble_layers::sdist::Build;
 use assemble_layers::tree::{InvalidPath, RawBytes};
 use assemble_layers::wheels::{self, Group};
 use assemble_layers::{Builder, Graph, Lock, NodeId, TreePath, debian};
@@ -71,7 +72,7 @@ pub fn environment() -> Vec<(String, String)> {
 pub fn layers(graph: &mut Graph, lock: &Lock, below: &[NodeId]) -> Result<Toolchain, RecipeError> {
     let layer = |tree, created_by: String| Layer { tree, step: "toolchain".to_owned(), created_by };
     let toolkit = debian::unpack_set(graph, &lock.debian, SET, "cuda 11.8", below);
-    let cudnn = cudnn(graph, lock)?;
+    let cudnn = cudnn(graph, lock, below)?;
     // The wheel has the library by its full name alone, and linkers look for this.
     let link = FileEntry {
         path: TreePath::new("usr/local/cuda-11.8/lib64/libcudnn.so")?,
@@ -83,6 +84,7 @@ pub fn layers(graph: &mut Graph, lock: &Lock, below: &[NodeId]) -> Result<Toolch
     root.push(toolkit);
     let run = Run {
         root: root.clone(),
+        files: Vec::new(),
         command: ["/bin/sh", "-c", LINK].map(str::to_owned).to_vec(),
         environment: BTreeMap::new(),
         working_directory: "/".to_owned(),
@@ -100,7 +102,7 @@ pub fn layers(graph: &mut Graph, lock: &Lock, below: &[NodeId]) -> Result<Toolch
     Ok(Toolchain { root, layers })
 }
 
-fn cudnn(graph: &mut Graph, lock: &Lock) -> Result<Layer, RecipeError> {
+fn cudnn(graph: &mut Graph, lock: &Lock, root: &[NodeId]) -> Result<Layer, RecipeError> {
     let locked = lock.python.collections.get(COLLECTION).into_iter().flatten();
     let group = Group {
         what: "cudnn",
@@ -108,6 +110,7 @@ fn cudnn(graph: &mut Graph, lock: &Lock) -> Result<Layer, RecipeError> {
         created_by: DISTRIBUTIONS[0],
         layout: Layout::Relocate(rules()?),
         large: wheels::LARGE,
+        build: &Build::new(lock, root.to_vec())?,
     };
     let layers = wheels::layers(graph, &group, locked.filter(|distribution| distribution.name == CUDNN));
     let missing = || RecipeError(format!("the lock's collection `{COLLECTION}` has no `{CUDNN}`"));

@@ -8,6 +8,7 @@ use assemble_layers::image::Layer;
 use assemble_layers::lock::GitSource;
 use assemble_layers::python::{PIP, Scheme};
 use assemble_layers::recipe::RecipeError;
+use assemble_layers::sdist::Build;
 use assemble_layers::wheels::{self, Group};
 use assemble_layers::{Builder, Graph, Lock, NodeId, TreePath, debian};
 
@@ -88,14 +89,14 @@ pub fn layer(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Result<La
         lock.requirements.git.get(SOURCE).cloned().ok_or_else(|| missing("source"))?;
     let files = Git { url, commit, folder: TreePath::new(FOLDER)? };
     let files = graph.add("pytorch source", Builder::Git(files));
-    let mut root = toolchain.root.clone();
-    root.push(debian::unpack_set(graph, &lock.debian, SET, "pytorch's build tools", &toolchain.root));
+    let mut root = with_tools(graph, lock, toolchain);
     let requirements = Group {
         what: "pytorch's build requirements",
         step: "source build",
         created_by: "",
         layout: Layout::Site(Scheme::debian(&lock.python, PIP)?),
         large: u64::MAX,
+        build: &Build::new(lock, toolchain.root.clone())?,
     };
     let locked = lock.python.collections.get(COLLECTION).ok_or_else(|| missing("build requirements of"))?;
     root.extend(wheels::layers(graph, &requirements, locked.iter()).small.map(|layer| layer.tree));
@@ -113,19 +114,62 @@ pub fn layer(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Result<La
     })
 }
 
+/// The toolchain, and what is needed for building alone.
+fn with_tools(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Vec<NodeId> {
+    let tools = debian::unpack_set(graph, &lock.debian, SET, "pytorch's build tools", &toolchain.root);
+    let mut root = toolchain.root.clone();
+    root.push(tools);
+    root
+}
+
+/// How this variant builds what has no wheel: with the same compilers, for the same GPUs. CuPy's sdist
+/// reads what is its own.
+///
+/// # Errors
+/// A version of Python in the lock that is no part of a path.
+pub fn sdists(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Result<Build, RecipeError> {
+    const OWN: [&str; 10] = [
+        "TORCH_CUDA_ARCH_LIST",
+        "PATH",
+        "CUDA_HOME",
+        "CUDAHOSTCXX",
+        "CC",
+        "CXX",
+        "NVCC_APPEND_FLAGS",
+        "CCACHE_DIR",
+        "CCACHE_COMPILERCHECK",
+        "CCACHE_MAXSIZE",
+    ];
+    let mut build = Build::new(lock, with_tools(graph, lock, toolchain))?;
+    let shared = ENVIRONMENT.into_iter().filter(|(name, _)| OWN.contains(name));
+    let cupy = [
+        ("CUDA_PATH", "/usr/local/cuda"),
+        ("NVCC", "ccache /usr/local/cuda/bin/nvcc"),
+        ("CUPY_NVCC_GENERATE_CODE", "arch=compute_52,code=sm_52"),
+    ];
+    build.environment.extend(shared.chain(cupy).map(|(name, value)| (name.to_owned(), value.to_owned())));
+    build.effort = effort("CUPY_NUM_BUILD_JOBS")?;
+    Ok(build)
+}
+
+fn effort(jobs: &str) -> Result<Effort, RecipeError> {
+    Ok(Effort {
+        cache: Some(Cache { name: TreePath::new("pytorch")?, path: CACHE.to_owned() }),
+        jobs: Some(Jobs { variable: jobs.to_owned(), memory: MEMORY }),
+    })
+}
+
 fn build(root: Vec<NodeId>) -> Result<Run<NodeId>, RecipeError> {
     let command = ["python3", "setup.py", "bdist_wheel", "--dist-dir", "/opt/wheels"];
     let variable = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     Ok(Run {
         root,
+        files: Vec::new(),
         command: command.map(str::to_owned).to_vec(),
         environment: ENVIRONMENT.map(variable).into(),
         working_directory: format!("/{FOLDER}"),
         output: Output::Folder(TreePath::new("opt/wheels")?),
-        effort: Effort {
-            cache: Some(Cache { name: TreePath::new("pytorch")?, path: CACHE.to_owned() }),
-            jobs: Some(Jobs { variable: "MAX_JOBS".to_owned(), memory: MEMORY }),
-        },
+        effort: effort("MAX_JOBS")?,
     })
 }
 
@@ -155,6 +199,7 @@ pub fn swap(graph: &mut Graph, lock: &Lock, python: Vec<NodeId>) -> Result<Layer
     let script = format!("echo /{PREFIX} >/{library}/pytorch.pth && exec python3 -m pip check");
     let run = Run {
         root: python,
+        files: Vec::new(),
         command: ["/bin/sh", "-c", &script].map(str::to_owned).to_vec(),
         environment: [("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned())].into(),
         working_directory: "/".to_owned(),
