@@ -1,7 +1,7 @@
 //! `assemble shell`.
 
 use std::io::{IsTerminal, stdin};
-use std::path::PathBuf;
+use std::path::Path;
 
 use assemble_layers::{Builder, Graph, NodeId, Recipes};
 
@@ -64,7 +64,7 @@ fn visit(arguments: &Arguments) -> Result<Visit> {
         return Err(none());
     }
     let path = fs_err::read_link("/proc/self/fd/0")?;
-    if path == PathBuf::from("/dev/tty") || !path.exists() { Err(none()) } else { Ok(Visit::Terminal(path)) }
+    if path == Path::new("/dev/tty") || !path.exists() { Err(none()) } else { Ok(Visit::Terminal(path)) }
 }
 
 fn find(graph: &Graph, name: &str) -> Result<NodeId> {
