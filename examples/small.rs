@@ -12,10 +12,11 @@
 
 use std::process::ExitCode;
 
-use assemble_layers::derivation::{Output, Run};
+use assemble_layers::derivation::{Effort, Output, Run};
 use assemble_layers::image::{Config, Image, Layer};
 use assemble_layers::lock::{DebianRequirements, DebianSet, Lock, PythonRequirements, Requirements};
 use assemble_layers::recipe::{RecipeError, Recipes, Variant};
+use assemble_layers::sdist::Build;
 use assemble_layers::{Builder, Graph, NodeId, Project, application, debian, wheels};
 
 fn main() -> ExitCode {
@@ -74,6 +75,8 @@ impl Recipes for Small {
                 ],
             },
             python: PythonRequirements { tools: texts(&["pip", "poetry"]), ..PythonRequirements::default() },
+            // Repositories that are compiled; `recipes/src/layers/pytorch.rs` has one.
+            git: [].into(),
             gpu: Vec::new(),
         }
     }
@@ -89,8 +92,10 @@ impl Recipes for Small {
         let base = debian::unpack_set(&mut graph, &lock.debian, "base", "debian 12", &[]);
         let sources = graph.add("apt sources", apt_sources(base));
         let system = debian::unpack_set(&mut graph, &lock.debian, "system", "python and tini", &[base]);
-        let tools = wheels::tools(&mut graph, lock)?;
-        let installed = wheels::poetry_install(&mut graph, lock, &WITH, LARGE)?;
+        // What has no wheel is built by its own backend, in a root of these.
+        let build = Build::new(lock, vec![base, system])?;
+        let tools = wheels::tools(&mut graph, lock, &build)?;
+        let installed = wheels::poetry_install(&mut graph, lock, &WITH, LARGE, &build)?;
         let manifest = application::manifest(&mut graph, project, FOLDER)?;
         let application = application::layer(&mut graph, lock, project, FOLDER)?;
 
@@ -123,10 +128,12 @@ fn apt_sources(base: NodeId) -> Builder<NodeId> {
     let command = ["cp", "/usr/share/doc/apt/examples/sources.list", "/etc/apt/sources.list"];
     Builder::Run(Run {
         root: vec![base],
+        files: Vec::new(),
         command: command.map(str::to_owned).to_vec(),
         environment: [].into(),
         working_directory: "/".to_owned(),
         output: Output::Difference,
+        effort: Effort::default(),
     })
 }
 

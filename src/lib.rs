@@ -34,7 +34,7 @@
 //! | [`project`] | the project's files, `.dockerignore`, what has changed |
 //! | [`realise`] | keys, records, early cut-off, running builders at once; sends events, never prints |
 //! | [`store`] | blobs, trees, records on disk; [`store::Substituter`], the trait of whatever results can be taken from |
-//! | [`fetch`] | locked files by digest, from addresses found at run time |
+//! | [`fetch`] | locked files by digest, repositories by commit, from addresses found at run time |
 //! | [`sandbox`] | namespaces, materialising and capturing a root, Debian packages in it; the only `unsafe` |
 //! | [`pack`] | tar, gzip, zip, wheels, `.deb`; synchronous, knows `layers` alone |
 //! | [`oci`] | configuration, manifest, index; names of images |
@@ -83,6 +83,12 @@
 //!   own runtime. Ctrl-C simply ends the process, which the store survives by design.
 //! - **An engine is spoken to by `deliver::docker::http`**, a few lines on `httparse`: reqwest's blocking
 //!   client drops the answer of an engine that gives up in the middle of an upload.
+//! - **A repository is not checked out.** The files of a commit are read from its objects, so no
+//!   filter, hook, attribute or line ending has a say, and a submodule is only another commit.
+//! - **nvcc's temporary files stand beside its objects** (`--objdir-as-tempdir`): their names get into
+//!   the objects, and elsewhere they hold a process id.
+//! - **pip's own check stands where the `.pth` is made**: what the compiled wheel requires is met by
+//!   what Poetry installed, or the step that puts it on the path fails.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
 //!   copied into place by a `run` step.
 

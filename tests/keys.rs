@@ -5,11 +5,11 @@ mod support;
 use std::collections::BTreeMap;
 
 use assemble_layers::derivation::{
-    DebInput, Fetch, FileEntry, FileSource, Files, Layout, Origin, Output, Relocation, Run, UnpackDebs,
-    UnpackWheels, WheelInput,
+    Cache, DebInput, Effort, Fetch, FileEntry, FileSource, Files, Git, InputFile, Jobs, Layout, Origin,
+    Output, Relocation, Run, UnpackDebs, UnpackWheels, WheelInput,
 };
 use assemble_layers::tree::RawBytes;
-use assemble_layers::{Builder, Graph, Sha256, TreePath};
+use assemble_layers::{Builder, Commit, Graph, Sha256, TreePath};
 use proptest::prelude::*;
 use support::{Bench, Member, fetch, member, path, scheme, zip};
 
@@ -17,6 +17,10 @@ const PLATFORM: &str = "linux/amd64";
 
 fn digest(number: u8) -> Sha256 {
     Sha256::from_bytes([number; 32])
+}
+
+fn commit(number: u8) -> Commit {
+    format!("{number:040x}").parse().unwrap()
 }
 
 fn text(text: &str) -> RawBytes {
@@ -53,11 +57,19 @@ fn wheels(layout: Layout) -> Builder<Sha256> {
 fn run(output: Output) -> Builder<Sha256> {
     Builder::Run(Run {
         root: vec![digest(1), digest(2)],
+        files: Vec::new(),
         command: vec!["make".into(), "all".into()],
         environment: [("A".to_owned(), "1".to_owned()), ("B".to_owned(), String::new())].into(),
         working_directory: "/src".into(),
         output,
+        effort: Effort::default(),
     })
+}
+
+fn with_file(builder: Builder<Sha256>) -> Builder<Sha256> {
+    let Builder::Run(mut run) = builder else { panic!("no command") };
+    run.files.push(InputFile { path: "/in".into(), file: digest(3) });
+    Builder::Run(run)
 }
 
 #[test]
@@ -79,6 +91,10 @@ fn keys_are_these() {
             "d874304bfd90e0d011fc398e0beee682c610b1267b7d218681b7a11f9c5d5b75",
         ),
         (
+            Builder::Git(Git { url: "https://example.org/a".into(), commit: commit(1), folder: path("src") }),
+            "197d078996ec964931983c77f22b9b61e931405d7687821d7a8ca22ebfd74ec1",
+        ),
+        (
             Builder::Files(all_files(digest(1))),
             "467f77d745eaeedba374777fe3cb24a54a47f4766a6653ff8a60ac6189f021ae",
         ),
@@ -86,6 +102,10 @@ fn keys_are_these() {
         (
             run(Output::Folder(path("out"))),
             "e93a5b083ee762891384b0a6d3f756d0b4a46923c7e299a7b58634c4adb0f475",
+        ),
+        (
+            with_file(run(Output::Difference)),
+            "751764c3a7bf5fdc1c7b3f67f2d6f15cecf940f44c05ec410159a80953971f08",
         ),
     ] {
         assert_eq!(
@@ -200,15 +220,25 @@ fn any_builder() -> impl Strategy<Value = Builder<Sha256>> {
     let files = list(entry).prop_map(|entries| Builder::Files(Files { entries }));
     let output = prop_oneof![Just(Output::Difference), tree_path().prop_map(Output::Folder)];
     let environment = prop::collection::btree_map(word(), word(), 0..3);
-    let run = (list(input()), list(word()), environment, word(), output).prop_map(
-        |(root, command, environment, working_directory, output)| {
-            Builder::Run(Run { root, command, environment, working_directory, output })
+    let effort = prop_oneof![
+        Just(Effort::default()),
+        (tree_path(), word(), word(), 0..2u64).prop_map(|(name, path, variable, memory)| Effort {
+            cache: Some(Cache { name, path }),
+            jobs: Some(Jobs { variable, memory }),
+        }),
+    ];
+    let file = (word(), input()).prop_map(|(path, file)| InputFile { path, file });
+    let run = (list(input()), list(file), list(word()), environment, word(), output, effort).prop_map(
+        |(root, files, command, environment, working_directory, output, effort)| {
+            Builder::Run(Run { root, files, command, environment, working_directory, output, effort })
         },
     );
-    prop_oneof![fetch, debs, wheels, files, run]
+    let git = (word(), 0..2u8, tree_path())
+        .prop_map(|(url, number, folder)| Builder::Git(Git { url, commit: commit(number), folder }));
+    prop_oneof![fetch, git, debs, wheels, files, run]
 }
 
-/// A builder without what is no part of what it makes: where a file comes from.
+/// A builder without what is no part of what it makes: where a file comes from, how hard it is worked.
 fn essence(builder: &Builder<Sha256>) -> Builder<Sha256> {
     let mut builder = builder.clone();
     match &mut builder {
@@ -223,6 +253,8 @@ fn essence(builder: &Builder<Sha256>) -> Builder<Sha256> {
                 }
             }
         }
+        Builder::Git(git) => git.url.clear(),
+        Builder::Run(run) => run.effort = Effort::default(),
         _ => {}
     }
     builder

@@ -49,7 +49,7 @@ fn our_layers_are_what_poetry_installs() {
         "--with",
         "notebook",
     ]);
-    command.binds.push(Bind { source: host, target: PathBuf::from("/oracle") });
+    command.binds.push(Bind { source: host, target: PathBuf::from("/oracle"), writable: false });
     for (name, value) in [("HOME", "/tmp"), ("POETRY_CACHE_DIR", "/tmp/cache"), ("PATH", PATH)] {
         command.environment.insert(name.to_owned(), value.to_owned());
     }
@@ -79,7 +79,7 @@ fn our_tools_are_what_pip_installs() {
         pip.file.name
     );
     let mut command = Command::new(["sh", "-euc", &script]);
-    command.binds.push(Bind { source: wheels, target: PathBuf::from("/oracle") });
+    command.binds.push(Bind { source: wheels, target: PathBuf::from("/oracle"), writable: false });
     for (name, value) in [("HOME", "/tmp"), ("PATH", PATH)] {
         command.environment.insert(name.to_owned(), value.to_owned());
     }
@@ -95,7 +95,11 @@ fn poetry_has_nothing_left_to_do() {
     let image = Image::of(small);
     let project = small.project_copy("dry run");
     export(small, &project);
-    let lock = Bind { source: project.join("poetry.lock"), target: PathBuf::from("/app/poetry.lock") };
+    let lock = Bind {
+        source: project.join("poetry.lock"),
+        target: PathBuf::from("/app/poetry.lock"),
+        writable: false,
+    };
     let script = "cd /app && poetry install --with notebook --dry-run --no-interaction --no-ansi";
     let said = image.says(small, "dry run job", script, vec![lock]);
     let summary = "Package operations: 0 installs, 0 updates, 0 removals";

@@ -331,7 +331,7 @@ fn a_command_has_its_environment_and_binds() {
         shell("cat /etc/new/file; echo \" $NAME $TZ\"; pwd; ! touch /etc/new/file").variable("NAME", "value");
     command.environment.insert("TZ".to_owned(), "CET".to_owned());
     command.working_directory = "/bin".to_owned();
-    command.binds.push(Bind { source, target: "/etc/new/file".into() });
+    command.binds.push(Bind { source, target: "/etc/new/file".into(), writable: false });
     let (outcome, lines) = scene.run(command, Output::Difference);
     assert_eq!(listing(&outcome.unwrap()), [""; 0]);
     assert_eq!(lines[..2], ["bound value CET", "/bin"]);
@@ -343,7 +343,7 @@ fn a_bind_may_stand_on_a_link_that_leads_nowhere() {
     let source = scene.folder.join("bound");
     std::fs::write(&source, "bound").unwrap();
     let mut command = shell("cat /etc/resolv.conf; touch etc/new");
-    command.binds.push(Bind { source, target: "/etc/resolv.conf".into() });
+    command.binds.push(Bind { source, target: "/etc/resolv.conf".into(), writable: false });
     let (outcome, lines) = scene.run(command, Output::Difference);
     assert_eq!(listing(&outcome.unwrap()), ["f 644 0:0 etc/new \"\""]);
     assert_eq!(lines, ["bound"]);

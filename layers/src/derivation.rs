@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Key, Sha256};
+use crate::digest::{Commit, Key, Sha256};
 use crate::encode::{Encode, Encoder};
 use crate::python::Scheme;
 use crate::tree::{RawBytes, TreePath};
@@ -61,6 +61,8 @@ impl Graph {
 pub enum Builder<Input> {
     /// Bytes by their digest, wherever they come from: fixed-output.
     Fetch(Fetch),
+    /// A repository's files at a commit, submodules included: fixed-output.
+    Git(Git),
     /// Debian packages to one tree, configured by their maintainer scripts.
     UnpackDebs(UnpackDebs<Input>),
     /// Wheels to one tree.
@@ -92,6 +94,17 @@ pub enum Origin {
     Python { project: String, source: Option<String> },
 }
 
+/// The files of a commit, as its objects hold them: nothing is checked out, so no filter, line ending
+/// or attribute changes a byte. Modes are 0644 and 0755, times are the one constant.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Git {
+    /// Where the repository is published, or its folder on this machine.
+    pub url: String,
+    pub commit: Commit,
+    /// Where in the tree the files stand.
+    pub folder: TreePath,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct UnpackDebs<Input> {
     /// Trees that stand below; the result is the difference to them.
@@ -116,12 +129,16 @@ pub struct UnpackWheels<Input> {
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WheelInput<Input> {
-    /// The wheel's file name.
+    /// The wheel's file name. Of a wheel that is built, it ends in [`ANY_TAGS`].
     pub filename: String,
+    /// A fetched file, or a tree that holds the one wheel of that name.
     pub file: Input,
     /// Whether the installer was asked for it by name; pip leaves a file `REQUESTED` then.
     pub requested: bool,
 }
+
+/// `-*.whl`: what a wheel's name and version are followed by where only its build decides the tags.
+pub const ANY_TAGS: &str = "-*.whl";
 
 /// Where a wheel's members go.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -177,6 +194,8 @@ pub enum FileSource<Input> {
 pub struct Run<Input> {
     /// The trees of the root, lowest first.
     pub root: Vec<Input>,
+    /// Fetched files that the command sees.
+    pub files: Vec<InputFile<Input>>,
     /// The program and its arguments; nothing is read by a shell.
     pub command: Vec<String>,
     /// Beside the sandbox's own constants.
@@ -184,6 +203,40 @@ pub struct Run<Input> {
     /// Absolute, inside the root.
     pub working_directory: String,
     pub output: Output,
+    pub effort: Effort,
+}
+
+/// A fetched file in the root of a [`Run`], read-only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InputFile<Input> {
+    /// Absolute, inside the root.
+    pub path: String,
+    pub file: Input,
+}
+
+/// What makes a long build bearable and never another one: no part of the key.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Effort {
+    pub cache: Option<Cache>,
+    pub jobs: Option<Jobs>,
+}
+
+/// A folder that outlives the step, so that a build that was killed goes on where it was.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cache {
+    /// What its folder in the store is called; steps that name it alike share it.
+    pub name: TreePath,
+    /// Where the command sees it: absolute, inside the root.
+    pub path: String,
+}
+
+/// How many compilers run at once: by the machine's cores and memory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Jobs {
+    /// The variable that tells the command: `MAX_JOBS`.
+    pub variable: String,
+    /// What one of them needs at most, in bytes.
+    pub memory: u64,
 }
 
 /// What a command leaves.
@@ -201,6 +254,7 @@ impl<Input> Builder<Input> {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Fetch(_) => "fetch",
+            Self::Git(_) => "git",
             Self::UnpackDebs(_) => "unpack-debs",
             Self::UnpackWheels(_) => "unpack-wheels",
             Self::Files(_) => "files",
@@ -213,6 +267,7 @@ impl<Input> Builder<Input> {
     pub fn version(&self) -> u32 {
         match self {
             Self::Fetch(_) => 1,
+            Self::Git(_) => 1,
             Self::UnpackDebs(_) => 1,
             Self::UnpackWheels(_) => 1,
             Self::Files(_) => 1,
@@ -223,11 +278,11 @@ impl<Input> Builder<Input> {
     /// What it is built from.
     pub fn inputs(&self) -> Vec<&Input> {
         match self {
-            Self::Fetch(_) => Vec::new(),
+            Self::Fetch(_) | Self::Git(_) => Vec::new(),
             Self::UnpackDebs(it) => it.over.iter().chain(it.packages.iter().map(|deb| &deb.file)).collect(),
             Self::UnpackWheels(it) => it.wheels.iter().map(|wheel| &wheel.file).collect(),
             Self::Files(it) => it.entries.iter().filter_map(|entry| entry.source.tree()).collect(),
-            Self::Run(it) => it.root.iter().collect(),
+            Self::Run(it) => it.root.iter().chain(it.files.iter().map(|file| &file.file)).collect(),
         }
     }
 
@@ -241,6 +296,7 @@ impl<Input> Builder<Input> {
     ) -> Result<Builder<Other>, E> {
         Ok(match self {
             Self::Fetch(it) => Builder::Fetch(it.clone()),
+            Self::Git(it) => Builder::Git(it.clone()),
             Self::Files(it) => Builder::Files(Files {
                 entries: it
                     .entries
@@ -284,10 +340,16 @@ impl<Input> Builder<Input> {
             }),
             Self::Run(it) => Builder::Run(Run {
                 root: it.root.iter().map(&mut replace).collect::<Result<_, E>>()?,
+                files: it
+                    .files
+                    .iter()
+                    .map(|file| Ok(InputFile { path: file.path.clone(), file: replace(&file.file)? }))
+                    .collect::<Result<_, E>>()?,
                 command: it.command.clone(),
                 environment: it.environment.clone(),
                 working_directory: it.working_directory.clone(),
                 output: it.output.clone(),
+                effort: it.effort.clone(),
             }),
         })
     }
@@ -331,15 +393,16 @@ impl Encode for Builder<Sha256> {
         match self {
             // Fixed-output: the name and the origin are no part of what it is.
             Self::Fetch(it) => encoder.put(&it.sha256).put(&it.size),
+            Self::Git(it) => encoder.put(it.commit.as_str()).put(&it.folder),
             Self::UnpackDebs(it) => encoder.put(&it.over).put(&it.packages),
             Self::UnpackWheels(it) => encoder.put(&it.wheels).put(&it.layout),
             Self::Files(it) => encoder.put(&it.entries),
-            Self::Run(it) => encoder
-                .put(&it.root)
-                .put(&it.command)
-                .put(&it.environment)
-                .put(&it.working_directory)
-                .put(&it.output),
+            Self::Run(it) => {
+                encoder.put(&it.root).put(&it.command).put(&it.environment).put(&it.working_directory);
+                encoder.put(&it.output);
+                // A step without is what it was before there were any; nothing comes after them.
+                if it.files.is_empty() { encoder } else { encoder.put(&it.files) }
+            }
         };
     }
 }
@@ -353,6 +416,12 @@ impl Encode for DebInput<Sha256> {
 impl Encode for WheelInput<Sha256> {
     fn encode(&self, encoder: &mut Encoder) {
         encoder.put(&self.filename).put(&self.file).put(&self.requested);
+    }
+}
+
+impl Encode for InputFile<Sha256> {
+    fn encode(&self, encoder: &mut Encoder) {
+        encoder.put(&self.path).put(&self.file);
     }
 }
 

@@ -80,6 +80,47 @@ impl fmt::Debug for Sha256 {
     }
 }
 
+/// A commit of Git's: its SHA-1, or SHA-256 in repositories that have it, in lower-case hex. It says
+/// all that the commit holds, submodules' commits included.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
+pub struct Commit(String);
+
+/// The text is no commit's whole name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not the whole name of a commit: 40 or 64 lower-case hex digits")]
+pub struct InvalidCommit(String);
+
+impl Commit {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Commit {
+    type Err = InvalidCommit;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCommit> {
+        let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if digits && matches!(text.len(), 40 | 64) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(InvalidCommit(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Commit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Commit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// The text is not 64 lower-case hex digits (with `sha256:` before them where that is asked for).
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not a SHA-256 digest")]

@@ -19,11 +19,12 @@ pub mod lock;
 pub mod project;
 pub mod python;
 pub mod recipe;
+pub mod sdist;
 pub mod tree;
 pub mod wheels;
 
 pub use derivation::{Builder, Graph, NodeId};
-pub use digest::{BlobDigest, DiffId, Key, Sha256};
+pub use digest::{BlobDigest, Commit, DiffId, Key, Sha256};
 pub use image::Image;
 pub use lock::Lock;
 pub use project::Project;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Sha256;
+use crate::digest::{Commit, Sha256};
 use crate::gpu::Target;
 
 /// The version of the lock's format that this program writes, and the only one that it reads.
@@ -17,9 +17,21 @@ pub const VERSION: u32 = 1;
 pub struct Requirements {
     pub debian: DebianRequirements,
     pub python: PythonRequirements,
+    /// What is compiled from source, by name. A commit is all there is to lock.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub git: BTreeMap<String, GitSource>,
     /// Libraries about which a recipe promises something.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpu: Vec<GpuRequirement>,
+}
+
+/// A repository at a commit.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GitSource {
+    /// Where it is published, or the folder of a repository on this machine.
+    pub url: String,
+    pub commit: Commit,
 }
 
 /// A library whose device code the lock records, where the distribution comes from another index
@@ -256,6 +268,9 @@ pub struct Distribution {
     pub dependencies: BTreeMap<String, serde_json::Value>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extras: BTreeMap<String, Vec<String>>,
+    /// What the wheel of an sdist is built with: its own requirements, and theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub build: Vec<Distribution>,
 }
 
 /// A file of a Python index.

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::derivation::{Builder, Fetch, Graph, Layout, NodeId, Origin, UnpackWheels, WheelInput};
 use crate::image::Layer;
-use crate::lock::{Distribution, File, Lock};
+use crate::lock::{Distribution, File, FileKind, Lock};
 use crate::python::{PIP, Scheme};
 use crate::recipe::RecipeError;
+use crate::sdist::{self, Build};
 
 /// From this size on, in bytes, a wheel has a layer of its own, unless a recipe wants it otherwise.
 pub const LARGE: u64 = 20_000_000;
@@ -32,13 +33,15 @@ pub struct Group<'a> {
     /// From this size on, in bytes, a wheel has a layer of its own, so that a change to another
     /// leaves it alone. The choice depends on the wheel alone: adding one moves no other.
     pub large: u64,
+    /// What is done with a distribution that has no wheel.
+    pub build: &'a Build,
 }
 
 /// pip, Poetry and what they need: the one layer that pip answers for.
 ///
 /// # Errors
 /// The lock has no tools.
-pub fn tools(graph: &mut Graph, lock: &Lock) -> Result<Layer, RecipeError> {
+pub fn tools(graph: &mut Graph, lock: &Lock, build: &Build) -> Result<Layer, RecipeError> {
     let asked_for = &lock.requirements.python.tools;
     let group = Group {
         what: "pip and poetry",
@@ -46,6 +49,7 @@ pub fn tools(graph: &mut Graph, lock: &Lock) -> Result<Layer, RecipeError> {
         created_by: &format!("python3 -m pip install --upgrade {}", asked_for.join(" ")),
         layout: Layout::Site(Scheme::debian(&lock.python, PIP)?),
         large: u64::MAX,
+        build,
     };
     let layers = layers(graph, &group, lock.python.tools.iter());
     layers.small.ok_or_else(|| RecipeError("the lock has neither pip nor poetry".to_owned()))
@@ -61,6 +65,7 @@ pub fn poetry_install(
     lock: &Lock,
     with: &[&str],
     large: u64,
+    build: &Build,
 ) -> Result<Layers, RecipeError> {
     let groups = selected(lock, with)?;
     let there: BTreeSet<&str> = lock.python.tools.iter().map(|tool| tool.name.as_str()).collect();
@@ -75,6 +80,7 @@ pub fn poetry_install(
         created_by: &format!("poetry install{}", with.concat()),
         layout: Layout::Site(Scheme::debian(&lock.python, &format!("Poetry {}", lock.python.poetry))?),
         large,
+        build,
     };
     Ok(layers(graph, &group, lock.python.packages.iter().filter(wanted)))
 }
@@ -101,7 +107,7 @@ pub fn layers<'a>(
     let (mut large, small): (Vec<_>, Vec<_>) = distributions.partition(|one| one.file.size >= group.large);
     large.sort_by(|one, other| other.file.size.cmp(&one.file.size).then_with(|| one.name.cmp(&other.name)));
     let mut layer = |name: String, members: &[&Distribution]| Layer {
-        tree: unpack(graph, &name, members, &group.layout),
+        tree: unpack(graph, &name, members, group),
         step: group.step.to_owned(),
         created_by: format!("{}: {name}", group.created_by),
     };
@@ -111,18 +117,20 @@ pub fn layers<'a>(
     Layers { large, small }
 }
 
-fn unpack(graph: &mut Graph, name: &str, distributions: &[&Distribution], layout: &Layout) -> NodeId {
-    let wheels = distributions.iter().map(|distribution| WheelInput {
-        filename: distribution.file.name.clone(),
-        file: fetch(graph, distribution),
-        requested: distribution.requested
-            && matches!(layout, Layout::Site(scheme) if scheme.installer == PIP),
+fn unpack(graph: &mut Graph, name: &str, distributions: &[&Distribution], group: &Group<'_>) -> NodeId {
+    let of_pip = matches!(&group.layout, Layout::Site(scheme) if scheme.installer == PIP);
+    let wheels = distributions.iter().map(|distribution| {
+        let (filename, file) = match distribution.file.kind {
+            FileKind::Wheel => (distribution.file.name.clone(), fetch(graph, distribution)),
+            FileKind::Sdist => (sdist::wheel_name(distribution), group.build.wheel(graph, distribution)),
+        };
+        WheelInput { filename, file, requested: distribution.requested && of_pip }
     });
     let wheels = wheels.collect();
-    graph.add(name, Builder::UnpackWheels(UnpackWheels { wheels, layout: layout.clone() }))
+    graph.add(name, Builder::UnpackWheels(UnpackWheels { wheels, layout: group.layout.clone() }))
 }
 
-fn fetch(graph: &mut Graph, distribution: &Distribution) -> NodeId {
+pub(crate) fn fetch(graph: &mut Graph, distribution: &Distribution) -> NodeId {
     let origin = Origin::Python { project: distribution.name.clone(), source: distribution.source.clone() };
     let File { name, sha256, size, .. } = distribution.file.clone();
     graph.add(name.clone(), Builder::Fetch(Fetch { file: name, sha256, size, origin }))

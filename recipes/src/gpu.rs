@@ -26,3 +26,8 @@ pub fn requirement() -> GpuRequirement {
 pub fn binary(lock: &Lock) -> Promise {
     Promise::of_locked(lock, LIBRARY, &WHEEL)
 }
+
+/// What `TORCH_CUDA_ARCH_LIST` asks for.
+pub fn source() -> Promise {
+    Promise::new(LIBRARY, [Target::new(5, 2)])
+}

@@ -8,6 +8,7 @@ mod lock;
 mod plan;
 mod report;
 mod session;
+mod shell;
 mod variants;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Verb {
     Plan(plan::Arguments),
     /// Show what an image holds.
     Inspect(inspect::Arguments),
+    /// Enter a build step: what it left when it failed, or what it starts from.
+    Shell(shell::Arguments),
     /// List the images that can be built.
     Variants(variants::Arguments),
     /// Print a completion script for a shell.
@@ -75,6 +78,7 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
         Verb::Lock(arguments) => lock::run(recipes, &arguments),
         Verb::Plan(arguments) => plan::run(recipes, &arguments),
         Verb::Inspect(arguments) => inspect::run(recipes, &arguments),
+        Verb::Shell(arguments) => shell::run(recipes, &arguments),
         Verb::Variants(arguments) => variants::run(recipes, &arguments),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "assemble", &mut std::io::stdout());

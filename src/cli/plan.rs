@@ -7,7 +7,7 @@ use super::choice::{Choice, Declared};
 use super::report::{Reporter, bytes};
 use super::session::{Options, Session};
 use crate::Result;
-use crate::realise::{Planned, State};
+use crate::realise::{Planned, State, Step};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -33,7 +33,8 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     why.iter().for_each(|line| eprintln!("  gpu       {line}"));
     if arguments.json {
         let layers: Vec<_> = plan.layers.iter().map(as_json).collect();
-        return super::print(json!({ "variant": image.variant, "layers": layers }));
+        let steps: Vec<_> = plan.steps.iter().map(step_as_json).collect();
+        return super::print(json!({ "variant": image.variant, "layers": layers, "steps": steps }));
     }
     for layer in &plan.layers {
         let (files, size) = layer.fetch;
@@ -50,7 +51,24 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
             super::print(format!("            until {until} is built"))?;
         }
     }
-    Ok(())
+    plan.steps.iter().try_for_each(print_step)
+}
+
+/// What layers are made from, and by what.
+fn print_step(step: &Step) -> Result<()> {
+    super::print(format!("  {:<10}{:<20}{}", word(&step.state), "(step)", step.name))?;
+    step.about.iter().try_for_each(|line| super::print(format!("            {line}")))
+}
+
+fn step_as_json(step: &Step) -> serde_json::Value {
+    json!({ "name": step.name, "state": word(&step.state), "until": until(&step.state), "about": step.about })
+}
+
+fn until(state: &State) -> Option<&String> {
+    match state {
+        State::Undecided { until } => Some(until),
+        _ => None,
+    }
 }
 
 fn word(state: &State) -> &'static str {
@@ -64,12 +82,8 @@ fn word(state: &State) -> &'static str {
 }
 
 fn as_json(layer: &Planned) -> serde_json::Value {
-    let until = match &layer.state {
-        State::Undecided { until } => Some(until),
-        _ => None,
-    };
     json!({
-        "name": layer.name, "step": layer.step, "state": word(&layer.state), "until": until, "size": layer.size,
+        "name": layer.name, "step": layer.step, "state": word(&layer.state), "until": until(&layer.state), "size": layer.size,
         "fetch": { "files": layer.fetch.0, "bytes": layer.fetch.1 },
     })
 }

@@ -99,6 +99,7 @@ impl Screen {
                     bar.set_message(line.chars().take(60).collect::<String>());
                 }
             }
+            Event::Progress { name, done, total, left } => self.progress(&name, done, total, left),
             Event::Built { name, size, took } => {
                 self.end(&name);
                 self.line(format!("  built     {name}   {}   {}", bytes(size), seconds(took)));
@@ -129,6 +130,17 @@ impl Screen {
             bars.add(ProgressBar::new(size).with_style(style(template)).with_message(file))
         });
         bar.set_position(done);
+    }
+
+    /// On a terminal always; elsewhere a line for each tenth of the way.
+    fn progress(&mut self, name: &str, done: u64, total: u64, left: Option<Duration>) {
+        let left = left.map_or(String::new(), |left| format!("   {} left", rough(left)));
+        let text = format!("{done} of {total}{left}");
+        if let Some(bar) = self.running.get(name) {
+            bar.set_prefix(format!("{name}   {text}"));
+        } else if !self.terminal && total >= 10 && done * 10 / total != (done.max(1) - 1) * 10 / total {
+            self.line(format!("  building  {name}   {text}"));
+        }
     }
 
     fn spin(&mut self, name: &str, what: &str) {
@@ -163,6 +175,15 @@ pub fn bytes(bytes: u64) -> String {
     }
     let digits = usize::from(unit > 0 && value < 99.5);
     format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// `2 h 5 min`, `3 min`, `40 s`.
+fn rough(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min", seconds / 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
 }
 
 fn seconds(took: Duration) -> String {

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use assemble_layers::lock::GitSource;
 use assemble_layers::{Image, Lock, Recipes};
 
+use crate::fetch::git::{self, Mirror};
 use crate::fetch::{Network, Places};
 use crate::lock::{self, Maker, Manifest, Update};
 use crate::realise::{Engine, Event};
@@ -29,7 +31,7 @@ pub struct Options {
     jobs: Option<usize>,
     /// Point a source of `pyproject.toml` elsewhere; `NAME=pypi` means the default index, and
     /// `pypi=URL` says what that is (may be given several times).
-    #[arg(long = "index", value_name = "NAME=URL", value_parser = index)]
+    #[arg(long = "index", value_name = "NAME=URL", value_parser = named)]
     indexes: Vec<(String, String)>,
     /// A mirror of Debian's archive.
     #[arg(long, value_name = "URL", env = "ASSEMBLE_DEBIAN_MIRROR", hide_env_values = true)]
@@ -37,6 +39,14 @@ pub struct Options {
     /// An archive of Debian's past, for packages that mirrors no longer have.
     #[arg(long, value_name = "URL", env = "ASSEMBLE_DEBIAN_SNAPSHOT", hide_env_values = true)]
     debian_snapshot: Option<String>,
+    /// Fetch Git repositories whose address begins with FROM from TO, an address or a folder;
+    /// submodules too (may be given several times).
+    #[arg(long = "git-mirror", value_name = "FROM=TO")]
+    git_mirrors: Vec<Mirror>,
+    /// Build one of the recipes' sources from another repository: a folder as it is committed there,
+    /// or an address or a folder at a commit (may be given several times).
+    #[arg(long = "source", value_name = "NAME=PATH|URL@COMMIT", value_parser = named)]
+    sources: Vec<(String, String)>,
     /// Take an expired Debian index all the same.
     #[arg(long)]
     allow_expired: bool,
@@ -51,10 +61,10 @@ pub struct Options {
     pub verbose: bool,
 }
 
-fn index(text: &str) -> Result<(String, String), String> {
+fn named(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, url)) if !name.is_empty() && !url.is_empty() => Ok((name.to_owned(), url.to_owned())),
-        _ => Err("it is not NAME=URL".to_owned()),
+        _ => Err("it is not NAME=VALUE".to_owned()),
     }
 }
 
@@ -86,6 +96,7 @@ impl<'a> Session<'a> {
             sources: manifest.sources.iter().cloned().collect(),
             debian_mirror: options.debian_mirror.clone(),
             debian_snapshot: options.debian_snapshot.clone(),
+            git_mirrors: options.git_mirrors.clone(),
             allow_expired: options.allow_expired,
             offline: options.offline,
         };
@@ -178,10 +189,24 @@ impl<'a> Session<'a> {
     /// A variant that is not there; a project that cannot be read; what the recipe says.
     pub fn image(&self, variant: &str, lock: &Lock) -> Result<Image> {
         let project = project::read(&self.options.project, &self.recipes.manifests(), &self.store)?;
-        let image = self.recipes.image(variant, lock, &project);
+        let image = self.recipes.image(variant, &self.with_sources(lock)?, &project);
         image.map_err(|error| {
             Error::new(Kind::Input, error.to_string()).within(format!("`{variant}` cannot be declared"))
         })
+    }
+
+    /// The lock with the sources that the command line names instead of the recipes' own.
+    fn with_sources(&self, lock: &Lock) -> Result<Lock> {
+        let mut lock = lock.clone();
+        for (name, text) in &self.options.sources {
+            let names: Vec<_> = lock.requirements.git.keys().map(|name| format!("`{name}`")).collect();
+            let source = lock.requirements.git.get_mut(name).ok_or_else(|| {
+                Error::new(Kind::Usage, format!("no recipe compiles a source `{name}`"))
+                    .hint(format!("those that are compiled: {}", names.join(", ")))
+            })?;
+            *source = git_source(text)?;
+        }
+        Ok(lock)
     }
 
     /// The variant that was asked for, or the one that the environment or the recipes choose.
@@ -205,6 +230,28 @@ impl<'a> Session<'a> {
         Err(Error::new(Kind::Usage, format!("there is no variant `{chosen}`"))
             .hint(format!("there is {}; `assemble variants` describes them", names.join(", "))))
     }
+}
+
+/// `PATH`, `PATH@COMMIT` or `URL@COMMIT`.
+fn git_source(text: &str) -> Result<GitSource> {
+    let pinned = text.rsplit_once('@').and_then(|(place, commit)| Some((place, commit.parse().ok()?)));
+    let (place, commit) = match pinned {
+        Some((place, commit)) => (place, Some(commit)),
+        None => (text, None),
+    };
+    if Path::new(place).is_dir() {
+        let folder = fs_err::canonicalize(place)?;
+        let commit = commit.map_or_else(|| git::head(&folder), Ok)?;
+        let url = folder.into_os_string().into_string().map_err(|folder| {
+            Error::new(Kind::Usage, format!("the folder `{}` is no UTF-8", folder.display()))
+        })?;
+        return Ok(GitSource { url, commit });
+    }
+    let commit = commit.ok_or_else(|| {
+        Error::new(Kind::Usage, format!("`{place}` is neither a folder nor URL@COMMIT"))
+            .hint("a commit is named whole: `git ls-remote URL` shows those of branches and tags")
+    })?;
+    Ok(GitSource { url: place.to_owned(), commit })
 }
 
 fn store_folder(options: &Options) -> Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! Getting locked files, by digest, from wherever they are.
+//! Getting locked files, by digest, and repositories, by commit, from wherever they are.
 //!
 //! The lock says what a file is; this says where it may be: addresses are configuration, found at
 //! run time, and tried in order until one serves the very bytes. Synchronous: the engine calls from
@@ -7,6 +7,7 @@
 mod address;
 mod date;
 pub mod debian;
+pub mod git;
 pub mod http;
 mod login;
 mod machine;

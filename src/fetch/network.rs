@@ -8,7 +8,7 @@ use assemble_layers::Lock;
 use assemble_layers::derivation::Fetch;
 use assemble_layers::lock::Deb;
 
-use super::{Address, Configuration, Fetcher, Machine, python};
+use super::{Address, Configuration, Fetcher, Machine, git, python};
 use crate::pack::deb;
 use crate::{Error, Kind, Result, realise};
 
@@ -27,6 +27,8 @@ pub struct Places {
     pub sources: BTreeMap<String, String>,
     pub debian_mirror: Option<String>,
     pub debian_snapshot: Option<String>,
+    /// `--git-mirror FROM=TO`.
+    pub git_mirrors: Vec<git::Mirror>,
     pub allow_expired: bool,
     pub offline: bool,
 }
@@ -34,6 +36,7 @@ pub struct Places {
 /// A fetcher that is made when it is needed.
 pub struct Network {
     configuration: Configuration,
+    git_mirrors: Vec<git::Mirror>,
     pip: Option<Deb>,
     folder: PathBuf,
     fetcher: OnceLock<Result<Fetcher>>,
@@ -62,7 +65,8 @@ impl Network {
         };
         let pip =
             lock.and_then(|lock| lock.debian.package.iter().find(|deb| deb.name == PIP_PACKAGE).cloned());
-        Self { configuration, pip, folder: folder.to_owned(), fetcher: OnceLock::new() }
+        let git_mirrors = places.git_mirrors.clone();
+        Self { configuration, git_mirrors, pip, folder: folder.to_owned(), fetcher: OnceLock::new() }
     }
 
     /// # Errors
@@ -85,6 +89,10 @@ fn clone((name, url): (&String, &String)) -> (String, String) {
 impl realise::Fetcher for Network {
     fn fetch(&self, fetch: &Fetch, into: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
         self.fetcher()?.fetch(fetch, into, progress)
+    }
+
+    fn repository<'a>(&'a self, folder: &Path) -> Result<git::Repository<'a>> {
+        git::Repository::open(folder, &self.git_mirrors, self.configuration.offline)
     }
 }
 

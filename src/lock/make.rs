@@ -128,13 +128,20 @@ impl Maker<'_> {
     }
 }
 
-/// The root that Poetry is asked in: every set of Debian's packages, each over those before it.
+/// The package whose set is the last that Poetry needs: what comes after it is gigabytes of others'.
+const LAST: &str = "python3-venv";
+
+/// The root that Poetry is asked in: the sets of Debian's packages up to the one that names
+/// `python3-venv`, each over those before it.
 fn root(debian: &Debian, requirements: &Requirements) -> (Graph, Vec<NodeId>) {
     let mut graph = Graph::default();
     let mut trees = Vec::new();
     for set in &requirements.debian.sets {
         let name = format!("{} (for locking)", set.name);
         trees.push(debian_graph::unpack_set(&mut graph, debian, &set.name, &name, &trees));
+        if set.packages.iter().any(|package| package == LAST) {
+            break;
+        }
     }
     (graph, trees)
 }

@@ -77,7 +77,9 @@ fn check(lock: &Lock) -> Result<()> {
         }
     }
     let python = &lock.python;
-    for list in [&python.packages, &python.tools].into_iter().chain(python.collections.values()) {
+    let lists = [&python.packages, &python.tools].into_iter().chain(python.collections.values());
+    let builds = python.packages.iter().map(|one| &one.build);
+    for list in lists.chain(builds) {
         // One name may have two versions, for different groups or markers.
         let mut versions = BTreeSet::new();
         for Distribution { name, version, file, .. } in list {
@@ -119,6 +121,9 @@ pub fn outdated(lock: &Lock, requirements: &Requirements, manifest: &Manifest) -
     }
     if lock.requirements.python != requirements.python {
         reasons.push("the recipe asks for other Python tools or collections".to_owned());
+    }
+    if lock.requirements.git != requirements.git {
+        reasons.push("the recipe asks for other sources to compile".to_owned());
     }
     if lock.requirements.gpu != requirements.gpu {
         reasons.push("the recipe asks what other libraries are for".to_owned());

@@ -185,7 +185,7 @@ fn command(folder: &Path) -> Result<Command> {
          || test -s /{ANSWER}/answer.json; }}"
     );
     let mut command = Command::new(["/bin/sh", "-c", &script]);
-    command.binds.push(Bind { source: folder.to_owned(), target: PathBuf::from(QUESTION) });
+    command.binds.push(Bind { source: folder.to_owned(), target: PathBuf::from(QUESTION), writable: false });
     for (name, value) in std::env::vars() {
         if is_passed_on(&name) {
             command.environment.insert(name, value);

@@ -411,7 +411,38 @@ def file_of(repository: HTTPRepository, link: Link) -> File:
     return {"name": link.filename, "sha256": sha256, "size": size, "kind": kind}
 
 
-def project_packages(copy: Poetry, locked: dict[str, Any], extras: Iterable[str]) -> list[Entry]:
+def build_requirements(
+    request: Request, index: HTTPRepository, repository: HTTPRepository, link: Link, previous: list[Entry]
+) -> list[Entry]:
+    """What an sdist's wheel is built with: its `[build-system]` (PEP 518), wheels only.
+
+    A backend may ask for more when it is called; setuptools asks for `wheel`, in some versions.
+    """
+    import tarfile
+    import tomllib
+    import zipfile
+    from io import BytesIO
+
+    say(f"reading {link.filename}")
+    archive = BytesIO(repository.session.get(link.url).content)
+    files: Iterable[tuple[str, Callable[[], bytes]]]
+    if link.filename.endswith(".zip"):
+        opened = zipfile.ZipFile(archive)
+        files = [(name, lambda name=name: opened.read(name)) for name in opened.namelist()]
+    else:
+        tar = tarfile.open(fileobj=archive)
+        files = [(it.name, lambda it=it: tar.extractfile(it).read()) for it in tar.getmembers() if it.isfile()]
+    manifest = next((read() for name, read in files if re.fullmatch(r"[^/]+/pyproject\.toml", name)), b"")
+    system = tomllib.loads(manifest.decode()).get("build-system", {})
+    requires = list(system.get("requires", ["setuptools"]))
+    if system.get("build-backend", "setuptools").startswith("setuptools"):
+        requires.append("wheel")
+    return pip_packages(request, index, requires, "--only-binary=:all:", constraints=[], previous=previous)
+
+
+def project_packages(
+    request: Request, index: HTTPRepository, copy: Poetry, locked: dict[str, Any], extras: Iterable[str]
+) -> list[Entry]:
     """The locked packages that belong to this platform, with the file Poetry would install."""
     from poetry.core.packages.package import Package
     from poetry.installation.chooser import Chooser
@@ -440,14 +471,26 @@ def project_packages(copy: Poetry, locked: dict[str, Any], extras: Iterable[str]
         package.files = entry["files"]
         repository: Any = copy.pool.repository(source["reference"])
         try:
-            file = file_of(repository, chooser.choose_for(package))
+            link = chooser.choose_for(package)
+            file = file_of(repository, link)
         except Exception as error:  # of the network, or a PoetryRuntimeError
             raise Failure(
                 "file", f"no file of `{name} {version}` fits this image", subject=name, detail=str(error)
             ) from error
+        build = []
+        if file["kind"] == "sdist":
+            known = {(p["name"], p["version"]): p for p in (request["previous"] or {"packages": []})["packages"]}
+            try:
+                earlier = known.get((name, version), {}).get("build", [])
+                build = build_requirements(request, index, repository, link, earlier)
+            except Exception as error:  # of the network, of the archive, of pip
+                raise Failure(
+                    "file", f"what `{name} {version}` is built with cannot be had", subject=name, detail=str(error)
+                ) from error
         return {
             "name": name,
             "version": version,
+            "build": build,
             "source": None if source["reference"] == DEFAULT else source["reference"],
             "groups": entry["groups"],
             "markers": entry.get("markers"),
@@ -573,10 +616,10 @@ def answer(request: Request, index_url: str) -> dict[str, Any]:
     check_sources(copy)
     locked = lock(request, copy, sources)
     extras = sorted(project.package.extras)
-    packages = project_packages(copy, locked, extras)
+    index = LegacyRepository(DEFAULT, index_url, config=copy.config)
+    packages = project_packages(request, index, copy, locked, extras)
 
     previous = request["previous"] or {"tools": [], "collections": {}}
-    index = LegacyRepository(DEFAULT, index_url, config=copy.config)
     say("resolving the tools")
     versions = [f"{package['name']}=={package['version']}" for package in packages]
     names = {package["name"] for package in packages}

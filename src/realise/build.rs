@@ -1,19 +1,24 @@
 //! Running one builder.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use assemble_layers::derivation::{DebInput, Fetch, FileSource, Files, Run, UnpackDebs, UnpackWheels};
+use assemble_layers::derivation::{
+    ANY_TAGS, DebInput, Fetch, FileSource, Files, Git, Layout, Run, UnpackDebs, UnpackWheels, WheelInput,
+};
 use assemble_layers::digest::Hasher;
 use assemble_layers::{
     BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Sha256, Tree, TreePath,
 };
 
+use super::effort::{self, Counter};
 use super::event::Event;
 use super::{Realisation, Realised};
+use crate::fetch::{self, git::MemberKind};
 use crate::pack::{self, Contents, TreeBuilder, wheel};
-use crate::sandbox::{Command, DebFile, Job, Sandbox, Task};
+use crate::sandbox::{Bind, Command, DebFile, Job, Sandbox, Task};
 use crate::{Error, Kind, Result};
 
 /// A tree that is in the store.
@@ -22,6 +27,14 @@ pub(super) struct Built {
     /// Of the tree's tar, in bytes.
     pub size: u64,
     pub took: Duration,
+}
+
+/// A wheel that is in the store.
+struct WheelFile {
+    filename: String,
+    blob: BlobDigest,
+    path: PathBuf,
+    requested: bool,
 }
 
 impl Realisation<'_> {
@@ -36,9 +49,10 @@ impl Realisation<'_> {
                 }
                 self.work_on(node, || self.files(files))
             }
+            Builder::Git(git) => self.work_on(node, || self.git(name, git)),
             Builder::UnpackWheels(wheels) => {
-                let files = self.fetch_inputs(wheels.wheels.iter().map(|wheel| wheel.file))?;
-                self.work_on(node, || self.unpack_wheels(wheels, &files))
+                let files = self.wheels(wheels)?;
+                self.work_on(node, || self.unpack_wheels(&wheels.layout, &files))
             }
             Builder::UnpackDebs(debs) => {
                 let root = self.root(&debs.over)?;
@@ -47,7 +61,8 @@ impl Realisation<'_> {
             }
             Builder::Run(run) => {
                 let root = self.root(&run.root)?;
-                self.work_on(node, || self.sandboxed(name, key, root, run_task(run)))
+                let task = self.run_task(run)?;
+                self.work_on(node, || self.sandboxed(name, key, root, task))
             }
         }
     }
@@ -116,7 +131,7 @@ impl Realisation<'_> {
     }
 
     /// The trees that make a root, their contents present.
-    fn root(&self, trees: &[NodeId]) -> Result<Vec<Realised>> {
+    pub(super) fn root(&self, trees: &[NodeId]) -> Result<Vec<Realised>> {
         trees.iter().map(|tree| self.tree_with_content(*tree)).collect()
     }
 
@@ -128,14 +143,123 @@ impl Realisation<'_> {
         Ok((diff_id, size))
     }
 
-    fn unpack_wheels(&self, wheels: &UnpackWheels<NodeId>, files: &[PathBuf]) -> Result<(DiffId, u64)> {
+    fn unpack_wheels(&self, layout: &Layout, files: &[WheelFile]) -> Result<(DiffId, u64)> {
         let file_of = |blob| self.engine.store.blob_file(blob);
         let mut contents = Contents::new(&file_of);
         let mut builder = TreeBuilder::default();
-        for (input, path) in wheels.wheels.iter().zip(files) {
-            let blob = BlobDigest(self.identity(input.file)?);
-            let wheel = wheel::Wheel { filename: &input.filename, blob, path, requested: input.requested };
-            wheel::unpack(&wheel, &wheels.layout, &mut contents, &mut builder)?;
+        for WheelFile { filename, blob, path, requested } in files {
+            let wheel = wheel::Wheel { filename, blob: *blob, path, requested: *requested };
+            wheel::unpack(&wheel, layout, &mut contents, &mut builder)?;
+        }
+        self.finish(builder, &mut contents)
+    }
+
+    /// Every wheel as a blob of its own, whether it was fetched or built.
+    fn wheels(&self, wheels: &UnpackWheels<NodeId>) -> Result<Vec<WheelFile>> {
+        let is_fetched =
+            |wheel: &&WheelInput<NodeId>| matches!(self.graph.node(wheel.file).builder, Builder::Fetch(_));
+        let fetched = wheels.wheels.iter().filter(is_fetched).map(|wheel| wheel.file);
+        let mut paths = self.fetch_inputs(fetched)?.into_iter();
+        let file = |wheel: &WheelInput<NodeId>| {
+            if !is_fetched(&wheel) {
+                return self.built_wheel(wheel);
+            }
+            let path = paths.next().expect("one for each that is fetched");
+            let blob = BlobDigest(self.identity(wheel.file)?);
+            Ok(WheelFile { filename: wheel.filename.clone(), blob, path, requested: wheel.requested })
+        };
+        wheels.wheels.iter().map(file).collect()
+    }
+
+    /// The one wheel of that name and version in a built tree.
+    fn built_wheel(&self, input: &WheelInput<NodeId>) -> Result<WheelFile> {
+        let store = self.engine.store;
+        let stem = input.filename.strip_suffix(ANY_TAGS).unwrap_or(&input.filename);
+        let diff_id = self.tree_with_content(input.file)?.diff_id;
+        let tree = store.tree(diff_id)?.unwrap_or_default();
+        let names: Vec<_> = tree.entries().iter().map(|entry| entry.path.to_string()).collect();
+        let wrong = |what: &str| {
+            Error::new(
+                Kind::Build,
+                format!("`{}` left {what} `{stem}{ANY_TAGS}`", self.graph.node(input.file).name),
+            )
+            .detail(format!("it left {}", names.join(", ")))
+        };
+        // Backends write names in capitals or with dots, and all of them mean the same.
+        let plain = |name: &str| name.replace(['-', '.'], "_").to_lowercase();
+        let fits =
+            |name: &str| plain(name).starts_with(&plain(&format!("{stem}-"))) && name.ends_with(".whl");
+        let mut found = tree.entries().iter().zip(&names).filter(|(_, name)| fits(name));
+        let (Some((entry, filename)), None) = (found.next(), found.next()) else {
+            return Err(wrong("not just one wheel"));
+        };
+        let EntryKind::File(content) = &entry.kind else { return Err(wrong("no file")) };
+        let working = store.working_folder()?;
+        let draft = working.path().join("wheel");
+        let mut file = std::io::BufWriter::new(fs_err::File::create(&draft)?);
+        let mut hasher = Hasher::new();
+        let file_of = |blob| store.blob_file(blob);
+        Contents::new(&file_of).read(&entry.path, content, &mut |piece| {
+            hasher.update(piece);
+            Ok(std::io::Write::write_all(&mut file, piece)?)
+        })?;
+        std::io::Write::flush(&mut file)?;
+        let blob = BlobDigest(hasher.finish());
+        store.adopt(&draft, blob)?;
+        let path = store.blob_file(blob);
+        Ok(WheelFile { filename: filename.clone(), blob, path, requested: input.requested })
+    }
+
+    /// The files of a commit: their bytes one after the other as one blob.
+    fn git(&self, name: &str, git: &Git) -> Result<(DiffId, u64)> {
+        let store = self.engine.store;
+        let repository = self.engine.fetcher.repository(&store.git_folder())?;
+        let mut say = |line: &str| match effort::received(line) {
+            Some((done, total)) => {
+                self.engine.send(Event::Progress { name: name.to_owned(), done, total, left: None })
+            }
+            None if effort::is_percentage(line) => {}
+            None => self.engine.send(Event::Log { name: name.to_owned(), line: line.to_owned() }),
+        };
+        let members = repository.members(&git.url, &git.commit, &mut say)?;
+        let working = store.working_folder()?;
+        let path = working.path().join("files");
+        let mut file = std::io::BufWriter::with_capacity(1 << 17, fs_err::File::create(&path)?);
+        let (mut hasher, mut offset) = (Hasher::new(), 0);
+        let mut found = Vec::with_capacity(members.len());
+        fetch::git::files(&repository, &members, &mut |member, size, content| {
+            if member.kind == MemberKind::Link {
+                let mut target = Vec::new();
+                content.read_to_end(&mut target)?;
+                found.push((0, 0, target));
+                return Ok(());
+            }
+            let mut bytes = Vec::new();
+            while Read::take(&mut *content, 1 << 17).read_to_end(&mut bytes)? > 0 {
+                hasher.update(&bytes);
+                std::io::Write::write_all(&mut file, &bytes)?;
+                bytes.clear();
+            }
+            found.push((offset, size, Vec::new()));
+            offset += size;
+            Ok(())
+        })?;
+        std::io::Write::flush(&mut file)?;
+        let blob = BlobDigest(hasher.finish());
+        store.adopt(&path, blob)?;
+        let file_of = |blob| store.blob_file(blob);
+        let mut contents = Contents::new(&file_of);
+        let mut builder = TreeBuilder::default();
+        builder.directory(git.folder.clone(), 0o755)?;
+        for (member, (offset, length, target)) in members.iter().zip(found) {
+            let path = git.folder.join(member.path.as_bytes())?;
+            match member.kind {
+                MemberKind::Link => builder.symlink(path, &target)?,
+                MemberKind::File { executable } => {
+                    let mode = if executable { 0o755 } else { 0o644 };
+                    builder.stored(path, Content::Plain { blob, offset, length }, mode, &mut contents)?;
+                }
+            }
         }
         self.finish(builder, &mut contents)
     }
@@ -194,13 +318,32 @@ impl Realisation<'_> {
             task,
         };
         let mut log = std::io::BufWriter::new(fs_err::File::create(store.log_file(key))?);
-        let outcome = Sandbox::default()
-            .run(&job, &mut |line| {
-                // A log that cannot be written is no reason to stop: the lines are shown as well.
-                let _ = std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes());
-                self.engine.send(Event::Log { name: name.to_owned(), line: line.to_owned() });
-            })
-            .map_err(|error| error.detail(format!("the whole log is `{}`", store.log_file(key).display())))?;
+        let mut counter = Counter::default();
+        let outcome = Sandbox::default().run(&job, &mut |line| {
+            // A log that cannot be written is no reason to stop: the lines are shown as well.
+            let _ = std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes());
+            if let Some((done, total, left)) = counter.read(line) {
+                self.engine.send(Event::Progress { name: name.to_owned(), done, total, left });
+            }
+            self.engine.send(Event::Log { name: name.to_owned(), line: line.to_owned() });
+        });
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let error = error.detail(format!("the whole log is `{}`", store.log_file(key).display()));
+                // What the machine or the disk did to it is not to be looked at in the root.
+                if error.kind() != Kind::Build || !matches!(job.task, Task::Run { .. }) {
+                    return Err(error);
+                }
+                store.keep_failed(key, working.path())?;
+                let shell = format!("`assemble shell --step \"{name}\"` shows what it left");
+                return Err(match error.hint_text() {
+                    None => error.hint(shell),
+                    Some(_) => error.detail(shell),
+                });
+            }
+        };
+        store.forget_failed(key)?;
         let size = fs_err::metadata(&outcome.tar)?.len();
         store.adopt(&outcome.tar, BlobDigest(outcome.diff_id.0))?;
         store.put_tree(outcome.diff_id, &outcome.tree)?;
@@ -208,7 +351,34 @@ impl Realisation<'_> {
         Ok((outcome.diff_id, size))
     }
 
-    fn blob_files(&self, root: &[Realised]) -> Result<BTreeMap<BlobDigest, PathBuf>> {
+    fn run_task(&self, run: &Run<NodeId>) -> Result<Task> {
+        let command = self.command(run)?;
+        Ok(Task::Run { command, network: false, output: Some(run.output.clone()) })
+    }
+
+    /// The command with what this machine gives it.
+    pub(super) fn command(&self, run: &Run<NodeId>) -> Result<Command> {
+        let mut command = Command {
+            environment: run.environment.clone(),
+            working_directory: run.working_directory.clone(),
+            ..Command::new(run.command.clone())
+        };
+        let files = self.fetch_inputs(run.files.iter().map(|file| file.file))?;
+        for (file, source) in run.files.iter().zip(files) {
+            command.binds.push(Bind { source, target: PathBuf::from(&file.path), writable: false });
+        }
+        if let Some(cache) = &run.effort.cache {
+            let source = self.engine.store.cache_folder(&cache.name)?;
+            command.binds.push(Bind { source, target: PathBuf::from(&cache.path), writable: true });
+        }
+        if let Some(jobs) = &run.effort.jobs {
+            let count = effort::jobs(jobs.memory);
+            command.environment.insert(jobs.variable.clone(), count.to_string());
+        }
+        Ok(command)
+    }
+
+    pub(super) fn blob_files(&self, root: &[Realised]) -> Result<BTreeMap<BlobDigest, PathBuf>> {
         let store = self.engine.store;
         let mut files = BTreeMap::new();
         for tree in root {
@@ -224,15 +394,6 @@ fn unpack_debs(debs: &UnpackDebs<NodeId>, files: Vec<PathBuf>) -> Task {
         DebFile { package: package.clone(), path, automatic: *automatic }
     });
     Task::UnpackDebs { packages: packages.collect() }
-}
-
-fn run_task(run: &Run<NodeId>) -> Task {
-    let command = Command {
-        environment: run.environment.clone(),
-        working_directory: run.working_directory.clone(),
-        ..Command::new(run.command.clone())
-    };
-    Task::Run { command, network: false, output: Some(run.output.clone()) }
 }
 
 /// Whether a file's bytes are still what its name says.

@@ -10,6 +10,7 @@ use assemble_layers::{BlobDigest, Sha256};
 use super::event::Event;
 use super::permits::Permits;
 use super::{Engine, lock};
+use crate::fetch::git::Repository;
 use crate::{Error, Kind, Result};
 
 /// Downloads at once: a few large files fill any line, many would only share it.
@@ -23,6 +24,12 @@ pub trait Fetcher: Send + Sync {
     /// # Errors
     /// It is served nowhere, or is not what the lock says.
     fn fetch(&self, fetch: &Fetch, into: &Path, progress: &mut dyn FnMut(u64)) -> Result<()>;
+
+    /// The store's Git repository, in `folder`, and how it is filled.
+    ///
+    /// # Errors
+    /// The disk's; there is no `git`.
+    fn repository<'a>(&'a self, folder: &Path) -> Result<Repository<'a>>;
 }
 
 /// The state of one file: its lock is held while it is fetched.
@@ -127,5 +134,9 @@ pub struct NoFetcher;
 impl Fetcher for NoFetcher {
     fn fetch(&self, fetch: &Fetch, _: &Path, _: &mut dyn FnMut(u64)) -> Result<()> {
         Err(Error::new(Kind::Network, format!("`{}` is in no store and no cache", fetch.file)))
+    }
+
+    fn repository<'a>(&'a self, folder: &Path) -> Result<Repository<'a>> {
+        Repository::open(folder, &[], true)
     }
 }

@@ -48,6 +48,13 @@ pub enum Event {
         name: String,
         line: String,
     },
+    /// How far a build step is, by its own count, and how long it may take still.
+    Progress {
+        name: String,
+        done: u64,
+        total: u64,
+        left: Option<Duration>,
+    },
     Built {
         name: String,
         size: u64,

@@ -9,13 +9,16 @@
 
 mod build;
 mod download;
+mod effort;
 mod event;
 mod permits;
 mod plan;
+mod shell;
 
 pub use download::{Fetcher, NoFetcher};
 pub use event::{Event, Had};
-pub use plan::{Plan, Planned, State};
+pub use plan::{Plan, Planned, State, Step};
+pub use shell::Visit;
 
 use std::path::Path;
 use std::sync::mpsc::Sender;

@@ -4,6 +4,7 @@ use assemble_layers::derivation::Fetch;
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, image};
 
 use super::{Engine, Had, packing_key};
+use crate::fetch::git::without_credentials;
 use crate::store::{Outcome, Packed, Record};
 use crate::{Error, Kind, Result};
 
@@ -34,10 +35,21 @@ pub struct Planned {
     pub fetch: (usize, u64),
 }
 
+/// A derivation that is no layer: what layers are made from.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub name: String,
+    pub state: State,
+    /// What it is made from, or by: a repository and its commit; a command and its environment.
+    pub about: Vec<String>,
+}
+
 /// What realising an image would do.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub layers: Vec<Planned>,
+    /// Files that are fetched are not among them.
+    pub steps: Vec<Step>,
 }
 
 /// An input's digest, or the derivation that must be built before it is known.
@@ -61,7 +73,26 @@ impl Engine<'_> {
             let name = image.graph.node(layer.tree).name.clone();
             Ok(Planned { name, step: layer.step.clone(), state, size, fetch })
         });
-        Ok(Plan { layers: layers.collect::<Result<_>>()? })
+        let layers = layers.collect::<Result<_>>()?;
+        let is_layer = |node: NodeId| image.layers.iter().any(|layer| layer.tree == node);
+        let below = image
+            .graph
+            .nodes()
+            .filter(|(id, node)| !is_layer(*id) && !matches!(node.builder, Builder::Fetch(_)));
+        let steps = below.map(|(id, node)| {
+            let name = node.name.clone();
+            Ok(Step { name, state: self.step_state(image, id)?, about: about(&node.builder) })
+        });
+        Ok(Plan { layers, steps: steps.collect::<Result<_>>()? })
+    }
+
+    fn step_state(&self, image: &Image, node: NodeId) -> Result<State> {
+        Ok(match self.planned_identity(image, node)? {
+            Identity::Known(_, Had::Substituted) => State::Substitute,
+            Identity::Known(..) => State::Reuse,
+            Identity::Unknown { first } if first == node => State::Build,
+            Identity::Unknown { first } => State::Undecided { until: image.graph.node(first).name.clone() },
+        })
     }
 
     /// The layers of an image that was made.
@@ -149,5 +180,20 @@ impl Engine<'_> {
 
     fn has(&self, fetch: &Fetch) -> bool {
         self.store.has_blob_file(BlobDigest(fetch.sha256))
+    }
+}
+
+/// What a person wants to know of a derivation beside its name.
+fn about(builder: &Builder<NodeId>) -> Vec<String> {
+    match builder {
+        Builder::Git(git) => vec![format!("{} at {}", without_credentials(&git.url), git.commit)],
+        Builder::Run(run) => {
+            // A script in the command's arguments is no line.
+            let plain = run.command.iter().take_while(|argument| !argument.contains('\n'));
+            let command = plain.cloned().collect::<Vec<_>>().join(" ");
+            let variables = run.environment.iter().map(|(name, value)| format!("{name}={value}"));
+            std::iter::once(command).chain(variables).collect()
+        }
+        _ => Vec::new(),
     }
 }

@@ -48,6 +48,9 @@ pub struct Command {
     /// Absolute, inside the root.
     pub working_directory: String,
     pub binds: Vec<Bind>,
+    /// The host's terminal that it talks to, by its path: `/dev/pts/3`. Without one it reads nothing,
+    /// and its output is passed on line by line.
+    pub terminal: Option<PathBuf>,
 }
 
 impl Command {
@@ -58,6 +61,7 @@ impl Command {
             environment: BTreeMap::new(),
             working_directory: "/".to_owned(),
             binds: Vec::new(),
+            terminal: None,
         }
     }
 
@@ -75,6 +79,10 @@ impl Command {
             command.binds.extend(name_resolution());
         }
         let temporary = root.with_file_name("tmp");
+        // One that was killed has left its own.
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary)?;
+        }
         fs::create_dir(&temporary)?;
         let mountpoints = Mountpoints::make(root, &command.binds)?;
         let status =
@@ -102,7 +110,11 @@ impl Command {
 /// How the host finds names; the root's own files may know nothing.
 fn name_resolution() -> impl Iterator<Item = Bind> {
     let files = ["/etc/resolv.conf", "/etc/hosts"].map(PathBuf::from).into_iter();
-    files.filter(|file| file.exists()).map(|file| Bind { source: file.clone(), target: file })
+    files.filter(|file| file.exists()).map(|file| Bind {
+        source: file.clone(),
+        target: file,
+        writable: false,
+    })
 }
 
 /// What the stage `command` is told.
@@ -228,8 +240,14 @@ pub fn become_command() -> bool {
 }
 
 fn start(Spec { root, temporary, command }: &Spec) -> Error {
+    let terminal =
+        command.terminal.as_ref().map(|path| fs::OpenOptions::new().read(true).write(true).open(path));
+    let terminal = match terminal.transpose() {
+        Ok(terminal) => terminal,
+        Err(error) => return error.into(),
+    };
     match enter(root, temporary, command) {
-        Ok(()) => execute(command),
+        Ok(()) => execute(command, terminal).unwrap_or_else(Error::from),
         Err(error) => error,
     }
 }
@@ -267,19 +285,20 @@ fn suppress_sync() -> std::result::Result<(), seccompiler::Error> {
 }
 
 /// Replaces this process; returns why that failed.
-fn execute(command: &Command) -> Error {
+fn execute(command: &Command, terminal: Option<fs::File>) -> io::Result<Error> {
     let Some((program, arguments)) = command.arguments.split_first() else {
-        return Error::new(Kind::Internal, "an empty command was given");
+        return Ok(Error::new(Kind::Internal, "an empty command was given"));
     };
-    let error = process::Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .envs(ENVIRONMENT.iter().copied())
-        .envs(&command.environment)
-        .stdin(Stdio::null())
-        .exec();
+    let mut process = process::Command::new(program);
+    process.args(arguments).env_clear().envs(ENVIRONMENT.iter().copied()).envs(&command.environment);
+    process.stdin(Stdio::null());
+    if let Some(terminal) = terminal {
+        let (terminal, _) = terminal.into_parts();
+        process.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
+    }
+    let error = process.exec();
     let text = command.text();
-    match error.kind() {
+    Ok(match error.kind() {
         io::ErrorKind::NotFound if Path::new(program).exists() => Error::new(
             Kind::Build,
             format!("`{text}` cannot start: the interpreter of `{program}` is not in the root"),
@@ -293,7 +312,7 @@ fn execute(command: &Command) -> Error {
                 .hint("is the store on a file system that is mounted `noexec`?")
         }
         _ => Error::new(Kind::Build, format!("`{text}` cannot start")).detail(error),
-    }
+    })
 }
 
 #[cfg(test)]

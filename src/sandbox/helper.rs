@@ -237,6 +237,9 @@ fn init() -> Result<()> {
 
 /// Does the job: materialise, run, capture.
 fn run(job: &Job) -> Result<()> {
+    if let Task::Enter { root, command } = &job.task {
+        return command.run(root, false);
+    }
     let root = job.folder.join("root");
     let file_of = |blob| job.blobs.get(&blob).cloned().unwrap_or_default();
     let mut contents = crate::pack::Contents::new(&file_of);
@@ -247,6 +250,7 @@ fn run(job: &Job) -> Result<()> {
             command.run(&root, *network)?;
             output.as_ref()
         }
+        Task::Enter { .. } => None,
         Task::UnpackDebs { packages } => {
             let mut run = |command: &command::Command| {
                 let quiet = command.clone().variable("DEBIAN_FRONTEND", "noninteractive");

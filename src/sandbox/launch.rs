@@ -50,6 +50,15 @@ impl Sandbox {
         Ok(Outcome { tree, diff_id, tar: tar_path(&job.folder) })
     }
 
+    /// Runs a job that keeps nothing: one of [`Task::Enter`](super::Task::Enter), or a command without
+    /// an output.
+    ///
+    /// # Errors
+    /// As [`Sandbox::run`].
+    pub fn enter(&self, job: &Job, on_line: &mut dyn FnMut(&str)) -> Result<()> {
+        self.ask(&Request::Run(job.clone()), on_line)
+    }
+
     /// Removes a job's folder. Its files may belong to subordinate ids, which only root or the user
     /// namespace can remove.
     ///

@@ -76,6 +76,8 @@ pub enum Task {
         /// What is kept; `None` keeps nothing.
         output: Option<Output>,
     },
+    /// Runs one command in a root that an earlier job left; nothing is kept of it.
+    Enter { root: PathBuf, command: Command },
     /// Unpacks and configures Debian packages; the difference is kept.
     UnpackDebs { packages: Vec<DebFile> },
 }
@@ -95,12 +97,14 @@ pub struct DebFile {
     pub automatic: bool,
 }
 
-/// A file or folder of the host that the command sees, read-only.
+/// A file or folder of the host that the command sees.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bind {
     pub source: PathBuf,
     /// Absolute, inside the root.
     pub target: PathBuf,
+    /// Whether the command may write to it.
+    pub writable: bool,
 }
 
 /// What a job left.

@@ -211,7 +211,8 @@ fn attach(bind: &Bind, source: &OwnedFd) -> Result<()> {
     move_mount(source.as_fd(), "", CWD, &bind.target, flags).map_err(refused)?;
     // What the host's own mount forbids stays forbidden; a mount that said less would be refused.
     let inherited = rustix::fs::statvfs(&bind.target).map_err(refused)?.f_flag;
-    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    let mut flags = MountFlags::BIND;
+    flags.set(MountFlags::RDONLY, !bind.writable);
     for (is, keep) in [
         (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
         (StatVfsMountFlags::NODEV, MountFlags::NODEV),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use assemble_layers::{BlobDigest, DiffId, Key, Sha256, Tree, digest::Hasher};
+use assemble_layers::{BlobDigest, DiffId, Key, Sha256, Tree, TreePath, digest::Hasher};
 use fs_err as fs;
 use fs_err::File;
 use rustix::fs::IFlags;
@@ -119,6 +119,48 @@ impl Store {
     /// Where the log of a key's build is kept.
     pub fn log_file(&self, key: Key) -> PathBuf {
         self.folder.join("logs").join(key.hex())
+    }
+
+    /// The repository that holds what was fetched from Git.
+    pub fn git_folder(&self) -> PathBuf {
+        self.folder.join("git")
+    }
+
+    /// A folder that build steps keep between them, such as a compiler's cache. It is made.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn cache_folder(&self, name: &TreePath) -> Result<PathBuf> {
+        let folder = self.folder.join("caches").join(name.as_path());
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    /// The root that a step left when it failed.
+    pub fn failed_root(&self, key: Key) -> PathBuf {
+        self.failed_folder(key).join("root")
+    }
+
+    fn failed_folder(&self, key: Key) -> PathBuf {
+        self.folder.join("failed").join(key.hex())
+    }
+
+    /// Keeps a failed step's folder, instead of what an earlier try left.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn keep_failed(&self, key: Key, working: &Path) -> Result<()> {
+        self.forget_failed(key)?;
+        fs::create_dir_all(self.folder.join("failed"))?;
+        Ok(fs::rename(working, self.failed_folder(key))?)
+    }
+
+    /// Removes what a failed try left.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn forget_failed(&self, key: Key) -> Result<()> {
+        remove_folder(&self.failed_folder(key))
     }
 
     /// Whether the blob is here: as a file, or as ranges of files that are.

@@ -10,6 +10,9 @@
 //!   logs/HEX           what a build step printed, by key
 //!   roots/NAME         the keys and blobs that an image needs: what is not reachable from here may go
 //!   partial/HEX        downloads that have not ended
+//!   git/               a bare repository: the objects of everything that was fetched from Git
+//!   caches/NAME/       what build steps keep between them: a compiler's cache
+//!   failed/HEX/root/   what a step that failed left, by key
 //!   locks/HEX          held while a key is built
 //!   tmp/NAME/          work in progress; `NAME.lock` is held while its process lives
 //! ```

@@ -4,6 +4,7 @@
 use assemble_layers::derivation::{FileEntry, FileSource, Files, Layout, Relocation};
 use assemble_layers::image::Layer;
 use assemble_layers::recipe::RecipeError;
+use assemble_layers::sdist::Build;
 use assemble_layers::tree::{InvalidPath, RawBytes};
 use assemble_layers::wheels::{self, Group};
 use assemble_layers::{Builder, Graph, Lock, NodeId, TreePath};
@@ -34,13 +35,19 @@ pub fn environment() -> Vec<(String, String)> {
 ///
 /// # Errors
 /// The lock has no such collection.
-pub fn layers(graph: &mut Graph, lock: &Lock) -> Result<Vec<Layer>, RecipeError> {
+pub fn layers(graph: &mut Graph, lock: &Lock, build: &Build) -> Result<Vec<Layer>, RecipeError> {
     let Some(components) = lock.python.collections.get(COLLECTION) else {
         return Err(RecipeError(format!("the lock has no collection `{COLLECTION}`")));
     };
     let layout = Layout::Relocate(rules()?);
-    let group =
-        Group { what: "cuda", step: "base", created_by: DISTRIBUTIONS[0], layout, large: wheels::LARGE };
+    let group = Group {
+        what: "cuda",
+        step: "base",
+        created_by: DISTRIBUTIONS[0],
+        layout,
+        large: wheels::LARGE,
+        build,
+    };
     let layers = wheels::layers(graph, &group, components.iter());
     let mut all = layers.large;
     all.extend(layers.small);

@@ -3,4 +3,6 @@
 
 pub mod base;
 pub mod cuda;
+pub mod cuda11;
+pub mod pytorch;
 pub mod system;

@@ -1,0 +1,103 @@
+//! Long builds: how many jobs the machine bears, and how far they are.
+
+use std::time::{Duration, Instant};
+
+/// How many jobs of `memory` bytes each this machine bears: as many as it has cores, as long as the
+/// memory that is free now suffices; at least one.
+pub fn jobs(memory: u64) -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
+    cores.min(free.map_or(cores, |free| free / memory.max(1))).max(1)
+}
+
+/// `MemAvailable` in bytes (proc_meminfo(5)).
+fn available(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// Reads ninja's own counter, `[12/345] …`, and reckons from it.
+#[derive(Default)]
+pub struct Counter {
+    /// When a count began, and where: one that goes back is another ninja's.
+    first: Option<(Instant, u64, u64)>,
+    last: u64,
+}
+
+impl Counter {
+    /// How many of how many are done, and how long the others may take, if the line says it.
+    pub fn read(&mut self, line: &str) -> Option<(u64, u64, Option<Duration>)> {
+        let (done, total) = count(line)?;
+        self.at(done, total, Instant::now())
+    }
+
+    fn at(&mut self, done: u64, total: u64, now: Instant) -> Option<(u64, u64, Option<Duration>)> {
+        let known = self.first.filter(|(_, _, known)| *known == total && done >= self.last);
+        let (started, from, _) = *self.first.insert(known.unwrap_or((now, done, total)));
+        self.last = done;
+        let steps = u32::try_from(done - from).ok().filter(|steps| *steps > 0);
+        let left = steps.zip(u32::try_from(total - done).ok());
+        Some((done, total, left.map(|(steps, left)| now.duration_since(started) / steps * left)))
+    }
+}
+
+/// `Receiving objects:  33% (1/3)`, as git says it on a terminal: how many of how many.
+pub fn received(line: &str) -> Option<(u64, u64)> {
+    let (_, rest) = line.strip_prefix("Receiving objects:")?.split_once('(')?;
+    let (done, total) = rest.split_once(')')?.0.split_once('/')?;
+    Some((done.parse().ok()?, total.parse().ok()?))
+}
+
+/// Whether a line of git's only says how far it is.
+pub fn is_percentage(line: &str) -> bool {
+    line.contains("% (")
+}
+
+fn count(line: &str) -> Option<(u64, u64)> {
+    let (count, _) = line.trim_start().strip_prefix('[')?.split_once(']')?;
+    let (done, total) = count.split_once('/')?;
+    let (done, total) = (done.trim().parse().ok()?, total.trim().parse().ok()?);
+    (done <= total).then_some((done, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ninjas_counter_is_read() {
+        assert_eq!(count("[12/345] Building CXX object a.o"), Some((12, 345)));
+        assert_eq!(count("  [1/2]"), Some((1, 2)));
+        for other in ["12/345", "[12]", "[a/b] c", "[ 12%] Building", "[3/2] x", "[1/99999999999999999999] x"]
+        {
+            assert_eq!(count(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_time_left_is_reckoned_from_the_pace() {
+        let (mut counter, start) = (Counter::default(), Instant::now());
+        let seconds = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(counter.at(10, 110, start), Some((10, 110, None)));
+        assert_eq!(counter.at(30, 110, seconds(40)), Some((30, 110, Some(Duration::from_secs(160)))));
+        // CMake's own little projects count as well, before and after.
+        assert_eq!(counter.at(1, 2, seconds(41)), Some((1, 2, None)));
+        assert_eq!(counter.at(2, 2, seconds(42)), Some((2, 2, Some(Duration::ZERO))));
+        assert_eq!(counter.at(1, 2, seconds(50)), Some((1, 2, None)));
+    }
+
+    #[test]
+    fn gits_progress_is_read() {
+        assert_eq!(received("Receiving objects:  33% (5/15), 3.49 KiB"), Some((5, 15)));
+        assert_eq!(received("remote: Counting objects:  33% (5/15)"), None);
+        assert!(is_percentage("remote: Counting objects:  33% (5/15)") && !is_percentage("fatal: 50% of x"));
+    }
+
+    #[test]
+    fn there_is_always_one_job() {
+        assert_eq!(jobs(u64::MAX), 1);
+        assert!(jobs(1) >= 1 && jobs(0) >= 1);
+        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   24061512 kB\n"), Some(24_061_512 << 10));
+    }
+}

@@ -1,0 +1,183 @@
+//! SpectralMC's two images as their recipes declare them from the committed lock: what they share, and
+//! what a change reaches. Nothing is built.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use assemble_layers::image::PLATFORM;
+use assemble_layers::project::{ProjectFile, ProjectFileKind};
+use assemble_layers::{Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
+use assemble_recipes::SpectralMc;
+use serde_json::Value;
+
+const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn lock() -> Lock {
+    assemble::lock::read(&Path::new(PROJECT).join("assemble.lock")).unwrap().unwrap()
+}
+
+fn project(code: &[u8]) -> Project {
+    let file = |(path, bytes): (&str, &[u8])| ProjectFile {
+        path: TreePath::new(path).unwrap(),
+        kind: ProjectFileKind::File {
+            sha256: Sha256::of(bytes),
+            size: bytes.len() as u64,
+            executable: false,
+        },
+    };
+    let files: [(&str, &[u8]); 3] =
+        [("poetry.toml", b"p"), ("pyproject.toml", b"m"), ("spectralmc/__init__.py", code)];
+    Project { files: files.map(file).to_vec() }
+}
+
+fn image(variant: &str, lock: &Lock, code: &[u8]) -> Image {
+    SpectralMc.image(variant, lock, &project(code)).unwrap()
+}
+
+/// A derivation by all that it is made from, as if each came to its own key.
+fn identity(graph: &Graph, node: NodeId, known: &mut BTreeMap<NodeId, Sha256>) -> Sha256 {
+    if let Some(identity) = known.get(&node) {
+        return *identity;
+    }
+    let resolved = graph.node(node).builder.try_map(|input| Ok::<_, ()>(identity(graph, *input, known)));
+    let identity = resolved.unwrap().key(PLATFORM).0;
+    known.insert(node, identity);
+    identity
+}
+
+/// Step, name and identity of each layer.
+fn layers(image: &Image) -> Vec<(String, String, Sha256)> {
+    let mut known = BTreeMap::new();
+    let layers = image.layers.iter().map(|layer| {
+        let name = image.graph.node(layer.tree).name.clone();
+        (layer.step.clone(), name, identity(&image.graph, layer.tree, &mut known))
+    });
+    layers.collect()
+}
+
+/// The steps of which a layer changed.
+fn changed(one: &Image, other: &Image) -> Vec<String> {
+    let (one, other) = (layers(one), layers(other));
+    let mut steps: Vec<String> =
+        other.iter().filter(|layer| !one.iter().any(|it| it.2 == layer.2)).map(|it| it.0.clone()).collect();
+    steps.dedup();
+    steps
+}
+
+#[test]
+fn the_variants_share_what_is_the_same() {
+    let lock = lock();
+    let (binary, source) = (layers(&image("binary", &lock, b"")), layers(&image("source", &lock, b"")));
+    let shared: Vec<_> =
+        source.iter().filter(|layer| binary.contains(layer)).map(|it| it.0.as_str()).collect();
+    for step in ["base", "system dependencies", "pip + poetry", "manifest", "application"] {
+        assert!(shared.contains(&step), "{step} is not shared: {shared:?}");
+    }
+    // `poetry install` shares what is large and in both.
+    assert!(shared.contains(&"poetry install"), "{shared:?}");
+    assert!(!shared.contains(&"toolchain") && !shared.contains(&"source build"), "{shared:?}");
+}
+
+#[test]
+fn steps_stand_in_the_originals_order() {
+    let mut steps: Vec<_> = layers(&image("source", &lock(), b"")).into_iter().map(|it| it.0).collect();
+    steps.dedup();
+    assert_eq!(
+        steps,
+        [
+            "base",
+            "system dependencies",
+            "toolchain",
+            "source build",
+            "pip + poetry",
+            "manifest",
+            "poetry install",
+            "swap",
+            "application"
+        ]
+    );
+}
+
+#[test]
+fn binary_torch_is_nowhere_in_the_source_variant() {
+    let image = image("source", &lock(), b"");
+    let files: Vec<_> = image
+        .graph
+        .nodes()
+        .filter_map(|(_, node)| match &node.builder {
+            Builder::Fetch(fetch) => Some(fetch.file.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(!files.iter().any(|file| file.starts_with("torch-")), "{files:?}");
+    assert!(files.iter().any(|file| file.starts_with("cupy_cuda11x-")), "{files:?}");
+}
+
+#[test]
+fn a_change_of_the_code_reaches_one_layer() {
+    let lock = lock();
+    for variant in ["binary", "source"] {
+        assert_eq!(changed(&image(variant, &lock, b""), &image(variant, &lock, b"#")), ["application"]);
+    }
+}
+
+#[test]
+fn a_change_of_the_manifest_does_not_reach_the_source_build() {
+    let lock = lock();
+    let mut other = lock.clone();
+    let scipy = other.python.packages.iter_mut().find(|one| one.name == "scipy").unwrap();
+    scipy.file.sha256 = Sha256::of(b"another version");
+    let steps = changed(&image("source", &lock, b""), &image("source", &other, b""));
+    // In the swap it is checked again that what torch requires is there.
+    assert_eq!(steps, ["poetry install", "swap"]);
+}
+
+#[test]
+fn another_commit_reaches_the_source_build_and_another_mirror_does_not() {
+    let lock = lock();
+    let source = image("source", &lock, b"");
+    let mut other = lock.clone();
+    let git = other.requirements.git.get_mut("pytorch").unwrap();
+    git.url = "/somewhere/else".to_owned();
+    assert_eq!(changed(&source, &image("source", &other, b"")), [""; 0]);
+    let git = other.requirements.git.get_mut("pytorch").unwrap();
+    git.commit = "1234567890123456789012345678901234567890".parse().unwrap();
+    assert_eq!(changed(&source, &image("source", &other, b"")), ["source build", "swap"]);
+    assert_eq!(changed(&image("binary", &lock, b""), &image("binary", &other, b"")), [""; 0]);
+}
+
+/// Nothing is there, and nothing is fetched: the graph is known all the same.
+#[test]
+fn the_plan_shows_pytorchs_commit_and_switches() {
+    let store = tempfile::tempdir().unwrap();
+    let mut plan = Command::new(env!("CARGO_BIN_EXE_assemble"));
+    plan.args(["plan", "--variant", "source", "--locked", "--offline", "--json", "--project", PROJECT]);
+    let output = plan.arg("--store").arg(store.path()).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let about = |name: &str| -> Vec<String> {
+        let step = plan["steps"].as_array().unwrap().iter().find(|step| step["name"] == name);
+        let about = step.unwrap_or_else(|| panic!("no step {name}"))["about"].as_array().unwrap().iter();
+        about.map(|line| line.as_str().unwrap().to_owned()).collect()
+    };
+    let [source] = &about("pytorch source")[..] else { panic!("not one line") };
+    assert!(source.ends_with(" at ee1b6804381c57161c477caa380a840a84167676"), "{source}");
+    let switches = about("pytorch");
+    for switch in [
+        "TORCH_CUDA_ARCH_LIST=5.2",
+        "USE_CUDA=1",
+        "USE_CUDNN=1",
+        "USE_NCCL=0",
+        "USE_FLASH_ATTENTION=0",
+        "USE_MEM_EFF_ATTENTION=0",
+        "BLAS=OpenBLAS",
+        "USE_LAPACK=1",
+        "PYTORCH_BUILD_VERSION=2.4.1",
+        "PYTORCH_BUILD_NUMBER=1",
+        "BUILD_TEST=0",
+    ] {
+        assert!(switches.iter().any(|line| line == switch), "no {switch} in {switches:#?}");
+    }
+    assert!(!switches.iter().any(|line| line.starts_with("MAX_JOBS=")), "that is the machine's");
+}
