@@ -77,6 +77,7 @@
 
 mod draft;
 mod error;
+mod http;
 
 pub mod cli;
 pub mod debian;
@@ -88,6 +89,7 @@ pub mod oci;
 pub mod pack;
 pub mod project;
 pub mod realise;
+pub mod registry;
 pub mod sandbox;
 pub mod store;
 

@@ -7,8 +7,10 @@ use std::time::Instant;
 use assemble_layers::{Image, Recipes};
 use serde_json::json;
 
+use super::push;
 use super::report::{self, Reporter};
 use super::session::{Options, Session};
+use crate::deliver::{Built, Destination, Push, Pushed};
 use crate::oci::{self, Assembled, Reference};
 use crate::{Error, Kind, Result, deliver, inspect};
 
@@ -23,8 +25,17 @@ pub struct Arguments {
     #[arg(long, short, value_name = "FILE|DIR/|-")]
     output: Option<PathBuf>,
     /// A name for the image [default: NAME:VARIANT] (may be given several times).
-    #[arg(long = "tag", short, value_name = "NAME:TAG")]
+    #[arg(long = "tag", short, value_name = "NAME:TAG", value_parser = Reference::parse_tag)]
     tags: Vec<Reference>,
+    /// Push to a registry; with a digest, only if the tag still points to it (may be given several
+    /// times).
+    #[arg(long = "push", value_name = "NAME:TAG[@DIGEST]")]
+    pushes: Vec<Destination>,
+    #[command(flatten)]
+    registries: push::Options,
+    /// Annotate the image's manifest; this changes its digest (may be given several times).
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::session::pair)]
+    annotations: Vec<(String, String)>,
     /// Fail if the lock does not fit, instead of mending it.
     #[arg(long)]
     locked: bool,
@@ -58,6 +69,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     let target = Target::of(arguments.output.as_deref());
     check_target(&target, arguments)?;
+    let destinations = arguments.registries.destinations(&arguments.pushes);
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
     let variant = session.variant(arguments.variant.as_deref())?;
@@ -66,17 +78,20 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let names = names(arguments, &image)?;
     let layers = session.engine().realise(&image)?;
     let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
-    let assembled = oci::assemble(&image, layers)?;
+    let annotations = arguments.annotations.iter().cloned().collect();
+    let assembled = oci::assemble(&image, layers)?.annotated(&annotations)?;
     deliver(&session, &assembled, &names, &target)?;
+    let pushed = push(&session, &assembled, &arguments.registries, &destinations)?;
     reporter.finish();
     if !arguments.options.quiet {
         eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
+        pushed.iter().for_each(|pushed| eprint!("{}", report::push_summary(pushed)));
     }
     let seconds = started.elapsed().as_secs_f64();
     match target {
         // stdout carries the archive.
         Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
-        _ if arguments.json => super::print(as_json(&image, &assembled, seconds))?,
+        _ if arguments.json => super::print(as_json(&image, &assembled, &pushed, seconds))?,
         _ => {
             super::print(assembled.manifest.digest)?;
             if !arguments.options.quiet {
@@ -93,6 +108,10 @@ fn check_target(target: &Target<'_>, arguments: &Arguments) -> Result<()> {
         Target::Stream if std::io::stdout().is_terminal() => {
             Err(Error::new(Kind::Usage, "an archive is not written to a terminal")
                 .hint("`--output - | docker load`"))
+        }
+        _ if arguments.options.offline && !arguments.pushes.is_empty() => {
+            Err(Error::new(Kind::Usage, "`--offline` forbids what `--push` asks for")
+                .hint("build with `--offline` first: what is in the store is pushed without building"))
         }
         Target::Stream if arguments.json => {
             Err(Error::new(Kind::Usage, "stdout cannot carry both the archive and JSON")
@@ -130,7 +149,20 @@ fn deliver(session: &Session<'_>, image: &Assembled, names: &[Reference], target
     }
 }
 
-fn as_json(image: &Image, assembled: &Assembled, seconds: f64) -> serde_json::Value {
+fn push(
+    session: &Session<'_>,
+    image: &Assembled,
+    registries: &push::Options,
+    destinations: &[Destination],
+) -> Result<Vec<Pushed>> {
+    let built = Built { store: &session.store, image };
+    let client = registries.client();
+    let events = session.events.clone();
+    Push { client: &client, source: &built, parts: &built.parts(), memory: Some(&session.store), events }
+        .run(destinations)
+}
+
+fn as_json(image: &Image, assembled: &Assembled, pushed: &[Pushed], seconds: f64) -> serde_json::Value {
     let layers = image.layers.iter().zip(&assembled.layers).map(|(declared, layer)| {
         json!({
             "diffid": layer.diff_id,
@@ -142,11 +174,15 @@ fn as_json(image: &Image, assembled: &Assembled, seconds: f64) -> serde_json::Va
             "seconds": layer.took.as_secs_f64(),
         })
     });
-    json!({
+    let mut value = json!({
         "digest": assembled.manifest.digest,
         "config": assembled.config.digest,
         "variant": image.variant,
         "layers": layers.collect::<Vec<_>>(),
         "seconds": seconds,
-    })
+    });
+    if !pushed.is_empty() {
+        value["pushed"] = pushed.iter().map(push::as_json).collect();
+    }
+    value
 }

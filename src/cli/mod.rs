@@ -4,6 +4,7 @@
 mod image;
 mod lock;
 mod plan;
+mod push;
 mod report;
 mod session;
 mod variants;
@@ -25,17 +26,19 @@ struct Arguments {
 
 /// One a class of failure; see [`Kind::exit_code`].
 const EXIT_CODES: &str = "Exit codes: 0 done · 2 wrong usage · 3 wrong input (manifest, lock, archive, project) · \
-4 requirements that conflict · 5 network · 6 a build step failed · 7 disk or store · 8 the machine forbids what is \
+4 requirements that conflict, or a tag that has moved · 5 network · 6 a build step failed · 7 disk or store · 8 the machine forbids what is \
 needed · 70 a mistake in this program · 130 interrupted";
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build an image: into the store, an archive, a folder, or a stream.
+    /// Build an image: into the store, an archive, a folder, a stream, or registries.
     Image(image::Arguments),
     /// Resolve what the recipes ask for, and write `assemble.lock`.
     Lock(lock::Arguments),
     /// Show what `image` would reuse, fetch and build; build nothing.
     Plan(plan::Arguments),
+    /// Push an image that was written to an archive or a folder.
+    Push(push::Arguments),
     /// List the images that can be built.
     Variants(variants::Arguments),
     /// Print a completion script for a shell.
@@ -70,6 +73,7 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
         Verb::Image(arguments) => image::run(recipes, &arguments),
         Verb::Lock(arguments) => lock::run(recipes, &arguments),
         Verb::Plan(arguments) => plan::run(recipes, &arguments),
+        Verb::Push(arguments) => push::run(&arguments),
         Verb::Variants(arguments) => variants::run(recipes, &arguments),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "assemble", &mut std::io::stdout());
@@ -90,5 +94,16 @@ fn print(text: impl std::fmt::Display) -> Result<()> {
             Err(Error::new(Kind::Output, "nobody reads stdout"))
         }
         result => Ok(result?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What clap finds wrong with a command line only when it is used.
+    #[test]
+    fn the_command_line_makes_sense() {
+        Arguments::command().debug_assert();
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use assemble_layers::{Image, Lock};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::deliver::Pushed;
 use crate::inspect::Why;
 use crate::oci::Assembled;
 use crate::realise::{Event, Had};
@@ -77,7 +78,10 @@ impl Screen {
     fn one(&mut self, event: Event) {
         match event {
             Event::Found { .. } | Event::Finished => {}
-            Event::Downloading { file, done, size } => self.download(file, done, size),
+            Event::Downloading { file, done, size } | Event::Uploading { file, done, size } => {
+                self.transfer(file, done, size);
+            }
+            Event::Uploaded { file } => self.end(&file),
             Event::Downloaded { file, size } => {
                 self.end(&file);
                 if size >= WORTH_A_LINE || self.verbose {
@@ -115,7 +119,7 @@ impl Screen {
         }
     }
 
-    fn download(&mut self, file: String, done: u64, size: u64) {
+    fn transfer(&mut self, file: String, done: u64, size: u64) {
         let bars = &self.bars;
         let bar = self.running.entry(file.clone()).or_insert_with(|| {
             let template =
@@ -219,6 +223,18 @@ fn groups<'a>(image: &'a Image, assembled: &Assembled) -> Vec<(&'a str, Had, usi
         }
     }
     groups
+}
+
+/// What a push came to: what was sent, and what was spared.
+pub fn push_summary(pushed: &Pushed) -> String {
+    let Pushed { reference, sent, mounted, present } = pushed;
+    let mut spared = String::new();
+    for (amount, how) in [(mounted, "mounted"), (present, "there already")] {
+        if amount.blobs > 0 {
+            let _ = write!(spared, ", {} {how}", bytes(amount.bytes));
+        }
+    }
+    format!("  pushed    {reference}   sent {}{spared}\n", bytes(sent.bytes))
 }
 
 #[cfg(test)]

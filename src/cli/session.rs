@@ -29,7 +29,7 @@ pub struct Options {
     jobs: Option<usize>,
     /// Point a source of `pyproject.toml` elsewhere; `NAME=pypi` means the default index, and
     /// `pypi=URL` says what that is (may be given several times).
-    #[arg(long = "index", value_name = "NAME=URL", value_parser = index)]
+    #[arg(long = "index", value_name = "NAME=URL", value_parser = pair)]
     indexes: Vec<(String, String)>,
     /// A mirror of Debian's archive.
     #[arg(long, value_name = "URL", env = "ASSEMBLE_DEBIAN_MIRROR", hide_env_values = true)]
@@ -42,7 +42,7 @@ pub struct Options {
     allow_expired: bool,
     /// Use no network.
     #[arg(long)]
-    offline: bool,
+    pub offline: bool,
     /// Say only what went wrong.
     #[arg(long, short, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -51,10 +51,13 @@ pub struct Options {
     pub verbose: bool,
 }
 
-fn index(text: &str) -> Result<(String, String), String> {
+/// `NAME=URL`, `KEY=VALUE`.
+pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, url)) if !name.is_empty() && !url.is_empty() => Ok((name.to_owned(), url.to_owned())),
-        _ => Err("it is not NAME=URL".to_owned()),
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("something must stand before and after a `=`".to_owned()),
     }
 }
 
@@ -69,13 +72,13 @@ pub struct Session<'a> {
     pub manifest: Manifest,
     /// The lock as it was found.
     pub known: Option<Lock>,
-    events: Sender<Event>,
+    pub events: Sender<Event>,
 }
 
 impl<'a> Session<'a> {
     pub fn open(options: &'a Options, recipes: &'a dyn Recipes, events: Sender<Event>) -> Result<Self> {
         let manifest = Manifest::read(&options.project)?;
-        let store = Store::open(store_folder(options)?)?;
+        let store = Store::open(store_folder(options.store.as_deref())?)?;
         let caches = options
             .caches
             .iter()
@@ -207,9 +210,10 @@ impl<'a> Session<'a> {
     }
 }
 
-fn store_folder(options: &Options) -> Result<PathBuf> {
-    if let Some(folder) = &options.store {
-        return Ok(folder.clone());
+/// Where the store is: where it was asked for, or in the user's cache.
+pub fn store_folder(asked: Option<&Path>) -> Result<PathBuf> {
+    if let Some(folder) = asked {
+        return Ok(folder.to_owned());
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
