@@ -6,7 +6,7 @@
 //! ```text
 //! recipe (Rust) ──┐
 //!                 ├─► derivations ──► realise ──► layers ──► image ──► deliver
-//! assemble.lock ──┘    (keys)      store│substitute│build    (digest)   archive│folder│stream
+//! assemble.lock ──┘    (keys)      store│substitute│build    (digest)   archive│folder│stream│registry
 //! ```
 //!
 //! A recipe is a pure function from the lock and the project's files to an image: a graph of
@@ -39,7 +39,8 @@
 //! | [`pack`] | tar, gzip, zip, wheels, `.deb`; synchronous, knows `layers` alone |
 //! | [`oci`] | configuration, manifest, index; names of images |
 //! | [`debian`] | the order of versions and the relations of packages, as Debian Policy has them |
-//! | [`deliver`] | the archive that everything loads, the OCI layout |
+//! | [`registry`] | image registries: logins, tokens, blobs, manifests; verified, resumed, retried |
+//! | [`deliver`] | the archive that everything loads, the OCI layout, pushing |
 //! | [`inspect`] | why something was built |
 //!
 //! # Invariants
@@ -72,6 +73,8 @@
 //! - **`rawzip` instead of `zip`**: it shows each central-directory record as it stands, duplicates too.
 //! - **No tokio of our own**: every step is threads and files; reqwest's blocking client hides its
 //!   own runtime. Ctrl-C simply ends the process, which the store survives by design.
+//! - **A registry client of our own**: those that there are hold blobs in memory, retry nothing, or bring
+//!   a runtime. A push that breaks off begins the blob anew: registries differ in what they keep.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
 //!   copied into place by a `run` step.
 

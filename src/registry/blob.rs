@@ -98,6 +98,11 @@ impl Remote<'_> {
         };
         let mut broke_off = false;
         let sent = self.patience().run(|| {
+            if std::mem::take(&mut broke_off)
+                && let Begun::Session(session) = self.begin(None)?
+            {
+                self.hear_refusal(blob, session)?;
+            }
             let session = match session.take() {
                 Some(session) => session,
                 None => match self.begin(None)? {
@@ -105,11 +110,9 @@ impl Remote<'_> {
                     Begun::Mounted => return Ok(()),
                 },
             };
-            if std::mem::take(&mut broke_off) {
-                self.hear_refusal(blob, &session)?;
-            }
-            let outcome = self.upload(blob, session);
-            broke_off = matches!(outcome, Err(Failure::Passing { .. }));
+            let count = Arc::new(AtomicU64::new(0));
+            let outcome = self.upload(blob, session, &count);
+            broke_off = outcome.is_err() && count.load(Ordering::Relaxed) < blob.size;
             outcome
         });
         sent.map_err(|error| self.about(error, blob.digest, "cannot be sent to"))?;
@@ -146,18 +149,18 @@ impl Remote<'_> {
         Ok(next)
     }
 
-    fn upload(&self, blob: &Blob<'_>, session: Address) -> Result<(), Failure> {
-        let body = || Ok(Body::sized(Counted::new((blob.open)()?, Arc::clone(&blob.progress)), blob.size));
+    fn upload(&self, blob: &Blob<'_>, session: Address, count: &Arc<AtomicU64>) -> Result<(), Failure> {
+        let body = || Ok(Body::sized(Counted::new(blob, Arc::clone(count))?, blob.size));
         self.put(blob, session, &body)
     }
 
     /// A registry that refuses an upload may say so while it is being sent, and then hang up; what
-    /// it said is lost with the connection. So the request is made again without its body, and the
-    /// answer waited for a moment.
-    fn hear_refusal(&self, blob: &Blob<'_>, session: &Address) -> Result<(), Failure> {
+    /// it said is lost with the connection. So the request is made without its body, and the answer
+    /// waited for a moment.
+    fn hear_refusal(&self, blob: &Blob<'_>, session: Address) -> Result<(), Failure> {
         let pause = self.patience().pause * 2;
         let body = || Ok(Body::sized(Silence(pause), blob.size));
-        match self.put(blob, session.clone(), &body) {
+        match self.put(blob, session, &body) {
             Err(Failure::Lasting(error)) => Err(Failure::Lasting(error)),
             _ => Ok(()),
         }
@@ -346,17 +349,21 @@ impl Read for BlobStream<'_> {
     }
 }
 
-/// Says how much was read.
+/// A blob on its way: says how much was read, and that there is too little.
 struct Counted {
-    inner: Box<dyn Read + Send>,
-    count: AtomicU64,
+    inner: io::Take<Box<dyn Read + Send>>,
+    digest: BlobDigest,
+    size: u64,
+    count: Arc<AtomicU64>,
     progress: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
 impl Counted {
-    fn new(inner: Box<dyn Read + Send>, progress: Arc<dyn Fn(u64) + Send + Sync>) -> Self {
-        progress(0);
-        Self { inner, count: AtomicU64::new(0), progress }
+    fn new(blob: &Blob<'_>, count: Arc<AtomicU64>) -> Result<Self> {
+        count.store(0, Ordering::Relaxed);
+        (blob.progress)(0);
+        let inner = (blob.open)()?.take(blob.size);
+        Ok(Self { inner, digest: blob.digest, size: blob.size, count, progress: Arc::clone(&blob.progress) })
     }
 }
 
@@ -364,6 +371,14 @@ impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         let count = self.count.fetch_add(read as u64, Ordering::Relaxed) + read as u64;
+        if read == 0 && count < self.size {
+            let Self { digest, size, .. } = self;
+            let error = Error::new(
+                Kind::Store,
+                format!("the blob `{digest}` has {count} bytes here, and should have {size}"),
+            );
+            return Err(io::Error::other(error.hint("remove it, and it is made again")));
+        }
         (self.progress)(count);
         Ok(read)
     }

@@ -1,74 +1,12 @@
-//! Registries for tests: Debian's own, and one that does as the specification says until it is told
-//! to misbehave.
-#![allow(dead_code, reason = "no test needs all of it")]
+//! A registry in memory that does as the specification says until it is told to misbehave.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use assemble_layers::{BlobDigest, Sha256};
-
-/// Debian's `docker-registry`, on a port of loopback, with what it holds in a folder of its own.
-pub struct Real {
-    child: Child,
-    folder: tempfile::TempDir,
-    pub host: String,
-}
-
-impl Real {
-    /// `None` where it is not installed.
-    pub fn start() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let configuration = format!(
-            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: \
-             {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
-            folder.path().join("data").display()
-        );
-        let configuration = configuration.replace("level: warn", "level: info");
-        std::fs::write(folder.path().join("config.yml"), configuration).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(folder.path().join("config.yml"));
-        command.stdin(Stdio::null()).stdout(File::create(folder.path().join("access.log")).unwrap());
-        let mut child = command.stderr(Stdio::piped()).spawn().ok()?;
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let listening = lines.find_map(|line| {
-            let (_, rest) = line.split_once("listening on ")?;
-            Some(rest.split(|it: char| it == '"' || it.is_whitespace()).next()?.to_owned())
-        });
-        // Whoever writes into a pipe that nobody reads stops.
-        std::thread::spawn(move || lines.for_each(drop));
-        let host = listening.expect("the registry says where it listens");
-        Some(Self { child, folder, host })
-    }
-
-    /// What it was asked, as `METHOD /path?query STATUS`.
-    pub fn requests(&self) -> Vec<String> {
-        let log = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap();
-        let line = |line: &str| {
-            let mut quoted = line.split('"');
-            let request = quoted.nth(1)?.trim_end_matches(" HTTP/1.1").to_owned();
-            Some(format!("{request} {}", quoted.next()?.split_whitespace().next()?))
-        };
-        log.lines().filter_map(line).collect()
-    }
-
-    /// The requests since a number of them.
-    pub fn since(&self, count: usize) -> Vec<String> {
-        self.requests().split_off(count)
-    }
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// What a [`Fake`] was asked.
 #[derive(Clone, Debug)]
@@ -139,7 +77,8 @@ pub enum Guard {
     Nobody,
     /// What follows `Authorization: `.
     Basic(String),
-    /// Tokens that live for so many requests; got with that authorization, if any.
+    /// Tokens, got with that authorization if any. The first lives for so many requests, each other
+    /// one for twice as many as the one before.
     Bearer { uses: usize, login: Option<String> },
 }
 
@@ -296,7 +235,10 @@ impl State {
             }
         }
         let mut first = lines.first()?.split(' ');
-        let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
+        let (method, target) = (first.next()?.to_owned(), first.next()?);
+        // To a proxy, the whole address is said.
+        let target = target.strip_prefix("http://").map_or(target, |it| &it[it.find('/').unwrap_or(it.len())..]);
+        let target = target.to_owned();
         let header = |line: &String| line.split_once(": ").map(|(name, value)| (name.into(), value.into()));
         let mut request =
             Request { method, target, headers: lines[1..].iter().filter_map(header).collect(), before: 0 };
@@ -357,7 +299,8 @@ impl State {
         }
         let mut tokens = self.tokens.lock().unwrap();
         let token = format!("issued-{}", tokens.len());
-        tokens.insert(token.clone(), *uses);
+        let uses = uses << tokens.len().min(16);
+        tokens.insert(token.clone(), uses);
         answer("200 OK", format!(r#"{{"token":"{token}","expires_in":300}}"#))
     }
 
@@ -451,11 +394,4 @@ fn read_body(reader: &mut impl Read, length: usize, pace: Option<(usize, Duratio
         }
     }
     Some(body)
-}
-
-/// The path of a file in a new folder that is `DOCKER_CONFIG`.
-pub fn docker_config(folder: &std::path::Path, json: &serde_json::Value) -> PathBuf {
-    std::fs::create_dir_all(folder).unwrap();
-    std::fs::write(folder.join("config.json"), json.to_string()).unwrap();
-    folder.to_owned()
 }
