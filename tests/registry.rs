@@ -173,7 +173,6 @@ fn pull(fake: &Fake, digest: BlobDigest, size: Option<u64>) -> Result<Option<Vec
     Ok(Some(bytes))
 }
 
-
 fn real() -> Option<Registry> {
     let registry = Registry::start();
     if registry.is_none() {
@@ -212,10 +211,17 @@ fn the_small_image_in_a_real_registry() {
     assert_eq!(requests, ["HEAD /v2/team/small/manifests/1 200"]);
 
     // Two more: another repository, which is mounted into, and another tag.
-    let (other, second) = (format!("{}/other/small:1", registry.host), format!("{}/team/small:2", registry.host));
+    let (other, second) =
+        (format!("{}/other/small:1", registry.host), format!("{}/team/small:2", registry.host));
     let (built, requests) = push(&["--push", &other, "--push", &second]);
-    assert_eq!(built["pushed"].as_array().unwrap().iter().map(amounts).collect::<Vec<_>>(), [[0, blobs, 0], [0, 0, blobs]]);
-    assert!(!requests.iter().any(|request| request.starts_with("PUT") && request.contains("/blobs/")), "{requests:#?}");
+    assert_eq!(
+        built["pushed"].as_array().unwrap().iter().map(amounts).collect::<Vec<_>>(),
+        [[0, blobs, 0], [0, 0, blobs]]
+    );
+    assert!(
+        !requests.iter().any(|request| request.starts_with("PUT") && request.contains("/blobs/")),
+        "{requests:#?}"
+    );
 
     conditions(scene, &store, &one);
     read_back(scene, &one);
@@ -230,10 +236,18 @@ fn conditions(scene: &small::Small, store: &Path, one: &str) {
         command
     };
     let (code, said) = small::fails(&mut push(&["--if-absent", "--push", one]));
-    assert!(code == 4 && said.contains("is there already") && said.contains(&scene.built.digest), "{code}: {said}");
+    assert!(
+        code == 4 && said.contains("is there already") && said.contains(&scene.built.digest),
+        "{code}: {said}"
+    );
     let digest = String::from_utf8(output(&mut push(&["--push", &was]))).unwrap();
     assert_ne!(digest.trim(), scene.built.digest);
-    let raw = output(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", &format!("docker://{one}")]));
+    let raw = output(Command::new("skopeo").args([
+        "inspect",
+        "--raw",
+        "--tls-verify=false",
+        &format!("docker://{one}"),
+    ]));
     let manifest: Value = serde_json::from_slice(&raw).unwrap();
     assert_eq!(manifest["annotations"]["org.example.key"], "a=b");
     assert_eq!(format!("sha256:{}", Sha256::of(&raw)), digest.trim());
@@ -282,7 +296,8 @@ fn docker_pulls_what_was_pushed() {
     }
     let (Some(scene), Some(registry)) = (small::scene(), real()) else { return };
     let one = format!("{}/team/small:docker", registry.host);
-    output(scene.verb("image", &scene.project, &scene.store).args(["--locked", "--push", &one]));
+    let store = scene.store_copy("store of docker");
+    output(scene.verb("image", &scene.project, &store).args(["--locked", "--push", &one]));
     let docker = |arguments: &[&str]| {
         String::from_utf8(output(Command::new("docker").args(arguments))).unwrap().trim().to_owned()
     };

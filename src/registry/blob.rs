@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode, header};
 
 use super::login::Scope;
 use super::refusal;
-use super::request::{Answered, Request};
+use super::request::{ANSWER, Answered, Request};
 use super::{Access, Remote};
 use crate::fetch::Address;
 use crate::http::{Failure, innermost, passing};
@@ -21,9 +21,6 @@ use crate::{Error, Kind, Result};
 
 /// A line that is slower, in bytes a second, counts as a broken one.
 const SLOWEST: u64 = 20_000;
-/// A registry may take this many times [`crate::http::Patience::stall`] to answer when it has the
-/// last byte: it hashes, and may copy to its own store.
-const ANSWER: u32 = 10;
 
 /// A blob to send. Nothing is hashed here: the registry does that, and refuses another digest.
 pub struct Blob<'a> {

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode, header};
 
 use super::Remote;
 use super::refusal::{self, Explanation};
-use super::request::{Answered, Request};
+use super::request::{ANSWER, Answered, Request};
 use crate::http::{Failure, innermost, passing};
 use crate::{Error, Kind, Result};
 
@@ -125,6 +125,7 @@ impl Remote<'_> {
         let body = || Ok(Body::from(bytes.to_vec()));
         let mut request =
             Request::new(Method::PUT, address).header(header::CONTENT_TYPE, media_type).body(&body);
+        request.timeout = Some(self.patience().stall * ANSWER);
         match expected {
             Some(None) => request = request.header(header::IF_NONE_MATCH, "*"),
             Some(Some(Seen { etag: Some(etag), .. })) => {

@@ -17,6 +17,9 @@ use crate::{Error, Kind, Result};
 const REDIRECTS: usize = 5;
 /// The most that a token server may answer, in bytes.
 const TOKEN_LIMIT: u64 = 1 << 20;
+/// A registry may take this many times `Patience::stall` to answer to the last byte of what it is sent:
+/// it hashes, looks after what a manifest names, and may copy to a store of its own.
+pub const ANSWER: u32 = 10;
 /// How this program is known to token servers (OAuth2's `client_id`).
 const CLIENT: &str = "assemble";
 

@@ -37,7 +37,16 @@ impl Desk {
         command.env("DOCKER_CONFIG", bench.path("docker"));
         let path = std::env::var("PATH").unwrap();
         command.env("PATH", format!("{}:{path}", bench.path("bin").display()));
-        for proxy in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {
+        for proxy in [
+            "HTTP_PROXY",
+            "http_proxy",
+            "HTTPS_PROXY",
+            "https_proxy",
+            "ALL_PROXY",
+            "all_proxy",
+            "NO_PROXY",
+            "no_proxy",
+        ] {
             command.env_remove(proxy);
         }
         command
@@ -72,7 +81,8 @@ fn a_helper_gives_the_login() {
     desk.helper(&format!(r#"echo '{{"ServerURL":"{host}","Username":"me","Secret":"{SECRET}"}}'"#));
     for config in [json!({ "credHelpers": { &host: "test" } }), json!({ "credsStore": "test" })] {
         let said = desk.push(&config, &[&desk.to()]).output().unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
         assert!(said.contains("sha256:") && !said.contains(SECRET), "{said}");
         let called = std::fs::read_to_string(desk.scene.bench.path("called")).unwrap();
         assert_eq!(called, format!("get\n{host}\n"));
@@ -95,7 +105,10 @@ fn a_helper_that_fails_shows_no_secret() {
     for script in [&format!("echo {SECRET}; exit 1"), &format!("echo {SECRET}; echo {SECRET} >&2")] {
         desk.helper(script);
         let (code, said) = small::fails(&mut desk.push(&json!({ "credsStore": "test" }), &[&desk.to()]));
-        assert!(code == 8 && said.contains("docker-credential-test") && !said.contains(SECRET), "{code}: {said}");
+        assert!(
+            code == 8 && said.contains("docker-credential-test") && !said.contains(SECRET),
+            "{code}: {said}"
+        );
     }
     // It has none, so the file is asked.
     desk.helper("echo credentials not found in native keychain; exit 1");

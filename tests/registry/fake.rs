@@ -237,7 +237,8 @@ impl State {
         let mut first = lines.first()?.split(' ');
         let (method, target) = (first.next()?.to_owned(), first.next()?);
         // To a proxy, the whole address is said.
-        let target = target.strip_prefix("http://").map_or(target, |it| &it[it.find('/').unwrap_or(it.len())..]);
+        let target =
+            target.strip_prefix("http://").map_or(target, |it| &it[it.find('/').unwrap_or(it.len())..]);
         let target = target.to_owned();
         let header = |line: &String| line.split_once(": ").map(|(name, value)| (name.into(), value.into()));
         let mut request =

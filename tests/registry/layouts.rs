@@ -69,7 +69,11 @@ fn what_is_not_what_it_says_is_not_pushed() {
     std::fs::write(&path, bytes).unwrap();
     let manifest = layout("the manifest is another");
     let path = manifest.join(blob(scene.image.manifest.digest));
-    std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("amd64", "arm64").replace("vnd.oci", "vnd.ico")).unwrap();
+    std::fs::write(
+        &path,
+        std::fs::read_to_string(&path).unwrap().replace("amd64", "arm64").replace("vnd.oci", "vnd.ico"),
+    )
+    .unwrap();
     let index = layout("no JSON");
     std::fs::write(index.join("index.json"), "{").unwrap();
     let large = layout("a large index");
