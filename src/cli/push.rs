@@ -76,7 +76,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         events: reporter.events(),
     };
     let pushed = push.run(&arguments.options.destinations(&arguments.destinations))?;
-    drop(push);
     reporter.finish();
     if !arguments.quiet {
         pushed.iter().for_each(|pushed| eprint!("{}", report::push_summary(pushed)));
