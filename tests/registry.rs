@@ -186,6 +186,30 @@ fn amounts(pushed: &Value) -> [u64; 3] {
     ["sent", "mounted", "present"].map(|how| pushed[how]["blobs"].as_u64().unwrap())
 }
 
+/// The same requests as with the fake, which is so found to do as registries do.
+#[test]
+fn a_real_registry_is_asked_no_more_than_is_needed() {
+    let Some(registry) = real() else { return };
+    let scene = Scene::new();
+    let push = |name: &str| {
+        let to = format!("{}/{name}", registry.host).parse().unwrap();
+        let before = registry.requests().len();
+        let pushed = scene.push(&client(), &to).unwrap();
+        let counts = [pushed.sent.blobs, pushed.mounted.blobs, pushed.present.blobs];
+        (counts, registry.requests().split_off(before))
+    };
+    let (counts, requests) = push("team/app:1");
+    assert_eq!((counts, requests.len()), ([4, 0, 0], 2 + 3 * 4 + 1), "{requests:#?}");
+    let (counts, requests) = push("team/app:1");
+    assert_eq!(counts, [0, 0, 4]);
+    assert_eq!(requests, ["HEAD /v2/team/app/manifests/1 200"]);
+    let (counts, requests) = push("other/app:1");
+    assert_eq!((counts, requests.len()), ([0, 4, 0], 2 + 2 * 4 + 1), "{requests:#?}");
+    let image = format!("docker://{}/other/app:1", registry.host);
+    let raw = output(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", &image]));
+    assert_eq!(raw, scene.image.manifest.bytes);
+}
+
 #[test]
 fn the_small_image_in_a_real_registry() {
     let (Some(scene), Some(registry)) = (small::scene(), real()) else { return };
