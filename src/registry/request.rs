@@ -268,10 +268,9 @@ fn own_failure(error: &reqwest::Error) -> Option<Error> {
         if let Some(own) = error.downcast_ref::<Error>() {
             return Some(own.clone());
         }
-        if let Some(own) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            if let Some(own) = own.downcast_ref::<Error>() {
-                return Some(own.clone());
-            }
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(own) = inner.and_then(|inner| inner.downcast_ref::<Error>()) {
+            return Some(own.clone());
         }
         cause = error.source();
     }

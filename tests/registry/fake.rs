@@ -84,12 +84,15 @@ pub enum Guard {
 
 type Misbehave = dyn Fn(&Request) -> Option<Fault> + Send + Sync;
 
+/// Within a repository.
+type Name = (String, String);
+
 #[derive(Default)]
 struct State {
     /// By repository and digest.
-    blobs: Mutex<HashMap<(String, String), Vec<u8>>>,
+    blobs: Mutex<HashMap<Name, Vec<u8>>>,
     /// By repository and tag or digest: the media type and the bytes.
-    manifests: Mutex<HashMap<(String, String), (String, Vec<u8>)>>,
+    manifests: Mutex<HashMap<Name, (String, Vec<u8>)>>,
     requests: Mutex<Vec<Request>>,
     /// How often each token may still be used.
     tokens: Mutex<HashMap<String, usize>>,
