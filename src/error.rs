@@ -11,7 +11,7 @@ pub enum Kind {
     Usage,
     /// A manifest, lock, project, archive or other input that is wrong: exit code 3.
     Input,
-    /// Requirements that no set of packages meets: exit code 4.
+    /// Requirements that no set of packages meets, a tag that somebody else has moved: exit code 4.
     Conflict,
     /// A server that cannot be reached, refuses, or lies: exit code 5.
     Network,
@@ -121,9 +121,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// fs-err has put the path into the message.
+/// fs-err has put the path into the message; a reader of this library's own may have an [`Error`] in it.
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
+        if let Some(own) = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+            return own.clone();
+        }
         let this = Self::new(Kind::Store, error.to_string());
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {

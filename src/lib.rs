@@ -6,7 +6,7 @@
 //! ```text
 //! recipe (Rust) ──┐
 //!                 ├─► derivations ──► realise ──► layers ──► image ──► deliver
-//! assemble.lock ──┘    (keys)      store│substitute│build    (digest)   archive│folder│stream│engine
+//! assemble.lock ──┘    (keys)      store│substitute│build    (digest)   archive│folder│engine│registry
 //! ```
 //!
 //! A recipe is a pure function from the lock and the project's files to an image: a graph of
@@ -39,7 +39,8 @@
 //! | [`pack`] | tar, gzip, zip, wheels, `.deb`; synchronous, knows `layers` alone |
 //! | [`oci`] | configuration, manifest, index; names of images |
 //! | [`debian`] | the order of versions and the relations of packages, as Debian Policy has them |
-//! | [`deliver`] | the archive that everything loads, the OCI layout, Docker engines and what they hold |
+//! | [`registry`] | image registries: logins, tokens, blobs, manifests; verified, resumed, retried |
+//! | [`deliver`] | the archive that everything loads, the OCI layout, Docker engines and what they hold, pushing |
 //! | [`inspect`] | why something was built; which GPUs an image's libraries have code for, and whether its promises are kept |
 //!
 //! # Invariants
@@ -89,11 +90,14 @@
 //!   the objects, and elsewhere they hold a process id.
 //! - **pip's own check stands where the `.pth` is made**: what the compiled wheel requires is met by
 //!   what Poetry installed, or the step that puts it on the path fails.
+//! - **A registry client of our own**: those that there are hold blobs in memory, retry nothing, or bring
+//!   a runtime. A push that breaks off begins the blob anew: registries differ in what they keep.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
 //!   copied into place by a `run` step.
 
 mod draft;
 mod error;
+mod http;
 
 pub mod cli;
 pub mod debian;
@@ -105,6 +109,7 @@ pub mod oci;
 pub mod pack;
 pub mod project;
 pub mod realise;
+pub mod registry;
 pub mod sandbox;
 pub mod store;
 

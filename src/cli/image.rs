@@ -8,9 +8,11 @@ use assemble_layers::{Image, Recipes};
 use serde_json::json;
 
 use super::choice::{Choice, Declared};
+use super::push;
 use super::report::{self, Reporter};
 use super::session::{Options, Session};
 use crate::deliver::docker::{Engine, Loaded};
+use crate::deliver::{Built, Destination, Push, Pushed};
 use crate::fetch::Machine;
 use crate::oci::{self, Assembled, Reference};
 use crate::{Error, Kind, Result, deliver, inspect};
@@ -28,8 +30,17 @@ pub struct Arguments {
     #[arg(long)]
     load: bool,
     /// A name for the image [default: NAME:VARIANT] (may be given several times).
-    #[arg(long = "tag", short, value_name = "NAME:TAG")]
+    #[arg(long = "tag", short, value_name = "NAME:TAG", value_parser = Reference::parse_tag)]
     tags: Vec<Reference>,
+    /// Push to a registry; with a digest, only if the tag still points to it (may be given several
+    /// times).
+    #[arg(long = "push", value_name = "NAME:TAG[@DIGEST]")]
+    pushes: Vec<Destination>,
+    #[command(flatten)]
+    registries: push::Options,
+    /// Annotate the image's manifest; this changes its digest (may be given several times).
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::session::pair)]
+    annotations: Vec<(String, String)>,
     /// Fail if the lock does not fit, instead of mending it.
     #[arg(long)]
     locked: bool,
@@ -64,6 +75,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let target = Target::of(arguments.output.as_deref());
     check_target(&target, arguments)?;
     let engine = arguments.load.then(|| Engine::connect(&Machine::this())).transpose()?;
+    let destinations = arguments.registries.destinations(&arguments.pushes);
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
     let Declared { lock, mended, image, why } = arguments.choice.declare(&mut session, arguments.locked)?;
@@ -74,21 +86,27 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let layers = session.engine().realise(&image)?;
     inspect::gpu::keep_promises(&session.engine(), &image, &layers)?;
     let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
-    let assembled = oci::assemble(&image, layers)?;
+    let annotations = arguments.annotations.iter().cloned().collect();
+    let assembled = oci::assemble(&image, layers)?.annotated(&annotations)?;
     deliver(&session, &assembled, &names, &target)?;
     let loaded = engine
         .map(|engine| deliver::docker::load(&engine, &session.store, &assembled, &names, &reporter.events()));
     let loaded = loaded.transpose()?;
+    let pushed = push(&session, &assembled, &arguments.registries, &destinations)?;
     reporter.finish();
     if !arguments.options.quiet {
         eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
         eprint!("{}", loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
+        pushed.iter().for_each(|pushed| eprint!("{}", report::push_summary(pushed)));
     }
     let seconds = started.elapsed().as_secs_f64();
     match target {
         // stdout carries the archive.
         Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
-        _ if arguments.json => super::print(as_json(&image, &assembled, &names, loaded, seconds))?,
+        _ if arguments.json => {
+            let delivered = Delivered { names: &names, loaded, pushed: &pushed };
+            super::print(as_json(&image, &assembled, &delivered, seconds))?;
+        }
         _ => {
             super::print(assembled.manifest.digest)?;
             if !arguments.options.quiet {
@@ -105,6 +123,10 @@ fn check_target(target: &Target<'_>, arguments: &Arguments) -> Result<()> {
         Target::Stream if std::io::stdout().is_terminal() => {
             Err(Error::new(Kind::Usage, "an archive is not written to a terminal")
                 .hint("`--output - | docker load`"))
+        }
+        _ if arguments.options.offline && !arguments.pushes.is_empty() => {
+            Err(Error::new(Kind::Usage, "`--offline` forbids what `--push` asks for")
+                .hint("build with `--offline` first: what is in the store is pushed without building"))
         }
         Target::Stream if arguments.json => {
             Err(Error::new(Kind::Usage, "stdout cannot carry both the archive and JSON")
@@ -142,11 +164,30 @@ fn deliver(session: &Session<'_>, image: &Assembled, names: &[Reference], target
     }
 }
 
+fn push(
+    session: &Session<'_>,
+    image: &Assembled,
+    registries: &push::Options,
+    destinations: &[Destination],
+) -> Result<Vec<Pushed>> {
+    let built = Built { store: &session.store, image };
+    let client = registries.client();
+    let events = session.events.clone();
+    Push { client: &client, source: &built, parts: &built.parts(), memory: Some(&session.store), events }
+        .run(destinations)
+}
+
+/// Where the image went beside files.
+struct Delivered<'a> {
+    names: &'a [Reference],
+    loaded: Option<Loaded>,
+    pushed: &'a [Pushed],
+}
+
 fn as_json(
     image: &Image,
     assembled: &Assembled,
-    names: &[Reference],
-    loaded: Option<Loaded>,
+    delivered: &Delivered<'_>,
     seconds: f64,
 ) -> serde_json::Value {
     let layers = image.layers.iter().zip(&assembled.layers).map(|(declared, layer)| {
@@ -160,16 +201,20 @@ fn as_json(
             "seconds": layer.took.as_secs_f64(),
         })
     });
-    let loaded = loaded.map(|Loaded { sent, spared }| {
-        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    let loaded = delivered.loaded.as_ref().map(|Loaded { sent, spared }| {
+        let names: Vec<_> = delivered.names.iter().map(ToString::to_string).collect();
         json!({ "names": names, "sent": sent, "spared": spared })
     });
-    json!({
+    let mut value = json!({
         "digest": assembled.manifest.digest,
         "config": assembled.config.digest,
         "variant": image.variant,
         "layers": layers.collect::<Vec<_>>(),
         "loaded": loaded,
         "seconds": seconds,
-    })
+    });
+    if !delivered.pushed.is_empty() {
+        value["pushed"] = delivered.pushed.iter().map(push::as_json).collect();
+    }
+    value
 }

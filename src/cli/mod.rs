@@ -6,6 +6,7 @@ mod image;
 mod inspect;
 mod lock;
 mod plan;
+mod push;
 mod report;
 mod session;
 mod shell;
@@ -28,12 +29,12 @@ struct Arguments {
 
 /// One a class of failure; see [`Kind::exit_code`].
 const EXIT_CODES: &str = "Exit codes: 0 done · 2 wrong usage · 3 wrong input (manifest, lock, archive, project) · \
-4 requirements that conflict · 5 network · 6 a build step failed · 7 disk or store · 8 the machine forbids what is \
+4 requirements that conflict, or a tag that has moved · 5 network · 6 a build step failed · 7 disk or store · 8 the machine forbids what is \
 needed · 70 a mistake in this program · 130 interrupted";
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build an image: into the store, an archive, a folder, a stream, or an engine.
+    /// Build an image: into the store, an archive, a folder, a stream, an engine, or registries.
     Image(image::Arguments),
     /// Resolve what the recipes ask for, and write `assemble.lock`.
     Lock(lock::Arguments),
@@ -43,6 +44,8 @@ enum Verb {
     Inspect(inspect::Arguments),
     /// Enter a build step: what it left when it failed, or what it starts from.
     Shell(shell::Arguments),
+    /// Push an image that was written to an archive or a folder.
+    Push(push::Arguments),
     /// List the images that can be built.
     Variants(variants::Arguments),
     /// Print a completion script for a shell.
@@ -79,6 +82,7 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
         Verb::Plan(arguments) => plan::run(recipes, &arguments),
         Verb::Inspect(arguments) => inspect::run(recipes, &arguments),
         Verb::Shell(arguments) => shell::run(recipes, &arguments),
+        Verb::Push(arguments) => push::run(&arguments),
         Verb::Variants(arguments) => variants::run(recipes, &arguments),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "assemble", &mut std::io::stdout());
@@ -99,5 +103,16 @@ fn print(text: impl std::fmt::Display) -> Result<()> {
             Err(Error::new(Kind::Output, "nobody reads stdout"))
         }
         result => Ok(result?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What clap finds wrong with a command line only when it is used.
+    #[test]
+    fn the_command_line_makes_sense() {
+        Arguments::command().debug_assert();
     }
 }

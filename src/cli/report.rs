@@ -10,6 +10,7 @@ use std::time::Duration;
 use assemble_layers::{Image, Lock};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::deliver::Pushed;
 use crate::deliver::docker::Loaded;
 use crate::inspect::Why;
 use crate::oci::{Assembled, Reference};
@@ -81,7 +82,10 @@ impl Screen {
     fn one(&mut self, event: Event) {
         match event {
             Event::Found { .. } | Event::Finished => {}
-            Event::Downloading { file, done, size } => self.advance(file, done, size),
+            Event::Downloading { file, done, size } | Event::Uploading { file, done, size } => {
+                self.advance(file, done, size);
+            }
+            Event::Uploaded { file } => self.end(&file),
             Event::Sending { done, size } => self.advance(SENDING.to_owned(), done, size),
             Event::Sent => self.end(SENDING),
             Event::Downloaded { file, size } => {
@@ -257,6 +261,18 @@ fn groups<'a>(image: &'a Image, assembled: &Assembled) -> Vec<(&'a str, Had, usi
         }
     }
     groups
+}
+
+/// What a push came to: what was sent, and what was spared.
+pub fn push_summary(pushed: &Pushed) -> String {
+    let Pushed { reference, sent, mounted, present } = pushed;
+    let mut spared = String::new();
+    for (amount, how) in [(mounted, "mounted"), (present, "there already")] {
+        if amount.blobs > 0 {
+            let _ = write!(spared, ", {} {how}", bytes(amount.bytes));
+        }
+    }
+    format!("  pushed    {reference}   sent {}{spared}\n", bytes(sent.bytes))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub struct Options {
     jobs: Option<usize>,
     /// Point a source of `pyproject.toml` elsewhere; `NAME=pypi` means the default index, and
     /// `pypi=URL` says what that is (may be given several times).
-    #[arg(long = "index", value_name = "NAME=URL", value_parser = named)]
+    #[arg(long = "index", value_name = "NAME=URL", value_parser = pair)]
     indexes: Vec<(String, String)>,
     /// A mirror of Debian's archive.
     #[arg(long, value_name = "URL", env = "ASSEMBLE_DEBIAN_MIRROR", hide_env_values = true)]
@@ -45,14 +45,14 @@ pub struct Options {
     git_mirrors: Vec<Mirror>,
     /// Build one of the recipes' sources from another repository: a folder as it is committed there,
     /// or an address or a folder at a commit (may be given several times).
-    #[arg(long = "source", value_name = "NAME=PATH|URL@COMMIT", value_parser = named)]
+    #[arg(long = "source", value_name = "NAME=PATH|URL@COMMIT", value_parser = pair)]
     sources: Vec<(String, String)>,
     /// Take an expired Debian index all the same.
     #[arg(long)]
     allow_expired: bool,
     /// Use no network.
     #[arg(long)]
-    offline: bool,
+    pub offline: bool,
     /// Say only what went wrong.
     #[arg(long, short, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -61,10 +61,13 @@ pub struct Options {
     pub verbose: bool,
 }
 
-fn named(text: &str) -> Result<(String, String), String> {
+/// `NAME=URL`, `KEY=VALUE`.
+pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, url)) if !name.is_empty() && !url.is_empty() => Ok((name.to_owned(), url.to_owned())),
-        _ => Err("it is not NAME=VALUE".to_owned()),
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("something must stand before and after a `=`".to_owned()),
     }
 }
 
@@ -79,13 +82,13 @@ pub struct Session<'a> {
     pub manifest: Manifest,
     /// The lock as it was found.
     pub known: Option<Lock>,
-    events: Sender<Event>,
+    pub events: Sender<Event>,
 }
 
 impl<'a> Session<'a> {
     pub fn open(options: &'a Options, recipes: &'a dyn Recipes, events: Sender<Event>) -> Result<Self> {
         let manifest = Manifest::read(&options.project)?;
-        let store = Store::open(store_folder(options)?)?;
+        let store = Store::open(store_folder(options.store.as_deref())?)?;
         let caches = options
             .caches
             .iter()
@@ -254,9 +257,10 @@ fn git_source(text: &str) -> Result<GitSource> {
     Ok(GitSource { url: place.to_owned(), commit })
 }
 
-fn store_folder(options: &Options) -> Result<PathBuf> {
-    if let Some(folder) = &options.store {
-        return Ok(folder.clone());
+/// Where the store is: where it was asked for, or in the user's cache.
+pub fn store_folder(asked: Option<&Path>) -> Result<PathBuf> {
+    if let Some(folder) = asked {
+        return Ok(folder.to_owned());
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));

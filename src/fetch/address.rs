@@ -61,6 +61,13 @@ impl Address {
         self
     }
 
+    /// The same address with one more parameter in its query.
+    #[must_use]
+    pub fn with_query(mut self, name: &str, value: &str) -> Self {
+        self.0.query_pairs_mut().append_pair(name, value);
+        self
+    }
+
     /// The folder `name` beside the last one of the path.
     pub(super) fn sibling(&self, name: &str) -> Result<Self> {
         let mut this = self.clone();
@@ -94,7 +101,7 @@ impl Address {
     }
 
     /// The address without login, and the login, decoded.
-    pub(super) fn split(&self) -> (Url, Option<(String, Option<String>)>) {
+    pub(crate) fn split(&self) -> (Url, Option<(String, Option<String>)>) {
         let mut bare = Self(self.0.clone());
         bare.set_login("", None);
         let login = self.has_login().then(|| (decode(self.0.username()), self.0.password().map(decode)));

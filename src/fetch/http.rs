@@ -1,52 +1,26 @@
 //! HTTP: whole pages into memory, and large files into a `.part` file that survives the run.
 //!
-//! What passes is tried again, with a growing pause or the one that the server asks for: refused
-//! connections, timeouts, 408, 429 and 5xx (RFC 9110), bodies that end too soon or stall. What does
-//! not pass is an error that names the host and what to do, and never a login.
-//!
-//! Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`. Certificates are
-//! the machine's trust store and `SSL_CERT_FILE`. One connection a request: downloads run beside
-//! each other, and a stall of one must not hold up the rest.
+//! What passes is tried again, as `crate::http` has it. What does not pass is an error that names
+//! the host and what to do, and never a login. One connection a request: downloads run beside each
+//! other, and a stall of one must not hold up the rest.
 
 use std::io::{Read, Seek, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use assemble_layers::digest::{Hasher, Sha256};
 use reqwest::StatusCode;
 use reqwest::blocking::Response;
-use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::header;
 
 use super::address::Address;
 use super::login::Logins;
 use super::machine::Machine;
 use crate::error::{Error, Kind, Result};
+use crate::http::{self, Failure, asked_pause, innermost, passes, passing, unreachable};
+
+pub use crate::http::Patience;
 
 const REDIRECTS: usize = 10;
-
-/// How long to bear with a server.
-#[derive(Clone, Debug)]
-pub struct Patience {
-    /// In a row, without any progress.
-    pub tries: u32,
-    /// Before the second try; it doubles from there.
-    pub pause: Duration,
-    /// No pause is longer, whatever the server asks for.
-    pub longest_pause: Duration,
-    /// Without a byte.
-    pub stall: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            tries: 5,
-            pause: Duration::from_millis(500),
-            longest_pause: Duration::from_secs(60),
-            stall: Duration::from_secs(30),
-        }
-    }
-}
 
 /// What a download must turn out to be.
 #[derive(Clone, Copy, Debug)]
@@ -73,28 +47,6 @@ pub struct Client {
     patience: Patience,
 }
 
-/// Why one try failed.
-enum Failure {
-    /// Another try may do better, after the pause if the server named one.
-    Passing {
-        error: Error,
-        pause: Option<Duration>,
-    },
-    Lasting(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Lasting(error)
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::Lasting(error.into())
-    }
-}
-
 impl Client {
     pub fn new(machine: &Machine, patience: Patience) -> Result<Self> {
         Self::build(machine, patience, reqwest::blocking::Client::builder())
@@ -105,32 +57,18 @@ impl Client {
         patience: Patience,
         builder: reqwest::blocking::ClientBuilder,
     ) -> Result<Self> {
-        let inner = builder
-            .user_agent(concat!("assemble/", env!("CARGO_PKG_VERSION")))
-            // Ours: which login goes where is decided in one place.
-            .redirect(reqwest::redirect::Policy::none())
-            .http1_only()
-            .connect_timeout(patience.stall)
-            // In the blocking client: for each read, not for the whole body.
-            .timeout(patience.stall)
-            .tls_certs_merge(trust_store(machine))
-            .build()
-            .map_err(|error| {
-                Error::new(Kind::Machine, "the TLS client cannot be set up")
-                    .detail(innermost(&error))
-                    .hint("`SSL_CERT_FILE` names a file of certificates; Debian's `ca-certificates` has one")
-            })?;
+        let inner = http::client(machine, &patience, builder)?;
         Ok(Self { inner, logins: Logins::find(machine), patience })
     }
 
     /// A page of at most `limit` bytes.
     pub fn get(&self, address: &Address, accept: Option<&str>, limit: u64) -> Result<Page> {
-        self.patiently(|| self.page(address, accept, limit))
+        self.patience.run(|| self.page(address, accept, limit))
     }
 
     /// As [`Client::get`]; `None` if the server says that there is no such page.
     pub fn find(&self, address: &Address, accept: Option<&str>, limit: u64) -> Result<Option<Page>> {
-        self.patiently(|| {
+        self.patience.run(|| {
             let (response, at) = self.request(address, accept, 0)?;
             match response.status() {
                 StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
@@ -180,7 +118,7 @@ impl Client {
     ) -> Result<()> {
         loop {
             let reached = part.longest;
-            let whole = self.patiently(|| match self.append(address, wanted, part, progress) {
+            let whole = self.patience.run(|| match self.append(address, wanted, part, progress) {
                 Err(Failure::Passing { .. }) if part.longest > reached => Ok(false),
                 outcome => outcome.map(|()| true),
             })?;
@@ -299,25 +237,6 @@ impl Client {
         }
         request.send().map_err(|error| passing(unreachable(at, &error)))
     }
-
-    /// Tries until it works, or lasts, or patience ends.
-    fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T> {
-        let mut pause = self.patience.pause;
-        for left in (0..self.patience.tries.max(1)).rev() {
-            match attempt() {
-                Ok(value) => return Ok(value),
-                Err(Failure::Lasting(error)) => return Err(error),
-                Err(Failure::Passing { error, .. }) if left == 0 => {
-                    return Err(error.detail(format!("tried {} times", self.patience.tries.max(1))));
-                }
-                Err(Failure::Passing { pause: asked, .. }) => {
-                    std::thread::sleep(asked.unwrap_or(pause).min(self.patience.longest_pause));
-                    pause *= 2;
-                }
-            }
-        }
-        unreachable!("the last try returns")
-    }
 }
 
 /// A file that is being downloaded, and the digest of what is there.
@@ -406,20 +325,6 @@ fn accepted<'a>(response: &'a Response, at: &Address) -> Result<&'a Response> {
     }
 }
 
-fn passes(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
-}
-
-/// `Retry-After` in seconds; its other form, a date, is left to our own pauses.
-fn asked_pause(headers: &HeaderMap<HeaderValue>) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
-fn passing(error: Error) -> Failure {
-    Failure::Passing { error, pause: None }
-}
-
 fn refusal(at: &Address, status: StatusCode) -> Error {
     let error = Error::new(Kind::Network, format!("`{}` answered {status}", at.host())).detail(at);
     match status {
@@ -433,17 +338,6 @@ fn refusal(at: &Address, status: StatusCode) -> Error {
         StatusCode::NOT_FOUND | StatusCode::GONE => error.hint("another mirror or index may still have it"),
         _ => error.hint("the server is at fault: try later, or another mirror or index"),
     }
-}
-
-fn unreachable(at: &Address, error: &reqwest::Error) -> Error {
-    let cause = innermost(error);
-    let hint = if cause.contains("ertificate") || cause.contains("UnknownIssuer") {
-        "a network that intercepts TLS has a certificate authority of its own: `SSL_CERT_FILE` names its file"
-    } else {
-        "check the address and the network; `HTTPS_PROXY` and `HTTP_PROXY` name a proxy"
-    };
-    let what = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
-    Error::new(Kind::Network, format!("`{}` {what}", at.host())).detail(cause).hint(hint)
 }
 
 fn broken_off(at: &Address, error: &std::io::Error) -> Error {
@@ -464,36 +358,6 @@ fn wrong_digest(at: &Address, wanted: Wanted<'_>, found: Sha256) -> Error {
         .detail(format!("expected sha256 {}", wanted.sha256))
         .detail(format!("   found sha256 {found}"))
         .hint("if the file was replaced on purpose, `assemble lock` locks the new one")
-}
-
-/// What a chain of errors began with. reqwest puts the address into its own messages; the causes
-/// below do not have it.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    // A reqwest error without a cause would show its address, with what its query may hold.
-    match error.downcast_ref::<reqwest::Error>() {
-        Some(bare) if bare.url().is_some() => "the request failed".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-/// The machine's certificates, beside those that the TLS library finds: with `SSL_CERT_FILE` set it
-/// reads that file alone, where OpenSSL goes on to look at the folder of certificates.
-fn trust_store(machine: &Machine) -> Vec<reqwest::Certificate> {
-    const BUNDLES: [&str; 4] = [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem",
-    ];
-    if machine.variable("SSL_CERT_FILE").is_none() || machine.variable("SSL_CERT_DIR").is_some() {
-        return Vec::new();
-    }
-    let bundle = BUNDLES.iter().find_map(|path| machine.read(path)).unwrap_or_default();
-    reqwest::Certificate::from_pem_bundle(bundle.as_bytes()).unwrap_or_default()
 }
 
 #[cfg(test)]

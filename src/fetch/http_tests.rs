@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use tempfile::TempDir;
 
 use super::super::server::{Reply, Server, ok, reply, rest};

@@ -3,7 +3,11 @@
 //! They are made from `oci-spec`'s types, so that they are well-formed, and written by
 //! `assemble_layers::json::canonical`, so that their bytes are always the same.
 
-use std::collections::HashMap;
+mod reference;
+
+pub use reference::{Reference, Repository};
+
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, UNIX_EPOCH};
 
 use assemble_layers::{BlobDigest, Image, Sha256, json};
@@ -37,6 +41,24 @@ pub struct Assembled {
     /// Its digest is the image's.
     pub manifest: Document,
     pub layers: Vec<RealisedLayer>,
+}
+
+impl Assembled {
+    /// The same image with more annotations on its manifest, and so with another digest.
+    ///
+    /// # Errors
+    /// None is known; the manifest is one that [`assemble`] made.
+    pub fn annotated(mut self, annotations: &BTreeMap<String, String>) -> Result<Self> {
+        if annotations.is_empty() {
+            return Ok(self);
+        }
+        let mut manifest = spec::ImageManifest::from_reader(&self.manifest.bytes[..]).map_err(internal)?;
+        let mut all = manifest.annotations().clone().unwrap_or_default();
+        all.extend(annotations.clone());
+        manifest.set_annotations(Some(all));
+        self.manifest = Document::new(&manifest)?;
+        Ok(self)
+    }
 }
 
 /// Makes the documents.
@@ -140,7 +162,7 @@ pub fn index(image: &Assembled, names: &[Reference]) -> Result<Vec<u8>> {
         descriptor.set_annotations(name.map(|name| {
             HashMap::from([
                 ("io.containerd.image.name".to_owned(), name.qualified()),
-                (spec::ANNOTATION_REF_NAME.to_owned(), name.tag.clone()),
+                (spec::ANNOTATION_REF_NAME.to_owned(), name.tag.clone().unwrap_or_default()),
             ])
         }));
         Ok(descriptor)
@@ -171,83 +193,4 @@ pub fn docker_manifest(image: &Assembled, names: &[Reference]) -> Result<Vec<u8>
 /// Where a layout has a blob (OCI image-spec, `image-layout.md`).
 pub fn blob_path(digest: BlobDigest) -> String {
     format!("blobs/sha256/{}", digest.hex())
-}
-
-/// A name with a tag: `spectralmc:binary`, `registry.example:5000/team/image:1`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reference {
-    name: String,
-    tag: String,
-}
-
-impl std::str::FromStr for Reference {
-    type Err = Error;
-
-    /// The tag is `latest` if there is none, as with Docker (distribution, `reference` grammar).
-    fn from_str(text: &str) -> Result<Self> {
-        let colon = text.rfind(':').filter(|colon| !text[*colon..].contains('/'));
-        let (name, tag) = colon.map_or((text, "latest"), |colon| (&text[..colon], &text[colon + 1..]));
-        let valid_part = |part: &str| {
-            let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-            let inner = |byte: u8| edge(byte) || matches!(byte, b'.' | b'_' | b'-');
-            part.bytes().next().is_some_and(edge)
-                && part.bytes().last().is_some_and(edge)
-                && part.bytes().all(inner)
-        };
-        let (host, path) = match name.split_once('/') {
-            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (Some(host), path),
-            _ => (None, name),
-        };
-        let valid_host = host.is_none_or(|host| {
-            !host.is_empty()
-                && host.bytes().all(|byte| {
-                    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b':' | b'-' | b'[' | b']')
-                })
-        });
-        let valid_tag = tag.len() <= 128
-            && tag.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-            && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
-        if valid_host && path.split('/').all(valid_part) && valid_tag && name.len() <= 255 {
-            return Ok(Self { name: name.to_owned(), tag: tag.to_owned() });
-        }
-        Err(Error::new(Kind::Usage, format!("`{text}` is no image name"))
-            .hint("a name is `NAME:TAG` or `HOST/NAME:TAG`, in lower case"))
-    }
-}
-
-impl Reference {
-    /// With the registry and the namespace that Docker means where none is written.
-    fn qualified(&self) -> String {
-        match self.name.split_once('/') {
-            Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => self.to_string(),
-            Some(_) => format!("docker.io/{self}"),
-            None => format!("docker.io/library/{self}"),
-        }
-    }
-}
-
-impl std::fmt::Display for Reference {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}:{}", self.name, self.tag)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_qualified_as_docker_does() {
-        let qualified = |text: &str| text.parse::<Reference>().map(|name| name.qualified()).unwrap();
-        assert_eq!(qualified("spectralmc"), "docker.io/library/spectralmc:latest");
-        assert_eq!(qualified("team/spectralmc:1"), "docker.io/team/spectralmc:1");
-        assert_eq!(qualified("localhost:5000/a:b"), "localhost:5000/a:b");
-    }
-
-    #[test]
-    fn other_texts_are_no_names() {
-        for text in ["", ":", "A", "a b", "a:", "a:-b", "/a", "a//b", "-a", "a:b c"] {
-            assert!(text.parse::<Reference>().is_err(), "{text:?}");
-        }
-    }
 }

@@ -39,6 +39,15 @@ pub enum Event {
         file: String,
         size: u64,
     },
+    /// A blob is on its way to a registry.
+    Uploading {
+        file: String,
+        done: u64,
+        size: u64,
+    },
+    Uploaded {
+        file: String,
+    },
     /// A builder began.
     Building {
         name: String,

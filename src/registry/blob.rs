@@ -1,0 +1,392 @@
+//! Blobs: whether they are there, mounting them from another repository, sending, reading.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use assemble_layers::BlobDigest;
+use assemble_layers::digest::Hasher;
+use reqwest::blocking::{Body, Response};
+use reqwest::{Method, StatusCode, header};
+
+use super::login::Scope;
+use super::refusal;
+use super::request::{ANSWER, Answered, Request};
+use super::{Access, Remote};
+use crate::fetch::Address;
+use crate::http::{Failure, innermost, passing};
+use crate::oci::Repository;
+use crate::{Error, Kind, Result};
+
+/// A line that is slower, in bytes a second, counts as a broken one.
+const SLOWEST: u64 = 20_000;
+
+/// A blob to send. Nothing is hashed here: the registry does that, and refuses another digest.
+pub struct Blob<'a> {
+    pub digest: BlobDigest,
+    /// In bytes.
+    pub size: u64,
+    /// Opens it at its first byte; called again when it must be sent again.
+    pub open: &'a (dyn Fn() -> Result<Box<dyn Read + Send>> + 'a),
+    /// Told the bytes so far; fewer than before when it is sent again.
+    pub progress: Arc<dyn Fn(u64) + Send + Sync>,
+}
+
+/// How a blob came to be in a repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    Mounted,
+    Uploaded,
+}
+
+/// What an upload begins with.
+enum Begun {
+    Mounted,
+    /// Where the bytes go.
+    Session(Address),
+}
+
+impl Remote<'_> {
+    /// Whether the repository has a blob.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or refuses.
+    pub fn has_blob(&self, digest: BlobDigest) -> Result<bool> {
+        let address = self.base.join(&format!("blobs/{digest}"))?;
+        let found = self.patience().run(|| {
+            let answered = self.send(&Request::new(Method::HEAD, address.clone()))?;
+            match answered.status() {
+                status if status.is_success() => Ok(true),
+                StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
+                StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => self.gives_blob(&address),
+                _ => Err(answered.refusal().into()),
+            }
+        });
+        found.map_err(|error| self.about(error, digest, "cannot be asked for at"))
+    }
+
+    /// For registries without HEAD: asks for the first byte, and reads none.
+    fn gives_blob(&self, address: &Address) -> Result<bool, Failure> {
+        let request = Request::new(Method::GET, address.clone()).header(header::RANGE, "bytes=0-0");
+        let answered = self.send(&request)?;
+        match answered.status() {
+            status if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE => Ok(true),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
+            _ => Err(answered.refusal().into()),
+        }
+    }
+
+    /// Puts a blob into the repository: mounted from another one of the registry where that works,
+    /// else sent, from the start after every failure.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, refuses, or got other bytes than the digest says; the blob
+    /// cannot be read.
+    pub fn send_blob(&self, blob: &Blob<'_>, from: Option<&Repository>) -> Result<Sent> {
+        let mut session = match from {
+            // A mount that fails is no failure: the bytes are at hand.
+            Some(from) => match self.patience().run(|| self.begin(Some((blob.digest, from)))) {
+                Ok(Begun::Mounted) => return Ok(Sent::Mounted),
+                Ok(Begun::Session(session)) => Some(session),
+                Err(_) => None,
+            },
+            None => None,
+        };
+        let mut broke_off = false;
+        let sent = self.patience().run(|| {
+            if std::mem::take(&mut broke_off)
+                && let Begun::Session(session) = self.begin(None)?
+            {
+                self.hear_refusal(blob, session)?;
+            }
+            let session = match session.take() {
+                Some(session) => session,
+                None => match self.begin(None)? {
+                    Begun::Session(session) => session,
+                    Begun::Mounted => return Ok(()),
+                },
+            };
+            let count = Arc::new(AtomicU64::new(0));
+            let outcome = self.upload(blob, session, &count);
+            broke_off = outcome.is_err() && count.load(Ordering::Relaxed) < blob.size;
+            outcome
+        });
+        sent.map_err(|error| self.about(error, blob.digest, "cannot be sent to"))?;
+        Ok(Sent::Uploaded)
+    }
+
+    /// Begins an upload, or mounts.
+    fn begin(&self, mount: Option<(BlobDigest, &Repository)>) -> Result<Begun, Failure> {
+        let mut address = self.base.join("blobs/uploads/")?;
+        let mut scope = self.scope.clone();
+        if let Some((digest, from)) = mount {
+            address = address.with_query("mount", &digest.to_string()).with_query("from", &from.path());
+            scope = scope.and(Scope::of(&from.path(), Access::Pull));
+        }
+        // Registries want to be told that the body is empty (OCI distribution-spec, "Pushing blobs").
+        let nothing = || Ok(Body::from(""));
+        let request = Request::new(Method::POST, address).header(header::CONTENT_LENGTH, "0").body(&nothing);
+        let answered = self.send_for(&request, &scope)?;
+        match answered.status() {
+            StatusCode::CREATED => Ok(Begun::Mounted),
+            StatusCode::ACCEPTED => Ok(Begun::Session(self.location(&answered)?)),
+            _ => Err(answered.refusal().into()),
+        }
+    }
+
+    /// Where an upload goes on, relative to this page or absolute.
+    fn location(&self, answered: &Answered) -> Result<Address> {
+        let location = answered.header(header::LOCATION).ok_or_else(|| {
+            Error::new(Kind::Network, format!("`{}` says not where the upload goes", answered.at.host()))
+                .detail(&answered.at)
+        })?;
+        let next = answered.at.join(location)?;
+        self.client.check_plain(&answered.at, &next)?;
+        Ok(next)
+    }
+
+    fn upload(&self, blob: &Blob<'_>, session: Address, count: &Arc<AtomicU64>) -> Result<(), Failure> {
+        let body = || Ok(Body::sized(Counted::new(blob, Arc::clone(count))?, blob.size));
+        self.put(blob, session, &body)
+    }
+
+    /// A registry that refuses an upload may say so while it is being sent, and then hang up; what
+    /// it said is lost with the connection. So the request is made without its body, and the answer
+    /// waited for a moment.
+    fn hear_refusal(&self, blob: &Blob<'_>, session: Address) -> Result<(), Failure> {
+        let pause = self.patience().pause * 2;
+        let body = || Ok(Body::sized(Silence(pause), blob.size));
+        match self.put(blob, session, &body) {
+            Err(Failure::Lasting(error)) => Err(Failure::Lasting(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&self, blob: &Blob<'_>, session: Address, body: &dyn Fn() -> Result<Body>) -> Result<(), Failure> {
+        let address = session.with_query("digest", &blob.digest.to_string());
+        let mut request = Request::new(Method::PUT, address)
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .body(body);
+        // A stall on the way is noticed by the kernel (`TCP_USER_TIMEOUT`).
+        request.timeout =
+            Some(self.patience().stall * ANSWER + Duration::from_secs(blob.size.div_ceil(SLOWEST)));
+        let answered = self.send(&request)?;
+        let status = answered.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let (error, (forgotten, other)) = answered.explained(|why| {
+            (why.has(&["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"]), why.has(&["DIGEST_INVALID"]))
+        });
+        // The session is gone, or holds what an earlier try left: a new one is begun.
+        if status == StatusCode::RANGE_NOT_SATISFIABLE || forgotten {
+            return Err(passing(error));
+        }
+        let hint =
+            "the blob was damaged on the way, or here: if it happens again, remove it, and it is made again";
+        Err(Failure::Lasting(if other { error.hint(hint) } else { error }))
+    }
+
+    /// A blob's bytes, or `None` if the repository has it not. With a `size`, which whoever knows
+    /// should give, a registry that serves more is found out before it fills anything.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or refuses. Reading ends in an error where the bytes are not
+    /// what the digest says.
+    pub fn blob(&self, digest: BlobDigest, size: Option<u64>) -> Result<Option<BlobStream<'_>>> {
+        let mut stream = BlobStream {
+            remote: self,
+            digest,
+            size,
+            at: 0,
+            hasher: Hasher::new(),
+            source: None,
+            ranges: true,
+            ended: false,
+        };
+        let opened = self.patience().run(|| match stream.open() {
+            Err(Failure::Lasting(_)) if stream.ended => Ok(false),
+            outcome => outcome.map(|()| true),
+        });
+        match opened.map_err(|error| self.about(error, digest, "cannot be read from"))? {
+            true => Ok(Some(stream)),
+            false => Ok(None),
+        }
+    }
+
+    fn about(&self, error: Error, digest: BlobDigest, what: &str) -> Error {
+        // What is wrong on this side says so itself.
+        if error.kind() != Kind::Network {
+            return error;
+        }
+        error.within(format!("the blob `{digest}` {what} `{}`", self.repository))
+    }
+}
+
+/// Reads a blob, going on by range where the connection breaks off.
+///
+/// A wrong blob is an error before its end: whoever has read to the end has the blob.
+pub struct BlobStream<'a> {
+    remote: &'a Remote<'a>,
+    digest: BlobDigest,
+    size: Option<u64>,
+    /// Bytes that were given out.
+    at: u64,
+    hasher: Hasher,
+    source: Option<Response>,
+    /// Whether the registry is still believed to serve ranges.
+    ranges: bool,
+    /// All was given out and is right; or, at first, the registry has no such blob.
+    ended: bool,
+}
+
+impl BlobStream<'_> {
+    /// Asks for what is left.
+    fn open(&mut self) -> Result<(), Failure> {
+        let address = self.remote.base.join(&format!("blobs/{}", self.digest))?;
+        let mut request = Request::new(Method::GET, address);
+        if self.at > 0 && self.ranges {
+            request = request.header(header::RANGE, format!("bytes={}-", self.at));
+        }
+        let answered = self.remote.send(&request)?;
+        match answered.status() {
+            StatusCode::PARTIAL_CONTENT if self.at > 0 => self.go_on(answered),
+            StatusCode::OK => self.skip(answered),
+            StatusCode::RANGE_NOT_SATISFIABLE if self.ranges && self.at > 0 => {
+                self.ranges = false;
+                Err(passing(answered.refusal()))
+            }
+            status => {
+                self.ended = self.at == 0 && matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+                Err(answered.refusal().into())
+            }
+        }
+    }
+
+    /// `Content-Range: bytes 100-199/1000` (RFC 9110, 14.4).
+    fn go_on(&mut self, answered: Answered) -> Result<(), Failure> {
+        let range = answered.header(header::CONTENT_RANGE);
+        let start = range.and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
+        if start != Some(self.at) {
+            self.ranges = false;
+            let error = Error::new(Kind::Network, "another range came than was asked for");
+            return Err(passing(error.detail(&answered.at)));
+        }
+        self.source = Some(answered.response);
+        Ok(())
+    }
+
+    /// The whole blob comes: what was given out already is passed over. Its digest was that of what
+    /// came before, so the whole is checked all the same.
+    fn skip(&mut self, answered: Answered) -> Result<(), Failure> {
+        let length = answered.response.content_length();
+        if let (Some(size), Some(length)) = (self.size, length)
+            && size != length
+        {
+            return Err(self.wrong(format!("it has {length} bytes, and should have {size}")).into());
+        }
+        self.size = self.size.or(length);
+        let mut response = answered.response;
+        let passed = io::copy(&mut response.by_ref().take(self.at), &mut io::sink());
+        let passed = passed.map_err(|error| passing(refusal::broken_off(&answered.at, innermost(&error))))?;
+        if passed < self.at {
+            return Err(passing(refusal::broken_off(&answered.at, "the blob ended too soon")));
+        }
+        self.source = Some(response);
+        Ok(())
+    }
+
+    /// The next bytes. Each success begins a new count of tries.
+    fn next(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let remote = self.remote;
+        let read = remote.patience().run(|| {
+            if self.source.is_none() {
+                self.open()?;
+            }
+            let Some(source) = &mut self.source else { return Ok(0) };
+            let truncated = || io::Error::new(io::ErrorKind::UnexpectedEof, "the blob ended too soon");
+            let read = match source.read(buffer) {
+                Ok(0) if self.size.is_some_and(|size| self.at < size) => Err(truncated()),
+                other => other,
+            };
+            read.map_err(|error| {
+                self.source = None;
+                passing(refusal::broken_off(&remote.base, innermost(&error)))
+            })
+        })?;
+        self.hasher.update(&buffer[..read]);
+        self.at += read as u64;
+        if read == 0 || self.size == Some(self.at) {
+            let found = BlobDigest(self.hasher.clone().finish());
+            if found != self.digest {
+                return Err(self.wrong(format!("it has the digest `{found}`")));
+            }
+            self.ended = true;
+        }
+        Ok(read)
+    }
+
+    fn wrong(&self, how: String) -> Error {
+        Error::new(Kind::Network, "other bytes are served than the digest says")
+            .detail(how)
+            .hint("the registry's copy is damaged, or a cache on the way is: nothing of it was kept")
+    }
+}
+
+impl Read for BlobStream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ended || buffer.is_empty() {
+            return Ok(0);
+        }
+        let left = self.size.map_or(u64::MAX, |size| size - self.at);
+        let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = self.next(&mut buffer[..wanted]);
+        read.map_err(|error| io::Error::other(self.remote.about(error, self.digest, "cannot be read from")))
+    }
+}
+
+/// A blob on its way: says how much was read, and that there is too little.
+struct Counted {
+    inner: io::Take<Box<dyn Read + Send>>,
+    digest: BlobDigest,
+    size: u64,
+    count: Arc<AtomicU64>,
+    progress: Arc<dyn Fn(u64) + Send + Sync>,
+}
+
+impl Counted {
+    fn new(blob: &Blob<'_>, count: Arc<AtomicU64>) -> Result<Self> {
+        count.store(0, Ordering::Relaxed);
+        (blob.progress)(0);
+        let inner = (blob.open)()?.take(blob.size);
+        Ok(Self { inner, digest: blob.digest, size: blob.size, count, progress: Arc::clone(&blob.progress) })
+    }
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let count = self.count.fetch_add(read as u64, Ordering::Relaxed) + read as u64;
+        if read == 0 && count < self.size {
+            let Self { digest, size, .. } = self;
+            let error = Error::new(
+                Kind::Store,
+                format!("the blob `{digest}` has {count} bytes here, and should have {size}"),
+            );
+            return Err(io::Error::other(error.hint("remove it, and it is made again")));
+        }
+        (self.progress)(count);
+        Ok(read)
+    }
+}
+
+/// A body that does not come.
+struct Silence(Duration);
+
+impl Read for Silence {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        std::thread::sleep(std::mem::take(&mut self.0));
+        Ok(0)
+    }
+}

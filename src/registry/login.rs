@@ -1,0 +1,299 @@
+//! What a registry asks for before it answers, and what was got to satisfy it.
+//!
+//! Sources: RFC 9110, 11.6.1 (`WWW-Authenticate`); distribution, "Token Authentication
+//! Specification", "Token Scope Documentation" and "OAuth2 Token Authentication".
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use serde::Deserialize;
+
+use super::Access;
+use super::credential::{self, Credential};
+use crate::fetch::{Address, Machine};
+use crate::{Error, Kind, Result};
+
+/// How long a token lives where its server does not say (distribution's specification).
+const LIFETIME: u64 = 60;
+/// A token is renewed when it has this much left, or a quarter of its life.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// What a request needs: `repository:team/image:pull,push`, and maybe more than one of them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Scope(BTreeSet<String>);
+
+impl Scope {
+    pub fn of(path: &str, access: Access) -> Self {
+        let actions = match access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+        };
+        Self([format!("repository:{path}:{actions}")].into())
+    }
+
+    #[must_use]
+    pub fn and(&self, other: Self) -> Self {
+        Self(self.0.union(&other.0).cloned().collect())
+    }
+
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+/// How a registry wants to be told who asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Challenge {
+    Basic,
+    Bearer { realm: String, service: Option<String> },
+}
+
+impl Challenge {
+    /// The one to answer among those of a 401: a token before a password.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        let offers: Vec<_> = values.flat_map(parse).collect();
+        let bearer = offers.iter().filter(|(scheme, _)| scheme == "bearer").find_map(|(_, parameters)| {
+            let service = parameters.get("service").cloned();
+            Some(Self::Bearer { realm: parameters.get("realm")?.clone(), service })
+        });
+        bearer.or_else(|| offers.iter().any(|(scheme, _)| scheme == "basic").then_some(Self::Basic))
+    }
+}
+
+type Offer = (String, BTreeMap<String, String>);
+
+/// `Bearer realm="…",service="…", Basic realm="…"`; names in lower case.
+fn parse(header: &str) -> Vec<Offer> {
+    let mut offers: Vec<Offer> = Vec::new();
+    let mut rest = header;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let end = rest.find([' ', '\t', ',', '=']).unwrap_or(rest.len());
+        let (name, tail) = rest.split_at(end);
+        if name.is_empty() {
+            return offers;
+        }
+        match tail.strip_prefix('=') {
+            Some(tail) => {
+                let (value, tail) = value(tail);
+                if let Some((_, parameters)) = offers.last_mut() {
+                    parameters.insert(name.to_ascii_lowercase(), value);
+                }
+                rest = tail;
+            }
+            None => {
+                offers.push((name.to_ascii_lowercase(), BTreeMap::new()));
+                rest = tail;
+            }
+        }
+    }
+}
+
+/// A token or a quoted text, and what comes after it.
+fn value(text: &str) -> (String, &str) {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find([' ', '\t', ',']).unwrap_or(text.len());
+        return (text[..end].to_owned(), &text[end..]);
+    };
+    let (mut value, mut escaped) = (String::new(), false);
+    for (at, character) in quoted.char_indices() {
+        match character {
+            '"' if !escaped => return (value, &quoted[at + 1..]),
+            '\\' if !escaped => escaped = true,
+            other => {
+                value.push(other);
+                escaped = false;
+            }
+        }
+    }
+    (value, "")
+}
+
+/// What is written after `Authorization:`; it compares, and never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authorization(HeaderValue);
+
+impl Authorization {
+    /// # Errors
+    /// A secret that no header can hold.
+    pub fn new(scheme: &str, secret: &str, registry: &str) -> Result<Self> {
+        let mut value = HeaderValue::from_str(&format!("{scheme} {secret}")).map_err(|_| {
+            Error::new(Kind::Network, format!("what `{registry}` gives as a login fits into no header"))
+        })?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+
+    pub fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+
+    /// What no message may repeat.
+    pub fn secret(&self) -> &str {
+        let text = self.0.to_str().unwrap_or_default();
+        text.split_once(' ').map_or(text, |(_, secret)| secret)
+    }
+}
+
+/// The answer of a token server.
+#[derive(Deserialize)]
+pub struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+struct Token {
+    authorization: Authorization,
+    renewal: Instant,
+}
+
+/// The state of one registry. Its lock is held while a token is got, so that requests that run at
+/// once get one token together.
+pub struct Login {
+    registry: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    challenge: Option<Challenge>,
+    /// `None` until somebody has looked.
+    credential: Option<Option<Credential>>,
+    tokens: HashMap<Scope, Token>,
+}
+
+/// Asks a token server: the realm, the parameters, and the login if there is one.
+pub type Ask<'a> = dyn Fn(&Address, &[(&str, &str)], Option<&Credential>) -> Result<Answer> + 'a;
+
+impl Login {
+    pub fn new(registry: String) -> Self {
+        Self { registry, state: Mutex::default() }
+    }
+
+    /// What to send along, as far as the registry has said what it wants: at first nothing.
+    pub fn authorization(&self, scope: &Scope, ask: &Ask<'_>) -> Result<Option<Authorization>> {
+        let mut state = self.lock();
+        match &state.challenge {
+            None => Ok(None),
+            Some(Challenge::Basic) => self.basic(&state),
+            Some(Challenge::Bearer { .. }) => self.token(&mut state, scope, ask).map(Some),
+        }
+    }
+
+    /// After a 401 to a request that was sent with `used`: what to send instead. `None` if there is
+    /// nothing better.
+    pub fn renew(
+        &self,
+        machine: &Machine,
+        challenge: Challenge,
+        used: Option<&Authorization>,
+        scope: &Scope,
+        ask: &Ask<'_>,
+    ) -> Result<Option<Authorization>> {
+        let mut state = self.lock();
+        if state.credential.is_none() {
+            state.credential = Some(credential::find(machine, &self.registry)?);
+        }
+        if state.challenge.as_ref() != Some(&challenge) {
+            state.tokens.clear();
+            state.challenge = Some(challenge.clone());
+        }
+        match challenge {
+            Challenge::Basic => Ok(self.basic(&state)?.filter(|new| Some(new) != used)),
+            Challenge::Bearer { .. } => {
+                // Another thread may have renewed it since.
+                if state.tokens.get(scope).is_some_and(|token| Some(&token.authorization) == used) {
+                    state.tokens.remove(scope);
+                }
+                self.token(&mut state, scope, ask).map(Some)
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn basic(&self, state: &State) -> Result<Option<Authorization>> {
+        let basic = state.credential.iter().flatten().find_map(Credential::basic);
+        basic.map(|basic| Authorization::new("Basic", &basic, &self.registry)).transpose()
+    }
+
+    fn token(&self, state: &mut State, scope: &Scope, ask: &Ask<'_>) -> Result<Authorization> {
+        if let Some(token) = state.tokens.get(scope).filter(|token| token.renewal > Instant::now()) {
+            return Ok(token.authorization.clone());
+        }
+        let credential = state.credential.iter().flatten().next();
+        if let Some(Credential::Bearer(token)) = credential {
+            return Authorization::new("Bearer", token, &self.registry);
+        }
+        let Some(Challenge::Bearer { realm, service }) = &state.challenge else {
+            return Err(Error::new(Kind::Internal, "a token without a challenge"));
+        };
+        let realm = Address::parse(realm).map_err(|error| error.within(self.bad_realm()))?;
+        let mut parameters: Vec<(&str, &str)> = Vec::new();
+        parameters.extend(service.as_deref().map(|service| ("service", service)));
+        parameters.extend(scope.parts().map(|part| ("scope", part)));
+        let asked = Instant::now();
+        let answer = ask(&realm, &parameters, credential)?;
+        let text = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
+        let text = text.ok_or_else(|| {
+            Error::new(Kind::Network, format!("`{}` answered without a token", realm.host()))
+                .detail(format!("it is the token server of `{}`", self.registry))
+        })?;
+        let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(LIFETIME).clamp(1, 1_000_000));
+        let renewal = asked + (lifetime - MARGIN.min(lifetime / 4));
+        let authorization = Authorization::new("Bearer", &text, &self.registry)?;
+        let token = Token { authorization: authorization.clone(), renewal };
+        state.tokens.insert(scope.clone(), token);
+        Ok(authorization)
+    }
+
+    fn bad_realm(&self) -> String {
+        format!("`{}` names no token server that can be asked", self.registry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn challenge(values: &[&str]) -> Option<Challenge> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(WWW_AUTHENTICATE, value.parse().unwrap());
+        }
+        Challenge::of(&headers)
+    }
+
+    #[test]
+    fn challenges_are_read_as_they_come() {
+        let bearer = Challenge::Bearer {
+            realm: "https://auth.example/token?x=1,2".to_owned(),
+            service: Some("a \"b\"".to_owned()),
+        };
+        let text =
+            r#"Bearer realm="https://auth.example/token?x=1,2",service="a \"b\"",scope="x:y:pull,push""#;
+        assert_eq!(challenge(&[text]), Some(bearer.clone()));
+        assert_eq!(
+            challenge(&["Basic realm=\"x\"", &text.replace("Bearer", "bearer")]),
+            Some(bearer.clone())
+        );
+        assert_eq!(challenge(&[&format!("Basic realm=x, {text}")]), Some(bearer));
+        assert_eq!(challenge(&["basic"]), Some(Challenge::Basic));
+        for text in ["Negotiate", "Bearer service=\"x\"", "=", "\"", "Bearer realm"] {
+            assert_eq!(challenge(&[text]), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_scope_is_a_set() {
+        let one = Scope::of("a/b", Access::Push);
+        let both = one.and(Scope::of("c", Access::Pull)).and(Scope::of("c", Access::Pull));
+        assert_eq!(both.parts().collect::<Vec<_>>(), ["repository:a/b:pull,push", "repository:c:pull"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! Reading blobs and manifests.
+
+use super::*;
+
+#[test]
+fn a_promised_blob_that_is_not_there_to_read() {
+    let fake = Fake::start(|request| request.is("HEAD", "/blobs/").then(|| status("200 OK"))?);
+    let client = client();
+    let nothing = BlobDigest(Sha256::of(b"nothing"));
+    assert!(remote!(fake, client, Pull).has_blob(nothing).unwrap());
+    assert_eq!(pull(&fake, nothing, Some(7)).unwrap(), None);
+    assert_eq!(fake.asked("GET", "/blobs/").len(), 1);
+}
+
+#[test]
+fn a_download_that_is_cut_goes_on() {
+    let blob = bytes(500_000);
+    let fake = Fake::start(|request| {
+        (request.is("GET", "/blobs/") && request.before < 2).then_some(Fault::Cut(700_000))
+    });
+    let digest = fake.put_blob("team/app", &blob);
+    assert_eq!(pull(&fake, digest, Some(2_000_000)).unwrap(), Some(blob));
+    let ranges: Vec<_> = fake.requests().iter().map(|it| it.header("range").map(str::to_owned)).collect();
+    assert_eq!(ranges, [None, Some("bytes=700000-".to_owned()), Some("bytes=1400000-".to_owned())]);
+}
+
+#[test]
+fn a_registry_without_ranges_is_read_from_the_start() {
+    let blob = bytes(500_000);
+    let whole = blob.clone();
+    for later in
+        ["200 OK", "416 Range Not Satisfiable", "206 Partial Content\r\nContent-Range: bytes 5-9/2000000"]
+    {
+        let body = whole.clone();
+        let fake = Fake::start(move |request| match (request.before, request.header("range")) {
+            (0, _) => Some(Fault::Cut(700_000)),
+            (_, Some(_)) => Some(Fault::Answer(later.to_owned(), body.clone())),
+            _ => None,
+        });
+        let digest = fake.put_blob("team/app", &blob);
+        assert!(pull(&fake, digest, None).unwrap() == Some(blob.clone()), "{later}");
+    }
+}
+
+#[test]
+fn other_bytes_than_the_digest_says_are_not_kept() {
+    let bench = Bench::new();
+    let blob = bytes(100_000);
+    let digest = BlobDigest(Sha256::of(&blob));
+    let mut other = blob.clone();
+    other[77] ^= 1;
+    let mut longer = blob.clone();
+    longer.push(0);
+    for (served, size) in [(&other, Some(400_000)), (&other, None), (&longer, Some(400_000)), (&longer, None)]
+    {
+        let served = served.clone();
+        let fake = Fake::start(move |_| Some(Fault::Answer("200 OK".to_owned(), served.clone())));
+        let client = client();
+        let remote = remote!(fake, client, Pull);
+        let kept = match remote.blob(digest, size) {
+            Ok(stream) => bench.store.put_reader(&mut stream.unwrap(), digest),
+            Err(error) => Err(error),
+        };
+        assert_says(&kept.unwrap_err(), &[&digest.to_string(), &fake.host()]);
+        assert!(!bench.store.has_blob(digest));
+        assert_eq!(fake.requests().len(), 1, "what is wrong is not asked for again");
+    }
+    // A registry that finds the digest wrong.
+    let fake = Fake::start(|request| {
+        request.is("PUT", "/blobs/").then(|| error("400 Bad Request", "DIGEST_INVALID", "it is another"))?
+    });
+    let error = send(&client(), &fake, b"blob", None).unwrap_err();
+    assert_says(&error, &["DIGEST_INVALID", "damaged", &fake.host()]);
+    assert_eq!(fake.asked("PUT", "").len(), 1);
+}
+
+#[test]
+fn manifests_have_a_limit() {
+    let fake = Fake::start(|_| Some(Fault::Answer("200 OK".to_owned(), vec![b' '; (4 << 20) + 1])));
+    let client = client();
+    let error = remote!(fake, client, Pull).manifest(Which::Tag("1")).unwrap_err();
+    assert_says(&error, &["larger than 4194304 bytes", &fake.host(), "`1`"]);
+}
+
+#[test]
+fn a_manifest_is_what_its_digest_says() {
+    let fake = Fake::start(|request| {
+        let other = BlobDigest(Sha256::of(b"other"));
+        match request.path() {
+            "/v2/team/app/manifests/1" => {
+                Some(Fault::Answer(format!("200 OK\r\nDocker-Content-Digest: {other}"), b"{}".to_vec()))
+            }
+            _ => Some(Fault::Answer("200 OK".to_owned(), b"{}".to_vec())),
+        }
+    });
+    let client = client();
+    let remote = remote!(fake, client, Pull);
+    let other = BlobDigest(Sha256::of(b"other"));
+    for which in [Which::Tag("1"), Which::Digest(other)] {
+        let error = remote.manifest(which).unwrap_err();
+        assert_says(&error, &["another manifest", &other.to_string(), &fake.host()]);
+    }
+    assert_eq!(remote.manifest(Which::Tag("2")).unwrap().unwrap().bytes, b"{}");
+}
+
+/// What was found by the tag is read by digest from then on.
+#[test]
+fn a_tag_that_changes_during_a_pull() {
+    let fake = Fake::start(good);
+    let layer = fake.put_blob("team/app", b"layer");
+    let old = format!(r#"{{"layers":[{{"digest":"{layer}"}}]}}"#);
+    let digest = fake.put_manifest("team/app", "1", old.as_bytes());
+    let client = client();
+    let remote = remote!(fake, client, Pull);
+    let found = remote.manifest(Which::Tag("1")).unwrap().unwrap();
+    fake.put_manifest("team/app", "1", b"{}");
+    assert_eq!(found.digest, digest);
+    assert_eq!(remote.manifest(Which::Digest(digest)).unwrap().unwrap().bytes, old.as_bytes());
+    assert_eq!(pull(&fake, layer, Some(5)).unwrap().as_deref(), Some(&b"layer"[..]));
+    assert_ne!(remote.see(Which::Tag("1")).unwrap().unwrap().digest, digest);
+}

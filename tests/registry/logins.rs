@@ -1,0 +1,152 @@
+//! Logins, tokens, and where they go.
+
+use super::*;
+
+#[test]
+fn a_token_that_expires_half_way_is_renewed() {
+    let guard = Guard::Bearer { uses: 4, login: Some(LOGIN.to_owned()) };
+    let (scene, fake) = (Scene::new(), Fake::guarded(guard, good));
+    scene.push(&client_with_password(&fake), &destination(&fake, "team/app:1")).unwrap();
+    scene.assert_whole(&fake);
+    let tokens = fake.asked("GET", "/token");
+    assert!(tokens.len() >= 3, "{}", tokens.len());
+    let first = &tokens[0].target;
+    assert!(first.contains("service=fake&scope=repository%3Ateam%2Fapp%3Apull%2Cpush&account=me"), "{first}");
+    // The password goes to the token server alone.
+    for request in fake.requests().iter().filter(|request| request.path() != "/token") {
+        assert!(request.header("authorization").is_none_or(|value| value.starts_with("Bearer issued-")));
+    }
+}
+
+#[test]
+fn one_token_does_for_all_that_runs_at_once() {
+    let guard = Guard::Bearer { uses: 1000, login: None };
+    let (scene, fake) = (Scene::new(), Fake::guarded(guard, good));
+    scene.push_to(&fake).unwrap();
+    assert_eq!(fake.asked("GET", "/token").len(), 1);
+    assert_eq!(fake.requests().len(), 2 + 2 + 3 * 4 + 1);
+}
+
+#[test]
+fn a_mount_needs_to_read_the_other_repository() {
+    let guard = Guard::Bearer { uses: 1000, login: None };
+    let fake = Fake::guarded(guard, good);
+    fake.put_blob("team/base", b"blob");
+    assert_eq!(send(&client(), &fake, b"blob", Some("team/base")).unwrap(), Sent::Mounted);
+    let scopes = "scope=repository%3Ateam%2Fapp%3Apull%2Cpush&scope=repository%3Ateam%2Fbase%3Apull";
+    assert!(fake.asked("GET", "/token")[0].target.ends_with(scopes));
+}
+
+#[test]
+fn passwords_and_identity_tokens() {
+    let scene = Scene::new();
+    let fake = Fake::guarded(Guard::Basic(LOGIN.to_owned()), good);
+    scene.push(&client_with_password(&fake), &destination(&fake, "team/app:1")).unwrap();
+    scene.assert_whole(&fake);
+
+    let fake = Fake::guarded(Guard::Bearer { uses: 100, login: None }, good);
+    let client = client_with(&fake, json!({ "identitytoken": SECRET }));
+    scene.push(&client, &destination(&fake, "team/app:1")).unwrap();
+    scene.assert_whole(&fake);
+    let bodies = fake.token_bodies();
+    assert_eq!(bodies.len(), 1);
+    for part in
+        ["grant_type=refresh_token", "refresh_token=hunter2", "scope=repository%3Ateam%2Fapp%3Apull%2Cpush"]
+    {
+        assert!(bodies[0].contains(part), "{bodies:?}");
+    }
+    let seen = fake.requests().iter().any(|request| format!("{request:?}").contains(SECRET));
+    assert!(!seen, "an identity token stands in an address or a header");
+}
+
+#[test]
+fn a_login_that_is_not_taken() {
+    let scene = Scene::new();
+    for guard in [
+        Guard::Basic("Basic other".to_owned()),
+        Guard::Bearer { uses: 100, login: Some("Basic other".to_owned()) },
+        // Tokens are given, and none is taken.
+        Guard::Bearer { uses: 0, login: Some(LOGIN.to_owned()) },
+    ] {
+        let fake = Fake::guarded(guard, good);
+        let error = scene.push(&client_with_password(&fake), &destination(&fake, "team/app:1")).unwrap_err();
+        assert_says(&error, &[&fake.host(), "401", "`docker login"]);
+        assert!(fake.requests().len() <= 3, "{:?}", fake.requests());
+        Scene::assert_untouched(&fake);
+    }
+    // A 401 that does not say what it wants.
+    let fake = Fake::start(|_| status("401 Unauthorized"));
+    assert_says(&scene.push_to(&fake).unwrap_err(), &["401", "docker login"]);
+    assert_eq!(fake.requests().len(), 1);
+}
+
+#[test]
+fn token_servers_that_answer_nonsense() {
+    let scene = Scene::new();
+    for body in ["no JSON: hunter2", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, r#"{"token":7}"#] {
+        let guard = Guard::Bearer { uses: 100, login: None };
+        let fake = Fake::guarded(guard, move |request| {
+            (request.path() == "/token").then(|| Fault::Answer("200 OK".to_owned(), body.into()))
+        });
+        assert_says(&scene.push_to(&fake).unwrap_err(), &["127.0.0.1"]);
+        assert!(fake.requests().len() <= 2);
+    }
+    // One that passes is asked again.
+    let fake = Fake::guarded(Guard::Bearer { uses: 100, login: None }, |request| {
+        (request.path() == "/token" && request.before == 0).then(|| status("503 Service Unavailable"))?
+    });
+    scene.push_to(&fake).unwrap();
+    scene.assert_whole(&fake);
+    assert_eq!(fake.asked("GET", "/token").len(), 2);
+}
+
+#[test]
+fn forbidden_is_final_and_says_what_is() {
+    let scene = Scene::new();
+    let fake = Fake::guarded(Guard::Basic(LOGIN.to_owned()), |request| {
+        let refused = request.is("POST", "/blobs/uploads/");
+        // A registry that repeats the login that it was sent.
+        refused.then(|| error("403 Forbidden", "DENIED", "no rights for bWU6aHVudGVyMg=="))?
+    });
+    let error = scene.push(&client_with_password(&fake), &destination(&fake, "team/app:1")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Network);
+    assert_says(&error, &["403", "DENIED: no rights for ***", "sha256:", &fake.host(), "hint: the login"]);
+    assert!(!error.to_string().contains("bWU6aHVudGVyMg=="));
+    // Those that ran at once, and none again.
+    assert!(fake.asked("POST", "/blobs/uploads/").len() <= 3);
+    Scene::assert_untouched(&fake);
+}
+
+#[test]
+fn a_login_stays_behind_at_a_redirect() {
+    let store = Fake::start(good);
+    let digest = store.put_blob("team/app", b"blob");
+    // Another name of this machine is another host.
+    let elsewhere = store.host().replace("127.0.0.1", "localhost");
+    let redirect = move |request: &Request| {
+        let reads = request.is("GET", "/blobs/") || request.is("HEAD", "/blobs/");
+        let head = format!("307 Temporary Redirect\r\nLocation: http://{elsewhere}{}", request.target);
+        let upload =
+            format!("202 Accepted\r\nLocation: http://{elsewhere}/v2/team/app/blobs/uploads/1?state=a%2Fb");
+        match () {
+            () if reads && request.header("authorization").is_some() => status(&head),
+            () if request.method == "POST" && request.header("authorization").is_some() => status(&upload),
+            () => None,
+        }
+    };
+    let fake = Fake::guarded(Guard::Basic(LOGIN.to_owned()), redirect);
+    let client = client_with_password(&fake);
+    let remote = remote!(fake, client, Pull);
+    assert!(remote.has_blob(digest).unwrap());
+    let mut read = Vec::new();
+    remote.blob(digest, None).unwrap().unwrap().read_to_end(&mut read).unwrap();
+    assert_eq!(read, b"blob");
+    send(&client, &fake, b"another", None).unwrap();
+    assert_eq!(store.requests().len(), 3);
+    for request in store.requests() {
+        assert_eq!(request.header("authorization"), None, "{request:?}");
+    }
+
+    let fake = Fake::start(|_| status("307 Temporary Redirect\r\nLocation: ?"));
+    assert_says(&pull(&fake, digest, None).unwrap_err(), &["circles"]);
+}

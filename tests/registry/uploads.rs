@@ -1,0 +1,250 @@
+//! Sending blobs, and moving tags.
+
+use super::*;
+
+#[test]
+fn no_more_is_asked_than_is_needed() {
+    let (scene, fake) = (Scene::new(), Fake::start(good));
+    let pushed = scene.push_to(&fake).unwrap();
+    scene.assert_whole(&fake);
+    assert_eq!((pushed.sent.blobs, pushed.mounted.blobs, pushed.present.blobs), (4, 0, 0));
+    // The tag and the digest; HEAD, POST and PUT a blob; the manifest last.
+    let requests = fake.requests();
+    assert_eq!(requests.len(), 2 + 3 * 4 + 1);
+    assert!(requests.last().unwrap().is("PUT", "/manifests/1"));
+    let config = scene.image.config.digest.hex();
+    assert!(requests[requests.len() - 2].is("PUT", &config), "the configuration goes after the layers");
+
+    let again = scene.push_to(&fake).unwrap();
+    assert_eq!((again.sent.blobs, again.present.blobs), (0, 4));
+    assert_eq!(fake.requests().len(), requests.len() + 1);
+
+    // Another tag, and the manifest is there: three requests, and no blob is asked for.
+    scene.push(&client(), &destination(&fake, "team/app:2")).unwrap();
+    assert_eq!(fake.requests().len(), requests.len() + 4);
+
+    // Another repository: what this one holds is mounted from there, HEAD and POST a blob.
+    let before = fake.requests().len();
+    let mounted = scene.push(&client(), &destination(&fake, "other/app:1")).unwrap();
+    assert_eq!((mounted.sent.blobs, mounted.mounted.blobs), (0, 4));
+    assert_eq!(fake.requests().len() - before, 2 + 2 * 4 + 1);
+}
+
+#[test]
+fn a_blob_that_was_promised_is_sent_all_the_same() {
+    let scene = Scene::new();
+    let lost = scene.layer(1).hex();
+    let promised = lost.clone();
+    let fake = Fake::start(move |request| (request.is("HEAD", &promised)).then(|| status("200 OK"))?);
+    let pushed = scene.push_to(&fake).unwrap();
+    scene.assert_whole(&fake);
+    assert_eq!((pushed.sent.blobs, pushed.present.blobs), (4, 0));
+    assert_eq!(fake.asked("PUT", "/manifests/").len(), 2);
+    assert_eq!(fake.asked("PUT", &lost).len(), 1);
+
+    // One that keeps nothing of what it is sent is not tried for ever.
+    let fake = Fake::start(|request| request.is("PUT", "/blobs/").then(|| status("201 Created"))?);
+    assert_says(&scene.push_to(&fake).unwrap_err(), &["loses blobs", "no tag was moved"]);
+    assert_eq!(fake.manifest("team/app", "1"), None);
+}
+
+#[test]
+fn what_passes_is_tried_again() {
+    let scene = Scene::new();
+    for line in [
+        "429 Too Many Requests",
+        "429 Too Many Requests\r\nRetry-After: 1",
+        "503 Service Unavailable",
+        "503 Service Unavailable\r\nRetry-After: 3600",
+        "503 Service Unavailable\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT",
+        "408 Request Timeout",
+        "500 Internal Server Error",
+    ] {
+        let fake = Fake::start(move |request| (request.before == 0).then(|| status(line))?);
+        let pushed = scene.push_to(&fake).unwrap();
+        assert_eq!(pushed.sent.blobs, 4, "{line}");
+        scene.assert_whole(&fake);
+    }
+    let fake = Fake::start(|request| request.is("PUT", "/blobs/").then(|| status("502 Bad Gateway"))?);
+    let error = scene.push_to(&fake).unwrap_err();
+    assert_says(&error, &["502", "tried 3 times", "sha256:", &fake.host(), "hint: the registry is at fault"]);
+    Scene::assert_untouched(&fake);
+}
+
+#[test]
+fn an_upload_that_is_cut_begins_anew() {
+    let blob = bytes(2_000_000);
+    let fake = Fake::start(|request| {
+        (request.method == "PUT" && request.before == 0).then_some(Fault::HangUp(1_000_000))
+    });
+    assert_eq!(send(&client(), &fake, &blob, None).unwrap(), Sent::Uploaded);
+    assert_eq!(fake.blob("team/app", BlobDigest(Sha256::of(&blob))), Some(blob));
+
+    let fake = Fake::start(|request| (request.method == "PUT").then_some(Fault::HangUp(100)));
+    let error = send(&client(), &fake, &bytes(2_000_000), None).unwrap_err();
+    assert_says(&error, &["sha256:", &fake.host(), "tried 3 times", "hint: "]);
+}
+
+/// A server or a proxy that says "too large" while it is being sent, and hangs up.
+#[test]
+fn a_refusal_in_the_middle_of_an_upload_is_heard() {
+    let fake = Fake::start(|request| {
+        let head = "413 Payload Too Large".to_owned();
+        (request.method == "PUT").then(|| Fault::Refuse(head, b"<html>".to_vec()))
+    });
+    let error = send(&client(), &fake, &bytes(4_000_000), None).unwrap_err();
+    assert_says(&error, &["413", "raise its limit", &fake.host()]);
+}
+
+#[test]
+fn a_slow_reader_is_borne_with() {
+    let fake = Fake::start(|request| {
+        (request.method == "PUT").then_some(Fault::Slow(200_000, Duration::from_millis(100)))
+    });
+    let mut settings = settings();
+    settings.patience.stall = Duration::from_millis(800);
+    let client = Client::new(Machine::default(), settings);
+    let blob = bytes(1_000_000);
+    send(&client, &fake, &blob, None).unwrap();
+    assert_eq!(fake.asked("PUT", "/blobs/").len(), 1);
+    assert_eq!(fake.blob("team/app", BlobDigest(Sha256::of(&blob))), Some(blob));
+}
+
+#[test]
+fn what_is_not_mounted_is_sent() {
+    // 202: the repository that was thought to have it has it not.
+    let fake = Fake::start(good);
+    assert_eq!(send(&client(), &fake, b"blob", Some("team/base")).unwrap(), Sent::Uploaded);
+    let methods: Vec<_> = fake.requests().into_iter().map(|request| request.method).collect();
+    assert_eq!(methods, ["POST", "PUT"], "the session of the mount is used");
+    // A registry that knows no mounts, or will not.
+    for line in ["400 Bad Request", "403 Forbidden", "404 Not Found", "405 Method Not Allowed"] {
+        let fake = Fake::start(move |request| request.is("POST", "mount=").then(|| status(line))?);
+        fake.put_blob("team/base", b"blob");
+        assert_eq!(send(&client(), &fake, b"blob", Some("team/base")).unwrap(), Sent::Uploaded, "{line}");
+        assert_eq!(fake.requests().len(), 3);
+    }
+}
+
+#[test]
+fn uploads_go_where_they_are_told() {
+    // Relative to the root is what the fake says by itself.
+    for location in ["1?state=a%2Fb", "http://HOST/v2/team/app/blobs/uploads/1?state=a%2Fb"] {
+        let fake = Fake::start(|_| None);
+        let location = location.replace("HOST", &fake.host());
+        let told = Fake::start(move |request| {
+            (request.method == "POST")
+                .then(|| status(&format!("202 Accepted\r\nLocation: {}", location.replace("HOST", "x"))))?
+        });
+        send(&client(), &told, b"blob", None).unwrap();
+        let target =
+            if told.asked("PUT", "").is_empty() { fake.asked("PUT", "") } else { told.asked("PUT", "") };
+        assert_eq!(target[0].path(), "/v2/team/app/blobs/uploads/1");
+        assert!(target[0].target.contains("?state=a%2Fb&digest=sha256%3A"), "{}", target[0].target);
+    }
+    // Nowhere; and in plain text to a host that nobody allowed.
+    for (line, said) in
+        [("202 Accepted", "says not where"), ("202 Accepted\r\nLocation: http://r.example/", "not encrypted")]
+    {
+        let fake = Fake::start(move |request| (request.method == "POST").then(|| status(line))?);
+        assert_says(&send(&client(), &fake, b"blob", None).unwrap_err(), &[said, &fake.host()]);
+        assert_eq!(fake.requests().len(), 1);
+    }
+}
+
+#[test]
+fn a_registry_without_head() {
+    let scene = Scene::new();
+    let fake = Fake::start(|request| (request.method == "HEAD").then(|| status("405 Method Not Allowed"))?);
+    let pushed = scene.push_to(&fake).unwrap();
+    assert_eq!(pushed.sent.blobs, 4);
+    scene.assert_whole(&fake);
+    let again = scene.push_to(&fake).unwrap();
+    assert_eq!(again.present.blobs, 4);
+    let client = client();
+    assert!(remote!(fake, client, Pull).has_blob(scene.layer(0)).unwrap());
+}
+
+#[test]
+fn a_tag_is_moved_on_a_condition() {
+    let scene = Scene::new();
+    let ours = scene.image.manifest.digest;
+    let other = BlobDigest(Sha256::of(b"{}"));
+    for (condition, there, moved) in [
+        (Condition::Absent, false, true),
+        (Condition::Absent, true, false),
+        (Condition::Was(other), true, true),
+        (Condition::Was(other), false, false),
+        (Condition::Was(ours), true, false),
+    ] {
+        let fake = Fake::start(good);
+        if there {
+            fake.put_manifest("team/app", "1", b"{}");
+        }
+        let to = Destination { condition, ..destination(&fake, "team/app:1") };
+        let pushed = scene.push(&client(), &to);
+        if moved {
+            pushed.unwrap();
+            scene.assert_whole(&fake);
+            // Again: the tag has this very image, whatever was expected.
+            assert_eq!(scene.push(&client(), &to).unwrap().sent.blobs, 0);
+        } else {
+            let error = pushed.unwrap_err();
+            assert_eq!(error.kind(), Kind::Conflict);
+            assert_says(&error, &[&to.reference.to_string(), "the tag was left as it is"]);
+            assert_eq!(fake.requests().len(), 1, "nothing is sent for nothing");
+            assert_eq!(fake.manifest("team/app", "1").is_some(), there);
+        }
+    }
+}
+
+/// Somebody else moves the tag while the blobs are on their way.
+#[test]
+fn a_tag_that_changes_during_a_push() {
+    let scene = Scene::new();
+    let other = BlobDigest(Sha256::of(b"[]"));
+    let was = BlobDigest(Sha256::of(b"{}"));
+    // Seen when the tag is looked at for the second time.
+    let fake = Fake::start(move |request| {
+        let moved = request.is("HEAD", "/manifests/1") && request.before == 1;
+        moved.then(|| status(&format!("200 OK\r\nDocker-Content-Digest: {other}")))?
+    });
+    fake.put_manifest("team/app", "1", b"{}");
+    let to = Destination { condition: Condition::Was(was), ..destination(&fake, "team/app:1") };
+    let error = scene.push(&client(), &to).unwrap_err();
+    assert_says(&error, &["has moved", &was.to_string(), &other.to_string()]);
+    assert_eq!(fake.asked("PUT", "/manifests/").len(), 0);
+
+    // Seen by the registry alone, which heeds the condition.
+    let fake = Fake::start(|request| match () {
+        () if request.is("HEAD", "/manifests/1") => Some(Fault::Header("ETag: \"one\"".to_owned())),
+        () if request.is("PUT", "/manifests/1") && request.header("if-match") == Some("\"one\"") => {
+            status("412 Precondition Failed")
+        }
+        () => None,
+    });
+    fake.put_manifest("team/app", "1", b"{}");
+    let to = Destination { condition: Condition::Was(was), ..destination(&fake, "team/app:1") };
+    assert_says(&scene.push(&client(), &to).unwrap_err(), &["has moved"]);
+    assert_eq!(fake.manifest("team/app", "1").as_deref(), Some(&b"{}"[..]));
+}
+
+#[test]
+fn a_registry_that_keeps_something_else() {
+    let scene = Scene::new();
+    let other = BlobDigest(Sha256::of(b"other"));
+    let fake = Fake::start(move |request| {
+        let put = request.is("PUT", "/manifests/");
+        put.then(|| status(&format!("201 Created\r\nDocker-Content-Digest: {other}")))?
+    });
+    assert_says(&scene.push_to(&fake).unwrap_err(), &["keeps another manifest", &other.to_string()]);
+}
+
+#[test]
+fn a_registry_that_is_not_there() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let to: Destination = format!("{closed}/team/app:1").parse().unwrap();
+    let error = Scene::new().push(&client(), &to).unwrap_err();
+    assert_eq!(error.kind(), Kind::Network);
+    assert_says(&error, &[&closed.to_string(), "cannot be reached", "tried 3 times"]);
+}
