@@ -239,7 +239,8 @@ fn packages_are_unpacked_and_upgraded_as_by_dpkg() {
         ..PLAIN
     };
     oracle.same(&[&[PLAIN]]);
-    oracle.shell("echo mine > etc/plain/edited");
+    // Else the two may be of two seconds.
+    oracle.shell("echo mine > etc/plain/edited; touch -d @1 etc/plain/edited");
     let mut other = PLAIN;
     (other.name, other.conffiles, other.triggers) = ("watched", "", "activate-noawait other\n");
     other.files = "mkdir -p usr/share/watched/sub; echo > usr/share/watched/sub/file";
