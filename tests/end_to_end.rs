@@ -6,13 +6,18 @@
 //! once stays.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use assemble_layers::Sha256;
 use serde_json::{Value, json};
+
+#[path = "support/real.rs"]
+mod real;
+
+use real::{run, say, step, text};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_assemble");
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -78,37 +83,6 @@ fn missing() -> Option<String> {
         return Some("no Docker engine answers; `.ci/with-docker COMMAND` lends one".to_owned());
     }
     None
-}
-
-/// Around what captures a test's output: a skipped test and the time that each step takes are to be
-/// seen.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-fn step<T>(what: &str, run: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
-    say(&format!("  {what} …"));
-    let result = run();
-    say(&format!("  {what}: {:.1} s", started.elapsed().as_secs_f64()));
-    result
-}
-
-/// Runs a command that must succeed.
-fn run(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
-}
-
-fn text(output: &[u8]) -> String {
-    String::from_utf8(output.to_vec()).unwrap().trim().to_owned()
 }
 
 fn assemble(arguments: &[&str]) -> Command {

@@ -6,12 +6,16 @@
 //! It needs the network, a Docker engine, `git` and `ccache`, and 30 GB in the store.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
+
+#[path = "support/real.rs"]
+mod real;
+
+use real::{run, say, step, text};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_assemble");
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -58,34 +62,6 @@ fn missing() -> Option<String> {
     let engine = Command::new("docker").arg("info").output().unwrap();
     (!engine.status.success())
         .then(|| "no Docker engine answers; `.ci/with-docker COMMAND` lends one".to_owned())
-}
-
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-fn step<T>(what: &str, run: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
-    say(&format!("  {what} …"));
-    let result = run();
-    say(&format!("  {what}: {:.1} s", started.elapsed().as_secs_f64()));
-    result
-}
-
-fn run(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// A folder with the repositories and a copy of the project, and the store of the environment.
@@ -187,7 +163,8 @@ impl Scene {
 
     /// ccache's own count: hits, and misses.
     fn counted(&self) -> (u64, u64) {
-        let printed = text(&run(Command::new("ccache").arg("-d").arg(self.cache()).arg("--print-stats")));
+        let printed =
+            text(&run(Command::new("ccache").arg("-d").arg(self.cache()).arg("--print-stats")).stdout);
         let value = |names: &[&str]| -> u64 {
             let fields = printed.lines().filter_map(|line| line.split_once('\t'));
             fields
@@ -324,7 +301,7 @@ impl Scene {
         assert!(said.contains("assemble shell"), "{said}");
         let tail = ["--step", "pytorch", "--", "tail", "-n1", "torch/__init__.py"];
         let left = run(self.assemble("shell").args(tail));
-        assert_eq!(text(&left), "# STAND_IN_FAILS");
+        assert_eq!(text(&left.stdout), "# STAND_IN_FAILS");
         let _ = std::fs::remove_dir_all(self.store.join("failed"));
     }
 }
@@ -337,7 +314,7 @@ struct Loaded {
 impl Loaded {
     fn container(&self, command: &[&str]) -> String {
         let mut docker = Command::new("docker");
-        text(&run(docker.args(["run", "--rm", "--network", "none"]).arg(&self.tag).args(command)))
+        text(&run(docker.args(["run", "--rm", "--network", "none"]).arg(&self.tag).args(command)).stdout)
     }
 
     fn works(&self) {
