@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use assemble_layers::Sha256;
 use serde_json::{Value, json};
 
+#[path = "support/podman.rs"]
+mod podman;
 #[path = "support/real.rs"]
 mod real;
 
@@ -172,7 +174,7 @@ impl Real {
     }
 
     fn podman(&self) {
-        let podman = Podman { folder: self.folder.join("podman") };
+        let podman = Podman { folder: self.folder.join(format!("podman-{}", std::process::id())) };
         let loaded = text(&run(podman.command(&["load", "--input"]).arg(&self.archive)).stdout);
         assert!(loaded.contains("spectralmc:binary"), "{loaded}");
         // Limits of its own: podman would raise them beyond what some machines allow.
@@ -228,26 +230,22 @@ impl Real {
     }
 }
 
-/// Podman with a store of its own, which goes with this.
+/// podman with a store of its own, which goes with this.
 struct Podman {
     folder: PathBuf,
 }
 
 impl Podman {
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("podman");
-        command.arg("--root").arg(self.folder.join("root")).arg("--runroot").arg(self.folder.join("run"));
-        command.args(["--cgroup-manager", "cgroupfs"]).args(arguments);
+        let mut command = podman::podman(&self.folder);
+        command.args(arguments);
         command
     }
 }
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        let _ = self.command(&["system", "reset", "--force"]).output();
-        // It mounts its layers' folder over itself.
-        let _ = Command::new("umount").arg(self.folder.join("root/overlay")).output();
-        let _ = std::fs::remove_dir_all(&self.folder);
+        podman::reset(&self.folder);
     }
 }
 

@@ -6,6 +6,8 @@
 
 #[path = "support/engines.rs"]
 mod engines;
+#[path = "support/podman.rs"]
+mod podman;
 #[path = "support/small.rs"]
 mod small;
 mod support;

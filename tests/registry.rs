@@ -21,6 +21,8 @@ mod fake;
 mod layouts;
 #[path = "registry/logins.rs"]
 mod logins;
+#[path = "support/podman.rs"]
+mod podman;
 #[path = "support/small.rs"]
 mod small;
 mod support;
@@ -299,16 +301,14 @@ fn read_back(scene: &small::Small, one: &str) {
     let image = format!("{}:1", folder.join("layout").display());
     output(Command::new("umoci").args(["unpack", "--image", &image]).arg(folder.join("bundle")));
     assert!(folder.join("bundle/rootfs/usr/bin/python3").exists());
-    // A store of its own, that goes with the scene.
+    let store = folder.join(format!("podman-{}", std::process::id()));
     let podman = |arguments: &[&str]| {
-        let mut command = Command::new("podman");
-        command.arg("--root").arg(folder.join("podman")).arg("--runroot").arg(folder.join("run"));
-        command.args(["--storage-driver", "vfs"]).args(arguments);
-        String::from_utf8(output(&mut command)).unwrap()
+        let mut command = podman::podman(&store);
+        String::from_utf8(output(command.args(["--storage-driver", "vfs"]).args(arguments))).unwrap()
     };
     podman(&["pull", "--quiet", "--tls-verify=false", one]);
     assert_eq!(podman(&["image", "inspect", "--format", "{{.Digest}}", one]).trim(), scene.built.digest);
-    podman(&["rmi", one]);
+    podman::reset(&store);
 }
 
 /// Docker needs an engine: `ASSEMBLE_REAL=1 .ci/with-docker cargo test --test registry`.

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::podman;
 use crate::support::output;
 
 /// A suite of Debian whose engine is Docker 28 or newer.
@@ -69,13 +70,11 @@ impl Daemon {
     pub fn podman() -> Self {
         let folder = folder("podman");
         let socket = folder.path().join("socket");
-        let mut command = podman(folder.path());
+        let mut command = podman::podman(folder.path());
         command.args(["system", "service", "--time", "0"]).arg(format!("unix://{}", socket.display()));
         Self::start(command, folder, socket, |child, folder| {
             terminate(child);
-            let _ = podman(folder).args(["system", "reset", "--force"]).output();
-            // It mounts its layers' folder over itself.
-            let _ = Command::new("umount").arg(folder.join("root/overlay")).output();
+            podman::reset(folder);
         })
     }
 
@@ -142,13 +141,6 @@ impl Drop for Daemon {
 
 fn folder(name: &str) -> tempfile::TempDir {
     tempfile::Builder::new().prefix(&format!("assemble-{name}-")).tempdir().unwrap()
-}
-
-fn podman(folder: &Path) -> Command {
-    let mut command = Command::new("podman");
-    command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));
-    command.args(["--cgroup-manager", "cgroupfs"]);
-    command
 }
 
 fn terminate(child: &mut Child) {
