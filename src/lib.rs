@@ -92,8 +92,10 @@
 //!   what Poetry installed, or the step that puts it on the path fails.
 //! - **A registry client of our own**: those that there are hold blobs in memory, retry nothing, or bring
 //!   a runtime. A push that breaks off begins the blob anew: registries differ in what they keep.
-//! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships is
-//!   copied into place by a `run` step.
+//! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships, put
+//!   into place.
+//! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for
+//!   a root lives as long as its step.
 
 mod draft;
 mod error;
