@@ -99,6 +99,7 @@ mod draft;
 mod error;
 mod http;
 
+pub mod cache;
 pub mod cli;
 pub mod debian;
 pub mod deliver;
