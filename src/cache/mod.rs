@@ -54,8 +54,8 @@ pub struct Cache {
     documents: Mutex<HashMap<Key, Option<Arc<Document>>>>,
     /// Whether it is left alone.
     failed: AtomicBool,
-    /// Blobs that turned out to be something else.
-    damaged: Mutex<BTreeSet<BlobDigest>>,
+    /// Blobs that turned out to be gone, or something else.
+    unusable: Mutex<BTreeSet<BlobDigest>>,
     /// The lock of a blob is held while it is taken.
     taking: Mutex<HashMap<BlobDigest, Arc<Mutex<()>>>>,
     connections: Permits,
@@ -80,7 +80,7 @@ impl Cache {
             events,
             documents: Mutex::default(),
             failed: AtomicBool::new(false),
-            damaged: Mutex::default(),
+            unusable: Mutex::default(),
             taking: Mutex::default(),
             connections: Permits::new(CONNECTIONS),
         }
@@ -117,6 +117,13 @@ impl Cache {
         read
     }
 
+    /// Whether something that a record names was asked for and was not there as it should be.
+    fn is_broken(&self, document: &Document) -> bool {
+        let unusable = lock(&self.unusable);
+        let blobs = document.blobs.iter().map(|held| held.stored.digest);
+        blobs.chain(document.tree.map(|tree| tree.digest)).any(|digest| unusable.contains(&digest))
+    }
+
     /// Whether this very blob is in the store then.
     fn take(&self, packed: Packed, store: &Store) -> Result<bool> {
         let turn = Arc::clone(lock(&self.taking).entry(packed.digest).or_default());
@@ -124,7 +131,7 @@ impl Cache {
         if store.has_blob(packed.digest) {
             return Ok(true);
         }
-        if lock(&self.damaged).contains(&packed.digest) {
+        if lock(&self.unusable).contains(&packed.digest) {
             return Ok(false);
         }
         let _permit = self.connections.acquire(0);
@@ -138,7 +145,10 @@ impl Cache {
         read: impl FnOnce(&mut dyn Read) -> Result<T>,
     ) -> Result<Option<T>> {
         let remote = self.client.repository(&self.repository, Access::Pull)?;
-        let Some(mut stream) = remote.blob(digest, None)? else { return Ok(None) };
+        let Some(mut stream) = remote.blob(digest, None)? else {
+            lock(&self.unusable).insert(digest);
+            return Ok(None);
+        };
         let file = format!("{} {}", self.repository, &digest.hex()[..12]);
         let mut reader = Told { cache: self, stream: &mut stream, file, done: 0, size };
         let read = read(&mut reader);
@@ -148,7 +158,7 @@ impl Cache {
             if error.kind() != Kind::Input && !stream.is_damaged() {
                 return error;
             }
-            lock(&self.damaged).insert(digest);
+            lock(&self.unusable).insert(digest);
             let damaged = Error::new(Kind::Input, format!("its blob `{digest}` is damaged"));
             damaged.detail(error.message()).hint("the blob is passed over: what needs it is built")
         })

@@ -77,8 +77,8 @@ impl Cache {
         let first_seen = |key: Key| lock(&known).insert(key);
         at_once(results.iter().filter(|result| first_seen(result.key)), |result| {
             match self.document(result.key)? {
-                Some(document) => self.compare(result, &document),
-                None => lock(&missing).push(result),
+                Some(document) if !self.is_broken(&document) => self.compare(result, &document),
+                _ => lock(&missing).push(result),
             }
             Ok(())
         })?;

@@ -63,8 +63,9 @@ impl Store {
         let store = Self::at(folder.into())?;
         match store.version()? {
             Some(()) => Ok(store),
-            None => Err(Error::new(Kind::Usage, format!("`{}` is no store", store.folder.display()))
-                .hint("`--cache` takes the folder of another `--store`")),
+            None => Err(Error::new(Kind::Usage, format!("`{}` is no store", store.folder.display())).hint(
+                "`--cache` takes the folder of another `--store`, or a registry's repository, `HOST/NAME`",
+            )),
         }
     }
 
