@@ -131,9 +131,6 @@ impl Cache {
         if store.has_blob(packed.digest) {
             return Ok(true);
         }
-        if lock(&self.unusable).contains(&packed.digest) {
-            return Ok(false);
-        }
         let _permit = self.connections.acquire(0);
         self.download(packed, |reader| store.put_reader(reader, packed.digest)).map(|done| done.is_some())
     }
@@ -144,6 +141,9 @@ impl Cache {
         Packed { digest, size }: Packed,
         read: impl FnOnce(&mut dyn Read) -> Result<T>,
     ) -> Result<Option<T>> {
+        if lock(&self.unusable).contains(&digest) {
+            return Ok(None);
+        }
         let remote = self.client.repository(&self.repository, Access::Pull)?;
         let Some(mut stream) = remote.blob(digest, None)? else {
             lock(&self.unusable).insert(digest);
@@ -160,7 +160,8 @@ impl Cache {
             }
             lock(&self.unusable).insert(digest);
             let damaged = Error::new(Kind::Input, format!("its blob `{digest}` is damaged"));
-            damaged.detail(error.message()).hint("the blob is passed over: what needs it is built")
+            let damaged = error.details().iter().fold(damaged, Error::detail);
+            damaged.hint("the blob is passed over: what needs it is built")
         })
     }
 
