@@ -128,7 +128,7 @@ impl Cache {
         // Registries that know no conditions would take it over the other.
         let put = match remote.see(tag)? {
             Some(_) => Put::Moved,
-            None => remote.put_manifest(tag, &MediaType::ImageManifest.to_string(), manifest, Some(None))?,
+            None => remote.put_manifest(tag, MediaType::ImageManifest.as_ref(), manifest, Some(None))?,
         };
         match put {
             Put::Done => Ok(true),
