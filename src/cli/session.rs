@@ -371,3 +371,22 @@ pub fn store_folder(asked: Option<&Path>) -> Result<PathBuf> {
             .hint("`--store DIR` or `ASSEMBLE_STORE` names it")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_a_folder_or_begins_with_its_registry() {
+        for text in ["/var/cache", "./store", "../store", "store", "team/store", "src/cli", "Team/Store"] {
+            assert_eq!(text.parse::<Place>().unwrap(), Place::Folder(text.into()), "{text}");
+            assert!(cache_repository(text).is_err(), "{text}");
+        }
+        for text in ["registry.example/team/cache", "localhost/cache", "127.0.0.1:5000/cache"] {
+            let repository = text.parse::<Repository>().unwrap();
+            assert_eq!(text.parse::<Place>().unwrap(), Place::Repository(repository), "{text}");
+        }
+        let error = "registry.example/team/cache:1".parse::<Place>().unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+    }
+}

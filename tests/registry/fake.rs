@@ -120,6 +120,7 @@ impl Fake {
     }
 
     /// Another registry that holds what this one does.
+    #[allow(dead_code, reason = "the tests of caches need it")]
     pub fn copy(other: &Self, misbehave: impl Fn(&Request) -> Option<Fault> + Send + Sync + 'static) -> Self {
         let blobs = Mutex::new(other.state.blobs.lock().unwrap().clone());
         let manifests = Mutex::new(other.state.manifests.lock().unwrap().clone());
@@ -127,6 +128,7 @@ impl Fake {
     }
 
     /// Another registry that holds what this one does but for a blob.
+    #[allow(dead_code, reason = "the tests of caches need it")]
     pub fn copy_without(other: &Self, digest: BlobDigest) -> Self {
         let copy = Self::copy(other, |_| None);
         copy.state.blobs.lock().unwrap().retain(|(_, name), _| *name != digest.to_string());
