@@ -13,7 +13,7 @@ use std::io::Read;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use assemble::cache::{Cache, Published};
+use assemble::cache::{Cache, Published, SecretKey};
 use assemble::deliver::{Built, Destination, Push};
 use assemble::fetch::Machine;
 use assemble::fetch::http::Patience;
@@ -398,4 +398,59 @@ fn a_blob_that_is_gone_comes_back() {
     team.publish(&image, &cache).unwrap();
     assert!(fake.blob(REPOSITORY, lost).is_some());
     assert_eq!(team.warnings(), [""; 0]);
+}
+
+#[test]
+fn only_what_is_signed_by_the_key_is_taken() {
+    let (fake, (ci, image, layers)) = (Fake::start(good), builder());
+    let keys = [(); 2].map(|()| SecretKey::generate().unwrap());
+    let [ours, theirs] = keys.each_ref().map(SecretKey::public);
+    let [_, secret] = keys;
+    let cache = ci.cache(&fake.host()).with_keys(Vec::new(), Some(secret));
+    assert_eq!(ci.publish(&image, &cache).unwrap().records, 6);
+    for (keys, expected) in [
+        (vec![], Had::Substituted),
+        (vec![ours.clone(), theirs.clone()], Had::Substituted),
+        (vec![ours], Had::Built),
+    ] {
+        let team = Team::new();
+        team.bench.store.put_bytes(&wheel()).unwrap();
+        let layers_here = team.realise(&image, Some(team.cache(&fake.host()).with_keys(keys, None)));
+        assert_eq!(had(&layers_here), [expected; 3]);
+        assert_same(&team, &layers_here, &layers);
+        match expected {
+            Had::Built => assert_one_warning(&team.warnings(), &["no key of `--cache-key`"]),
+            _ => assert_eq!(team.warnings(), [""; 0]),
+        }
+    }
+
+    // A record that is signed, under the key of another step.
+    let records = ci.shareable(&image);
+    let other = fake.manifest(REPOSITORY, &records[1].key.hex()).unwrap();
+    fake.put_manifest(REPOSITORY, &records[0].key.hex(), &other);
+    let team = Team::new();
+    let engine_cache = team.cache(&fake.host()).with_keys(vec![theirs], None);
+    let taken = team.with(Some(engine_cache), |engine| engine.realise(&image));
+    // The wheel alone is not here, and its layer is signed: the other two are made from nothing.
+    assert_eq!(had(&taken.unwrap()), [Had::Built, Had::Substituted, Had::Substituted]);
+    assert_one_warning(&team.warnings(), &["no record of this key"]);
+}
+
+/// `assemble cache keygen`, as it is called.
+#[test]
+fn a_key_is_made_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let keygen = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_assemble"));
+        command.args(["cache", "keygen"]).arg(&path);
+        command
+    };
+    let public = String::from_utf8(support::output(&mut keygen())).unwrap();
+    assert_eq!(SecretKey::read(&path).unwrap().public().to_string(), public.trim_end());
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let again = keygen().output().unwrap();
+    assert_eq!(again.status.code(), Some(7), "{again:?}");
+    assert_eq!(SecretKey::read(&path).unwrap().public().to_string(), public.trim_end());
 }

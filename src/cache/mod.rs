@@ -15,6 +15,7 @@
 //! its record says. The first record of a key stays ([`publish`]).
 
 mod document;
+mod key;
 mod publish;
 
 use std::collections::{BTreeSet, HashMap};
@@ -36,6 +37,7 @@ use crate::{Error, Kind, Result};
 
 use document::Document;
 
+pub use key::{PublicKey, SecretKey};
 pub use publish::Published;
 
 /// Downloads at once.
@@ -52,6 +54,12 @@ pub struct Cache {
     events: Sender<Event>,
     /// What was asked for already.
     documents: Mutex<HashMap<Key, Option<Arc<Document>>>>,
+    /// Whose records are taken; without any, everybody's.
+    keys: Vec<PublicKey>,
+    /// What signs the records that are published.
+    secret: Option<SecretKey>,
+    /// Whether it was said that there are records of others.
+    distrusted: AtomicBool,
     /// Whether it is left alone.
     failed: AtomicBool,
     /// Blobs that turned out to be gone, or something else.
@@ -79,11 +87,22 @@ impl Cache {
             repository,
             events,
             documents: Mutex::default(),
+            keys: Vec::new(),
+            secret: None,
+            distrusted: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             unusable: Mutex::default(),
             taking: Mutex::default(),
             connections: Permits::new(CONNECTIONS),
         }
+    }
+
+    /// Takes records that one of these keys has signed, where there are any, and no others; signs those
+    /// that it publishes.
+    #[must_use]
+    pub fn with_keys(mut self, trusted: Vec<PublicKey>, secret: Option<SecretKey>) -> Self {
+        (self.keys, self.secret) = (trusted, secret);
+        self
     }
 
     /// What a request comes to: nothing where the cache is left alone. Only the first failure is an
@@ -110,11 +129,25 @@ impl Cache {
             let _permit = self.connections.acquire(0);
             remote.manifest(Which::Tag(&key.hex()))?
         };
-        let read = manifest.map(|manifest| document::read(key, &manifest.bytes).map(Arc::new));
-        let read = read.transpose();
+        let read = manifest.map(|manifest| document::read(key, &manifest.bytes, &self.keys).map(Arc::new));
+        let read = read.transpose().and_then(|document| self.trust(document));
         // One that is wrong is warned of once.
         lock(&self.documents).insert(key, read.as_ref().ok().cloned().flatten());
         read
+    }
+
+    /// A record of somebody who is not trusted counts as not there; that is said once.
+    fn trust(&self, document: Option<Arc<Document>>) -> Result<Option<Arc<Document>>> {
+        match document {
+            Some(document) if !document.trusted => match self.distrusted.swap(true, Ordering::Relaxed) {
+                true => Ok(None),
+                false => {
+                    Err(Error::new(Kind::Input, "it has records that no key of `--cache-key` has signed")
+                        .hint("they are not taken; what signs is `--cache-secret`, where they are published"))
+                }
+            },
+            document => Ok(document),
+        }
     }
 
     /// Whether something that a record names was asked for and was not there as it should be.

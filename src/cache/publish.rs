@@ -76,7 +76,15 @@ impl Cache {
         let known = Mutex::new(BTreeSet::new());
         let first_seen = |key: Key| lock(&known).insert(key);
         at_once(results.iter().filter(|result| first_seen(result.key)), |result| {
-            match self.document(result.key)? {
+            let found = match self.document(result.key) {
+                // What is wrong with a record that is there is no reason to keep back the others.
+                Err(error) if error.kind() != Kind::Network => {
+                    self.warn(format!("the cache `{}`: {error}", self.repository));
+                    None
+                }
+                found => found?,
+            };
+            match found {
                 Some(document) if !self.is_broken(&document) => self.compare(result, &document),
                 _ => lock(&missing).push(result),
             }
@@ -109,7 +117,7 @@ impl Cache {
                 Outcome::Packed(_) | Outcome::Listing { .. } => None,
             };
             blobs.extend(tree.into_iter().chain(result.blobs.iter().map(|held| held.stored)));
-            manifests.push((*result, document::write(result, tree)?));
+            manifests.push((*result, document::write(result, tree, self.secret.as_ref())?));
         }
         let uploads = Uploads::new(remote, &goods, mounts, self.events.clone());
         uploads.all(blobs)?;
@@ -134,7 +142,7 @@ impl Cache {
             Put::Done => Ok(true),
             Put::Moved => {
                 if let Some(other) = remote.manifest(tag)? {
-                    self.compare(result, &document::read(result.key, &other.bytes)?);
+                    self.compare(result, &document::read(result.key, &other.bytes, &[])?);
                 }
                 Ok(false)
             }
@@ -159,6 +167,10 @@ impl Cache {
             named(&theirs.record.outcome),
             named(&ours.record.outcome)
         );
+        self.warn(text);
+    }
+
+    fn warn(&self, text: String) {
         let _ = self.events.send(Event::Warning(text));
     }
 }

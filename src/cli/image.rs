@@ -43,6 +43,9 @@ pub struct Arguments {
     /// several times).
     #[arg(long = "cache-to", value_name = "HOST/NAME", value_parser = super::session::cache_repository)]
     caches_to: Vec<Repository>,
+    /// Sign what is published by the key in this file; `assemble cache keygen` makes one.
+    #[arg(long, value_name = "FILE", env = "ASSEMBLE_CACHE_SECRET")]
+    cache_secret: Option<PathBuf>,
     /// Annotate the image's manifest; this changes its digest (may be given several times).
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::session::pair)]
     annotations: Vec<(String, String)>,
@@ -83,7 +86,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let destinations = arguments.pushing.destinations(&arguments.pushes);
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
-    session.share_with(&arguments.caches_to)?;
+    session.share_with(&arguments.caches_to, arguments.cache_secret.as_deref())?;
     let Declared { lock, mended, image, why } = arguments.choice.declare(&mut session, arguments.locked)?;
     if !arguments.options.quiet {
         why.iter().for_each(|line| eprintln!("  gpu       {line}"));

@@ -10,7 +10,7 @@ use assemble_layers::lock::GitSource;
 use assemble_layers::{Image, Lock, Recipes};
 
 use super::push::Registries;
-use crate::cache::{Cache, Published};
+use crate::cache::{Cache, PublicKey, Published, SecretKey};
 use crate::fetch::git::{self, Mirror};
 use crate::fetch::{Network, Places};
 use crate::lock::{self, Maker, Manifest, Update};
@@ -32,6 +32,9 @@ pub struct Options {
     /// several times).
     #[arg(long = "cache", value_name = "DIR|HOST/NAME")]
     caches: Vec<Place>,
+    /// Take from registries only what the owner of this key has signed (may be given several times).
+    #[arg(long = "cache-key", value_name = "PUBLIC", env = "ASSEMBLE_CACHE_KEY")]
+    cache_keys: Vec<PublicKey>,
     #[command(flatten)]
     pub registries: Registries,
     /// How many builders work at once [default: the number of cores].
@@ -144,7 +147,7 @@ impl<'a> Session<'a> {
         for place in &options.caches {
             caches.push(match place {
                 Place::Folder(folder) => Box::new(Store::open_cache(folder)?),
-                Place::Repository(repository) => Box::new(cache(options, repository, &events)?),
+                Place::Repository(repository) => Box::new(cache(options, repository, None, &events)?),
             });
         }
         let shared = Vec::new();
@@ -162,13 +165,15 @@ impl<'a> Session<'a> {
         Ok(Self { options, recipes, store, caches, shared, places, network, manifest, known, events })
     }
 
-    /// Takes results from these caches too, and lets [`Session::publish`] fill them.
+    /// Takes results from these caches too, and lets [`Session::publish`] fill them, signed by the key in
+    /// the file `secret`.
     ///
     /// # Errors
-    /// There is to be no network.
-    pub fn share_with(&mut self, repositories: &[Repository]) -> Result<()> {
+    /// There is to be no network; the secret key cannot be read.
+    pub fn share_with(&mut self, repositories: &[Repository], secret: Option<&Path>) -> Result<()> {
         for repository in repositories {
-            let cache = Arc::new(cache(self.options, repository, &self.events)?);
+            let secret = secret.map(SecretKey::read).transpose()?;
+            let cache = Arc::new(cache(self.options, repository, secret, &self.events)?);
             self.caches.push(Box::new(Arc::clone(&cache)));
             self.shared.push(cache);
         }
@@ -325,7 +330,12 @@ impl<'a> Session<'a> {
     }
 }
 
-fn cache(options: &Options, repository: &Repository, events: &Sender<Event>) -> Result<Cache> {
+fn cache(
+    options: &Options,
+    repository: &Repository,
+    secret: Option<SecretKey>,
+    events: &Sender<Event>,
+) -> Result<Cache> {
     if options.offline {
         return Err(Error::new(
             Kind::Usage,
@@ -334,7 +344,8 @@ fn cache(options: &Options, repository: &Repository, events: &Sender<Event>) -> 
         .hint("`--cache` takes the folder of another store as well"));
     }
     let client = options.registries.client(crate::cache::patience());
-    Ok(Cache::new(client, repository.clone(), events.clone()))
+    let cache = Cache::new(client, repository.clone(), events.clone());
+    Ok(cache.with_keys(options.cache_keys.clone(), secret))
 }
 
 /// `PATH`, `PATH@COMMIT` or `URL@COMMIT`.
