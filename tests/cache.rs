@@ -10,6 +10,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -66,6 +67,13 @@ impl Team {
 
     fn realise(&self, image: &Image, cache: Option<Cache>) -> Vec<RealisedLayer> {
         self.with(cache, |engine| engine.realise(image)).unwrap()
+    }
+
+    fn realise_with(&self, image: &Image, cache: &Arc<Cache>) -> Vec<RealisedLayer> {
+        let caches: [Box<dyn Substituter>; 1] = [Box::new(Arc::clone(cache))];
+        self.bench.engine(|engine| {
+            Engine { caches: &caches, events: self.events.clone(), ..*engine }.realise(image).unwrap()
+        })
     }
 
     fn shareable(&self, image: &Image) -> Vec<Shareable> {
@@ -204,19 +212,30 @@ fn content_is_fetched_for_the_step_that_needs_it() {
     assert_eq!(team.warnings(), [""; 0]);
 }
 
+/// What a push to another repository of the cache's registry has mounted, and what it sends: blobs.
+fn pushed(team: &Team, fake: &Fake, image: &Image, layers: Vec<RealisedLayer>, name: &str) -> (usize, usize) {
+    let assembled = assemble::oci::assemble(image, layers).unwrap();
+    let built = Built { store: &team.bench.store, image: &assembled };
+    let (client, parts) = (client(), built.parts());
+    let memory = Some(&team.bench.store);
+    let push = Push { client: &client, source: &built, parts: &parts, memory, events: team.events.clone() };
+    let destination: Destination = format!("{}/{name}:1", fake.host()).parse().unwrap();
+    let pushed = push.run(&[destination]).unwrap();
+    (pushed[0].mounted.blobs, pushed[0].sent.blobs)
+}
+
 #[test]
 fn an_image_beside_the_cache_shares_its_blobs() {
     let fake = Fake::start(good);
     let (team, image, layers) = builder();
     team.publish(&image, &team.cache(&fake.host())).unwrap();
-    let assembled = assemble::oci::assemble(&image, layers).unwrap();
-    let built = Built { store: &team.bench.store, image: &assembled };
-    let (client, parts) = (client(), built.parts());
-    let memory = Some(&team.bench.store);
-    let push = Push { client: &client, source: &built, parts: &parts, memory, events: team.events.clone() };
-    let destination: Destination = format!("{}/team/app:1", fake.host()).parse().unwrap();
-    let pushed = push.run(&[destination]).unwrap();
-    assert_eq!((pushed[0].mounted.blobs, pushed[0].sent.blobs), (3, 1));
+    assert_eq!(pushed(&team, &fake, &image, layers, "team/app"), (3, 1));
+
+    let team = Team::new();
+    let cache = Arc::new(team.cache(&fake.host()));
+    let layers = team.realise_with(&image, &cache);
+    cache.remember(&team.bench.store).unwrap();
+    assert_eq!(pushed(&team, &fake, &image, layers, "team/other"), (3, 1));
 }
 
 /// Builds on a machine that has the wheel and asks a cache that fails: the image, and what was warned.
@@ -389,11 +408,8 @@ fn a_blob_that_is_gone_comes_back() {
     let lost = layers[0].packed.digest;
     let fake = Fake::copy_without(&first, lost);
     let team = Team::new();
-    let cache = std::sync::Arc::new(team.cache(&fake.host()));
-    let caches: [Box<dyn Substituter>; 1] = [Box::new(std::sync::Arc::clone(&cache))];
-    let built = team.bench.engine(|engine| {
-        Engine { caches: &caches, events: team.events.clone(), ..*engine }.realise(&image).unwrap()
-    });
+    let cache = Arc::new(team.cache(&fake.host()));
+    let built = team.realise_with(&image, &cache);
     assert_eq!(had(&built), [Had::Built, Had::Substituted, Had::Substituted]);
     team.publish(&image, &cache).unwrap();
     assert!(fake.blob(REPOSITORY, lost).is_some());

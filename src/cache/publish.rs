@@ -70,6 +70,22 @@ impl Cache {
         self.ask(|| self.fill(results, store).map(Some)).map(Option::unwrap_or_default)
     }
 
+    /// Remembers in the store what the cache was seen to hold, so that a push to its registry can have
+    /// that mounted.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn remember(&self, store: &Store) -> Result<()> {
+        let documents: Vec<_> = lock(&self.documents).values().flatten().cloned().collect();
+        let whole = documents.iter().filter(|document| !self.is_broken(document));
+        let blobs: Vec<_> =
+            whole.flat_map(|document| &document.blobs).map(|held| held.stored.digest).collect();
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        Mounts::read(Some(store)).remember(Some(store), &self.repository, blobs)
+    }
+
     fn fill(&self, results: &[Shareable], store: &Store) -> Result<Published> {
         let remote = self.client.repository(&self.repository, Access::Push)?;
         let missing = Mutex::new(Vec::new());

@@ -72,6 +72,12 @@ pub struct Options {
     pub verbose: bool,
 }
 
+/// A cache in a registry.
+struct Shared {
+    cache: Arc<Cache>,
+    is_published_to: bool,
+}
+
 /// Where `--cache` takes results from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Place {
@@ -129,8 +135,8 @@ pub struct Session<'a> {
     pub recipes: &'a dyn Recipes,
     pub store: Store,
     caches: Vec<Box<dyn Substituter>>,
-    /// Those of the caches that are published to.
-    shared: Vec<Arc<Cache>>,
+    /// Those of the caches that are in registries.
+    shared: Vec<Shared>,
     places: Places,
     network: Network,
     pub manifest: Manifest,
@@ -144,13 +150,17 @@ impl<'a> Session<'a> {
         let manifest = Manifest::read(&options.project)?;
         let store = Store::open(store_folder(options.store.as_deref())?)?;
         let mut caches: Vec<Box<dyn Substituter>> = Vec::new();
+        let mut shared = Vec::new();
         for place in &options.caches {
             caches.push(match place {
                 Place::Folder(folder) => Box::new(Store::open_cache(folder)?),
-                Place::Repository(repository) => Box::new(cache(options, repository, None, &events)?),
+                Place::Repository(repository) => {
+                    let cache = Arc::new(cache(options, repository, None, &events)?);
+                    shared.push(Shared { cache: Arc::clone(&cache), is_published_to: false });
+                    Box::new(cache)
+                }
             });
         }
-        let shared = Vec::new();
         let places = Places {
             indexes: options.indexes.iter().cloned().collect(),
             sources: manifest.sources.iter().cloned().collect(),
@@ -175,12 +185,13 @@ impl<'a> Session<'a> {
             let secret = secret.map(SecretKey::read).transpose()?;
             let cache = Arc::new(cache(self.options, repository, secret, &self.events)?);
             self.caches.push(Box::new(Arc::clone(&cache)));
-            self.shared.push(cache);
+            self.shared.push(Shared { cache, is_published_to: true });
         }
         Ok(())
     }
 
-    /// Gives the caches what they lack of an image. What goes wrong is a warning.
+    /// Gives the caches what they lack of an image, where that was asked for, and remembers what they
+    /// hold. What goes wrong with one is a warning.
     ///
     /// # Errors
     /// Those of the store.
@@ -191,7 +202,11 @@ impl<'a> Session<'a> {
         let keys = inspect::gpu::promise_keys(image, layers);
         let results = self.engine().shareable(image, &keys)?;
         let mut published = Vec::new();
-        for cache in &self.shared {
+        for Shared { cache, is_published_to } in &self.shared {
+            if !is_published_to {
+                cache.remember(&self.store)?;
+                continue;
+            }
             match cache.publish(&results, &self.store) {
                 Ok(done) => published.push((cache.name(), done)),
                 Err(error) => {

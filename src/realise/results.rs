@@ -8,7 +8,7 @@ use super::{Engine, packing_key};
 use crate::Result;
 use crate::store::{Outcome, Packed, Record};
 
-/// A record, and the blobs that it is nothing without.
+/// A record, and the blobs that are needed to build over it.
 #[derive(Clone, Debug)]
 pub struct Shareable {
     pub key: Key,
