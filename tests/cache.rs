@@ -279,6 +279,24 @@ fn a_cache_that_may_not_be_read_costs_one_warning() {
     assert_one_warning(&warnings, &["not for you", REPOSITORY]);
 }
 
+/// Every layer asks, and no login can be read.
+#[test]
+fn a_login_that_cannot_be_read_costs_one_warning() {
+    let (_, image, layers) = builder();
+    let fake = Fake::guarded(fake::Guard::Basic("Basic bWU6bWU=".to_owned()), good);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), "no JSON").unwrap();
+    let team = Team::new();
+    team.bench.store.put_bytes(&wheel()).unwrap();
+    let machine = Machine::new(folder.path(), [("DOCKER_CONFIG", "/")]);
+    let repository = format!("{}/{REPOSITORY}", fake.host()).parse().unwrap();
+    let cache = Cache::new(Client::new(machine, Settings::default()), repository, team.events.clone());
+    let built = team.realise(&image, Some(cache));
+    assert_eq!(had(&built), [Had::Built; 3]);
+    assert_same(&team, &built, &layers);
+    assert_one_warning(&team.warnings(), &["config.json", "not asked again"]);
+}
+
 #[test]
 fn a_slow_cache_is_left_alone() {
     let (_, image, layers) = builder();

@@ -29,6 +29,9 @@ const RECORD: &str = "dev.assemble.record";
 const SIGNATURE: &str = "dev.assemble.signature";
 const INFLATED: &str = "dev.assemble.inflated";
 
+/// The most that a record's manifest has, in bytes: what was read is kept.
+const LIMIT: usize = 1 << 20;
+
 /// What stands for a configuration where there is none (`manifest.md`, "Guidance for an Empty
 /// Descriptor").
 pub const EMPTY: &[u8] = b"{}";
@@ -136,6 +139,9 @@ pub fn write(shared: &Shareable, tree: Option<Packed>, secret: Option<&SecretKey
 /// # Errors
 /// It is something else, or says something of another key.
 pub fn read(key: Key, bytes: &[u8], keys: &[PublicKey]) -> Result<Document> {
+    if bytes.len() > LIMIT {
+        return Err(wrong(format!("it is larger than {LIMIT} bytes")));
+    }
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
     let statement = manifest.annotations.get(RECORD).filter(|_| manifest.artifact_type == ARTIFACT);
     let statement = statement.ok_or_else(|| wrong("it is another kind of manifest".to_owned()))?;

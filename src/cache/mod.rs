@@ -66,6 +66,7 @@ pub struct Cache {
     unusable: Mutex<BTreeSet<BlobDigest>>,
     /// The lock of a blob is held while it is taken.
     taking: Mutex<HashMap<BlobDigest, Arc<Mutex<()>>>>,
+    /// For what is large; records do not wait for it.
     connections: Permits,
 }
 
@@ -125,10 +126,7 @@ impl Cache {
             return Ok(known.clone());
         }
         let remote = self.client.repository(&self.repository, Access::Pull)?;
-        let manifest = {
-            let _permit = self.connections.acquire(0);
-            remote.manifest(Which::Tag(&key.hex()))?
-        };
+        let manifest = remote.manifest(Which::Tag(&key.hex())).map_err(failure)?;
         let read = manifest.map(|manifest| document::read(key, &manifest.bytes, &self.keys).map(Arc::new));
         let read = read.transpose().and_then(|document| self.trust(document));
         // One that is wrong is warned of once.
@@ -178,7 +176,7 @@ impl Cache {
             return Ok(None);
         }
         let remote = self.client.repository(&self.repository, Access::Pull)?;
-        let Some(mut stream) = remote.blob(digest, None)? else {
+        let Some(mut stream) = remote.blob(digest, None).map_err(failure)? else {
             lock(&self.unusable).insert(digest);
             return Ok(None);
         };
@@ -202,7 +200,6 @@ impl Cache {
         if packed.size > LARGEST_TREE / 2 {
             return Err(Error::new(Kind::Input, format!("a tree of {} bytes is none", packed.size)));
         }
-        let _permit = self.connections.acquire(0);
         let bytes = self.download(packed, |reader| {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes)?;
@@ -286,6 +283,11 @@ impl Read for Told<'_, '_> {
         self.done += read as u64;
         Ok(read)
     }
+}
+
+/// What a request fails by is the cache's failure, a login that cannot be read as well.
+fn failure(error: Error) -> Error {
+    error.of_kind(Kind::Network)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
