@@ -91,6 +91,13 @@ impl Error {
         self.0.kind
     }
 
+    /// The same failure, of another class.
+    #[must_use]
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     pub fn message(&self) -> &str {
         &self.0.message
     }

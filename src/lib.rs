@@ -34,6 +34,7 @@
 //! | [`project`] | the project's files, `.dockerignore`, what has changed |
 //! | [`realise`] | keys, records, early cut-off, running builders at once; sends events, never prints |
 //! | [`store`] | blobs, trees, records on disk; [`store::Substituter`], the trait of whatever results can be taken from |
+//! | [`cache`] | the shared cache in a registry: a record as a manifest, taking, publishing, signing |
 //! | [`fetch`] | locked files by digest, repositories by commit, from addresses found at run time |
 //! | [`sandbox`] | namespaces, materialising and capturing a root, Debian packages in it; the only `unsafe` |
 //! | [`pack`] | tar, gzip, zip, wheels, `.deb`; synchronous, knows `layers` alone |
@@ -56,6 +57,7 @@
 //!   realised; nothing imports `cli`; the library never imports `recipes`.
 //! - No address of a package registry stands in this repository: they are configuration.
 //! - No credential reaches a log, an error, a key or a layer.
+//! - A shared cache may cost a warning, and never the build.
 //!
 //! # Decisions that differ from the first design, and why
 //!
@@ -92,6 +94,12 @@
 //!   what Poetry installed, or the step that puts it on the path fails.
 //! - **A registry client of our own**: those that there are hold blobs in memory, retry nothing, or bring
 //!   a runtime. A push that breaks off begins the blob anew: registries differ in what they keep.
+//! - **`--cache-to` beside `--cache`**, as BuildKit's `--cache-to`: who may change what a team takes is
+//!   seen in the command and in its help, and is no suffix of a name. It reads as well.
+//! - **A cache's manifest is ours, its blobs are the images'.** What a sandboxed step left is its packed
+//!   layer, inflated where a step needs it; locked files and commits stay where the lock has them.
+//! - **A record that differs in its outcome alone is another one**: how long a step took is nobody's
+//!   business but its own. The first stays.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships, put
 //!   into place.
 //! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for
@@ -101,6 +109,7 @@ mod draft;
 mod error;
 mod http;
 
+pub mod cache;
 pub mod cli;
 pub mod debian;
 pub mod deliver;

@@ -4,23 +4,32 @@
 //! The sandbox starts this very program again, so it has a `main` of its own, which can be its helper.
 //! The root is a static busybox (package `busybox-static`).
 
+#[allow(dead_code, reason = "the tests of registries need all of it")]
+#[path = "registry/fake.rs"]
+mod fake;
 mod support;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use assemble::Kind;
-use assemble::realise::{Engine, Event, NoFetcher, Visit};
-use assemble::store::Store;
+use assemble::cache::Cache;
+use assemble::fetch::Machine;
+use assemble::oci::Repository;
+use assemble::realise::{Engine, Event, Had, NoFetcher, RealisedLayer, Visit};
+use assemble::registry::{Client, Settings};
+use assemble::store::{Store, Substituter};
 use assemble_layers::derivation::{
-    ANY_TAGS, Cache, Effort, FileEntry, FileSource, Files, Jobs, Layout, Output, Run, UnpackWheels,
+    ANY_TAGS, Cache as Kept, Effort, FileEntry, FileSource, Files, Jobs, Layout, Output, Run, UnpackWheels,
     WheelInput,
 };
+use assemble_layers::image::Layer;
 use assemble_layers::tree::RawBytes;
-use assemble_layers::{Builder, DiffId, Graph, NodeId};
+use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, NodeId};
 use support::{member, output, path, scheme, skipped, zip};
 
 /// What makes this program a build that can be killed, and the folder of its store.
@@ -43,7 +52,7 @@ fn main() -> ExitCode {
         Scene::open(Path::new(&folder)).compile().unwrap();
         return ExitCode::SUCCESS;
     }
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         ("a_killed_build_goes_on_where_it_was", a_killed_build_goes_on_where_it_was),
         (
             "the_cache_and_the_jobs_are_no_part_of_the_result",
@@ -53,6 +62,7 @@ fn main() -> ExitCode {
         ("what_a_failed_step_left_can_be_entered", what_a_failed_step_left_can_be_entered),
         ("a_step_that_did_not_fail_can_be_entered", a_step_that_did_not_fail_can_be_entered),
         ("a_built_wheel_is_unpacked", a_built_wheel_is_unpacked),
+        ("what_steps_left_is_taken_from_a_registry", what_steps_left_is_taken_from_a_registry),
     ];
     let listed = std::env::args().any(|argument| argument == "--list");
     let wanted: Vec<String> =
@@ -103,6 +113,23 @@ impl Scene {
         (result, told.into_iter().collect())
     }
 
+    /// Makes an image with a cache, and fills that; the layers, and the steps that were built.
+    fn share(&self, image: &Image, cache: Repository) -> (Vec<RealisedLayer>, Vec<String>) {
+        let (events, told) = channel();
+        let cache = Arc::new(Cache::new(Client::new(Machine::default(), Settings::default()), cache, events));
+        let caches: [Box<dyn Substituter>; 1] = [Box::new(Arc::clone(&cache))];
+        let (layers, events) = self.engine(|engine| {
+            let engine = Engine { caches: &caches, events: engine.events.clone(), ..*engine };
+            let layers = engine.realise(image).unwrap();
+            cache.publish(&engine.shareable(image, &[]).unwrap(), &self.store).unwrap();
+            layers
+        });
+        let said: Vec<_> = told.try_iter().filter(|event| matches!(event, Event::Warning(_))).collect();
+        assert!(said.is_empty(), "{said:?}");
+        let building = |event| if let Event::Building { name } = event { Some(name) } else { None };
+        (layers, events.into_iter().filter_map(building).collect())
+    }
+
     fn compile(&self) -> assemble::Result<DiffId> {
         let (mut graph, root) = root();
         let run =
@@ -135,6 +162,24 @@ impl Scene {
     }
 }
 
+/// A root, a step that is a layer, one that is none, and a last layer made of all three.
+fn layered(last: &str) -> Image {
+    let (graph, root) = root();
+    let mut image = support::image(&[]);
+    image.graph = graph;
+    let made = Builder::Run(shell(root, "mkdir /made && echo layer >/made/it"));
+    let made = image.graph.add("made", made);
+    let hidden =
+        Run { output: Output::Folder(path("out")), ..shell(root, "mkdir /out && echo hidden >/out/it") };
+    let hidden = image.graph.add("hidden", Builder::Run(hidden));
+    let mut last = shell(root, last);
+    last.root.extend([made, hidden]);
+    let last = image.graph.add("last", Builder::Run(last));
+    let layer = |tree| Layer { tree, step: "step".to_owned(), created_by: "RUN step".to_owned() };
+    image.layers = [root, made, last].map(layer).into();
+    image
+}
+
 /// A graph with a busybox in it.
 fn root() -> (Graph, NodeId) {
     let entry = |name: &str, mode, source| FileEntry { path: path(name), mode, source };
@@ -163,7 +208,7 @@ fn shell(root: NodeId, script: &str) -> Run<NodeId> {
 
 fn effort(cache: &str) -> Effort {
     Effort {
-        cache: Some(Cache { name: path(cache), path: "/cache".to_owned() }),
+        cache: Some(Kept { name: path(cache), path: "/cache".to_owned() }),
         jobs: Some(Jobs { variable: "MAX_JOBS".to_owned(), memory: 1 << 20 }),
     }
 }
@@ -328,5 +373,32 @@ fn a_built_wheel_is_unpacked() {
         let error = unpack("demo-1", script).unwrap_err();
         assert_eq!(error.kind(), Kind::Build, "{error}");
         assert!(error.to_string().contains("demo-1-*.whl"), "{error}");
+    }
+}
+
+/// The content of what a step left comes out of its packed layer, or as it is where it is none.
+fn what_steps_left_is_taken_from_a_registry() {
+    let fake = fake::Fake::start(|_| None);
+    let cache = || format!("{}/team/cache", fake.host()).parse::<Repository>().unwrap();
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [one, other, third] = folders.each_ref().map(|folder| Scene::open(folder.path()));
+    let first = "cat /made/it /it >/first";
+    let (built, steps) = one.share(&layered(first), cache());
+    assert_eq!(steps.iter().filter(|name| *name == "hidden").count(), 1, "{steps:?}");
+    // A tar that is a layer is there once, compressed.
+    assert_eq!(fake.blob("team/cache", BlobDigest(built[1].diff_id.0)), None);
+
+    let (taken, steps) = other.share(&layered(first), cache());
+    assert!(steps.is_empty(), "{steps:?}");
+    for (taken, built) in taken.iter().zip(&built) {
+        assert_eq!((taken.had, taken.packed), (Had::Substituted, built.packed));
+    }
+    // Its trees are here now, without their contents; a machine that has nothing fares as well.
+    for (scene, last) in [(&other, "second"), (&third, "third")] {
+        let (layers, steps) = scene.share(&layered(&format!("cat /made/it /it >/{last}")), cache());
+        assert_eq!(steps, ["last"]);
+        let content = scene.store.open_blob(BlobDigest(layers[2].diff_id.0)).unwrap();
+        let text = std::io::read_to_string(content).unwrap();
+        assert!(text.contains("layer\nhidden\n"), "{text:?}");
     }
 }

@@ -6,6 +6,9 @@
 //! empty: what maintainer scripts write of the time is scrubbed, and two builds never run at the same
 //! second.
 
+#[allow(dead_code, reason = "the tests of registries need all of it")]
+#[path = "registry/debian.rs"]
+mod debian;
 #[path = "support/small.rs"]
 mod small;
 mod support;
@@ -30,6 +33,9 @@ macro_rules! scene_or_return {
         }
     };
 }
+
+#[path = "variations/registry.rs"]
+mod registry;
 
 /// What must not matter: more arguments, and a bit of shell before the program.
 const VARIATIONS: [(&str, &[&str], &str); 4] = [

@@ -14,7 +14,8 @@ use super::session::{Options, Session};
 use crate::deliver::docker::{Engine, Loaded};
 use crate::deliver::{Built, Destination, Push, Pushed};
 use crate::fetch::Machine;
-use crate::oci::{self, Assembled, Reference};
+use crate::http::Patience;
+use crate::oci::{self, Assembled, Reference, Repository};
 use crate::{Error, Kind, Result, deliver, inspect};
 
 #[derive(clap::Args)]
@@ -37,7 +38,14 @@ pub struct Arguments {
     #[arg(long = "push", value_name = "NAME:TAG[@DIGEST]")]
     pushes: Vec<Destination>,
     #[command(flatten)]
-    registries: push::Options,
+    pushing: push::Options,
+    /// Publish the results to a repository of a registry, and take from it what it has (may be given
+    /// several times).
+    #[arg(long = "cache-to", value_name = "HOST/NAME", value_parser = super::session::cache_repository)]
+    caches_to: Vec<Repository>,
+    /// Sign what is published by the key in this file; `assemble cache keygen` makes one.
+    #[arg(long, value_name = "FILE", env = "ASSEMBLE_CACHE_SECRET")]
+    cache_secret: Option<PathBuf>,
     /// Annotate the image's manifest; this changes its digest (may be given several times).
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::session::pair)]
     annotations: Vec<(String, String)>,
@@ -75,9 +83,10 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let target = Target::of(arguments.output.as_deref());
     check_target(&target, arguments)?;
     let engine = arguments.load.then(|| Engine::connect(&Machine::this())).transpose()?;
-    let destinations = arguments.registries.destinations(&arguments.pushes);
+    let destinations = arguments.pushing.destinations(&arguments.pushes);
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
+    session.share_with(&arguments.caches_to, arguments.cache_secret.as_deref())?;
     let Declared { lock, mended, image, why } = arguments.choice.declare(&mut session, arguments.locked)?;
     if !arguments.options.quiet {
         why.iter().for_each(|line| eprintln!("  gpu       {line}"));
@@ -86,16 +95,20 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let layers = session.engine().realise(&image)?;
     inspect::gpu::keep_promises(&session.engine(), &image, &layers)?;
     let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
+    let published = session.publish(&image, &layers)?;
     let annotations = arguments.annotations.iter().cloned().collect();
     let assembled = oci::assemble(&image, layers)?.annotated(&annotations)?;
     deliver(&session, &assembled, &names, &target)?;
     let loaded = engine
         .map(|engine| deliver::docker::load(&engine, &session.store, &assembled, &names, &reporter.events()));
     let loaded = loaded.transpose()?;
-    let pushed = push(&session, &assembled, &arguments.registries, &destinations)?;
+    let pushed = push(&session, &assembled, &destinations)?;
     reporter.finish();
     if !arguments.options.quiet {
         eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
+        published
+            .iter()
+            .for_each(|(cache, published)| eprint!("{}", report::publish_summary(cache, published)));
         eprint!("{}", loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
         pushed.iter().for_each(|pushed| eprint!("{}", report::push_summary(pushed)));
     }
@@ -164,14 +177,9 @@ fn deliver(session: &Session<'_>, image: &Assembled, names: &[Reference], target
     }
 }
 
-fn push(
-    session: &Session<'_>,
-    image: &Assembled,
-    registries: &push::Options,
-    destinations: &[Destination],
-) -> Result<Vec<Pushed>> {
+fn push(session: &Session<'_>, image: &Assembled, destinations: &[Destination]) -> Result<Vec<Pushed>> {
     let built = Built { store: &session.store, image };
-    let client = registries.client();
+    let client = session.options.registries.client(Patience::default());
     let events = session.events.clone();
     Push { client: &client, source: &built, parts: &built.parts(), memory: Some(&session.store), events }
         .run(destinations)

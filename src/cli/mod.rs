@@ -1,6 +1,7 @@
 //! The command line: one file a verb. It knows the terminal, the environment and the home folder;
 //! the rest of the library knows none of them.
 
+mod cache;
 mod choice;
 mod image;
 mod inspect;
@@ -46,6 +47,8 @@ enum Verb {
     Shell(shell::Arguments),
     /// Push an image that was written to an archive or a folder.
     Push(push::Arguments),
+    /// Make keys for a shared cache.
+    Cache(cache::Arguments),
     /// List the images that can be built.
     Variants(variants::Arguments),
     /// Print a completion script for a shell.
@@ -83,6 +86,7 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
         Verb::Inspect(arguments) => inspect::run(recipes, &arguments),
         Verb::Shell(arguments) => shell::run(recipes, &arguments),
         Verb::Push(arguments) => push::run(&arguments),
+        Verb::Cache(arguments) => cache::run(&arguments),
         Verb::Variants(arguments) => variants::run(recipes, &arguments),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "assemble", &mut std::io::stdout());

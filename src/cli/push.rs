@@ -9,26 +9,35 @@ use super::session::store_folder;
 use crate::Result;
 use crate::deliver::{Amount, Condition, Destination, Layout, Push, Pushed};
 use crate::fetch::Machine;
+use crate::http::Patience;
 use crate::registry::{Client, Settings};
 use crate::store::Store;
 
 #[derive(clap::Args)]
-#[group(id = "registries")]
+#[group(id = "pushing")]
 pub struct Options {
     /// Push only to tags that are not there yet, or have this very image.
     #[arg(long)]
     if_absent: bool,
+}
+
+/// How registries are spoken to.
+#[derive(clap::Args)]
+#[group(id = "registries")]
+pub struct Registries {
     /// A registry that is spoken to in plain HTTP (may be given several times).
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
     insecure: Vec<String>,
 }
 
-impl Options {
-    pub fn client(&self) -> Client {
+impl Registries {
+    pub fn client(&self, patience: Patience) -> Client {
         let insecure = self.insecure.iter().cloned().collect();
-        Client::new(Machine::this(), Settings { insecure, ..Settings::default() })
+        Client::new(Machine::this(), Settings { insecure, patience })
     }
+}
 
+impl Options {
     /// The destinations under the options' condition; one of their own comes first.
     pub fn destinations(&self, asked: &[Destination]) -> Vec<Destination> {
         let mut destinations = asked.to_vec();
@@ -51,6 +60,8 @@ pub struct Arguments {
     destinations: Vec<Destination>,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    registries: Registries,
     /// Where it is remembered which repositories hold what [default: $XDG_CACHE_HOME/assemble].
     #[arg(long, value_name = "DIR", env = "ASSEMBLE_STORE")]
     store: Option<PathBuf>,
@@ -69,7 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let memory = store_folder(arguments.store.as_deref()).and_then(Store::open_cache).ok();
     let reporter = Reporter::start(arguments.quiet, false);
     let push = Push {
-        client: &arguments.options.client(),
+        client: &arguments.registries.client(Patience::default()),
         source: &layout,
         parts: &parts,
         memory: memory.as_ref(),

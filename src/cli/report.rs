@@ -10,6 +10,7 @@ use std::time::Duration;
 use assemble_layers::{Image, Lock};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cache::Published;
 use crate::deliver::Pushed;
 use crate::deliver::docker::Loaded;
 use crate::inspect::Why;
@@ -273,6 +274,12 @@ pub fn push_summary(pushed: &Pushed) -> String {
         }
     }
     format!("  pushed    {reference}   sent {}{spared}\n", bytes(sent.bytes))
+}
+
+/// What a cache was given.
+pub fn publish_summary(cache: &str, published: &Published) -> String {
+    let Published { records, bytes: sent } = published;
+    format!("  shared    {cache}   {records} results, sent {}\n", bytes(*sent))
 }
 
 #[cfg(test)]

@@ -1,18 +1,23 @@
 //! What every verb starts with: the store, the caches, the fetcher, the lock, the reporter.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use assemble_layers::lock::GitSource;
 use assemble_layers::{Image, Lock, Recipes};
 
+use super::push::Registries;
+use crate::cache::{Cache, PublicKey, Published, SecretKey};
 use crate::fetch::git::{self, Mirror};
 use crate::fetch::{Network, Places};
 use crate::lock::{self, Maker, Manifest, Update};
-use crate::realise::{Engine, Event};
+use crate::oci::{Reference, Repository};
+use crate::realise::{Engine, Event, RealisedLayer};
 use crate::store::{Store, Substituter};
-use crate::{Error, Kind, Result, project};
+use crate::{Error, Kind, Result, inspect, project};
 
 /// Options of every verb that looks at a project.
 #[derive(clap::Args)]
@@ -23,9 +28,15 @@ pub struct Options {
     /// Where results are kept [default: $XDG_CACHE_HOME/assemble].
     #[arg(long, value_name = "DIR", env = "ASSEMBLE_STORE")]
     store: Option<PathBuf>,
-    /// Take results from another store's folder (may be given several times).
-    #[arg(long = "cache", value_name = "DIR")]
-    caches: Vec<PathBuf>,
+    /// Take results from another store's folder, or from a repository of a registry (may be given
+    /// several times).
+    #[arg(long = "cache", value_name = "DIR|HOST/NAME")]
+    caches: Vec<Place>,
+    /// Take from registries only what the owner of this key has signed (may be given several times).
+    #[arg(long = "cache-key", value_name = "PUBLIC", env = "ASSEMBLE_CACHE_KEY")]
+    cache_keys: Vec<PublicKey>,
+    #[command(flatten)]
+    pub registries: Registries,
     /// How many builders work at once [default: the number of cores].
     #[arg(long, short, value_name = "N")]
     jobs: Option<usize>,
@@ -61,6 +72,53 @@ pub struct Options {
     pub verbose: bool,
 }
 
+/// A cache in a registry.
+struct Shared {
+    cache: Arc<Cache>,
+    is_published_to: bool,
+}
+
+/// Where `--cache` takes results from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Place {
+    Folder(PathBuf),
+    Repository(Repository),
+}
+
+impl FromStr for Place {
+    type Err = Error;
+
+    /// A folder that is there, or a text that begins like a path, is a folder; else a name that begins
+    /// with its registry is a repository.
+    fn from_str(text: &str) -> Result<Self> {
+        let is_path = text.starts_with(['/', '.']) || !text.contains('/') || Path::new(text).is_dir();
+        match text.parse::<Repository>() {
+            Ok(repository) if !is_path && repository.names_registry() => Ok(Self::Repository(repository)),
+            _ => match text.parse::<Reference>() {
+                Ok(reference) if !is_path && reference.repository.names_registry() => Err(tagged(text)),
+                _ => Ok(Self::Folder(text.into())),
+            },
+        }
+    }
+}
+
+/// A repository that is a cache, by the registry's name and its own.
+///
+/// # Errors
+/// A name without a registry, or with a tag.
+pub fn cache_repository(text: &str) -> Result<Repository> {
+    match text.parse::<Place>()? {
+        Place::Repository(repository) => Ok(repository),
+        Place::Folder(_) => Err(Error::new(Kind::Usage, format!("`{text}` names no registry"))
+            .hint("a cache that is published to is `HOST/NAME`; `--cache` takes folders as well")),
+    }
+}
+
+fn tagged(text: &str) -> Error {
+    Error::new(Kind::Usage, format!("`{text}` has a tag or a digest"))
+        .hint("a cache is a whole repository, `HOST/NAME`: its tags are the keys of build steps")
+}
+
 /// `NAME=URL`, `KEY=VALUE`.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -77,6 +135,8 @@ pub struct Session<'a> {
     pub recipes: &'a dyn Recipes,
     pub store: Store,
     caches: Vec<Box<dyn Substituter>>,
+    /// Those of the caches that are in registries.
+    shared: Vec<Shared>,
     places: Places,
     network: Network,
     pub manifest: Manifest,
@@ -89,11 +149,18 @@ impl<'a> Session<'a> {
     pub fn open(options: &'a Options, recipes: &'a dyn Recipes, events: Sender<Event>) -> Result<Self> {
         let manifest = Manifest::read(&options.project)?;
         let store = Store::open(store_folder(options.store.as_deref())?)?;
-        let caches = options
-            .caches
-            .iter()
-            .map(|folder| Store::open_cache(folder).map(|store| Box::new(store) as Box<dyn Substituter>));
-        let caches = caches.collect::<Result<Vec<_>>>()?;
+        let mut caches: Vec<Box<dyn Substituter>> = Vec::new();
+        let mut shared = Vec::new();
+        for place in &options.caches {
+            caches.push(match place {
+                Place::Folder(folder) => Box::new(Store::open_cache(folder)?),
+                Place::Repository(repository) => {
+                    let cache = Arc::new(cache(options, repository, None, &events)?);
+                    shared.push(Shared { cache: Arc::clone(&cache), is_published_to: false });
+                    Box::new(cache)
+                }
+            });
+        }
         let places = Places {
             indexes: options.indexes.iter().cloned().collect(),
             sources: manifest.sources.iter().cloned().collect(),
@@ -105,7 +172,50 @@ impl<'a> Session<'a> {
         };
         let known = lock::read(&options.project.join(lock::FILE))?;
         let network = Network::new(&places, known.as_ref(), store.folder());
-        Ok(Self { options, recipes, store, caches, places, network, manifest, known, events })
+        Ok(Self { options, recipes, store, caches, shared, places, network, manifest, known, events })
+    }
+
+    /// Takes results from these caches too, and lets [`Session::publish`] fill them, signed by the key in
+    /// the file `secret`.
+    ///
+    /// # Errors
+    /// There is to be no network; the secret key cannot be read.
+    pub fn share_with(&mut self, repositories: &[Repository], secret: Option<&Path>) -> Result<()> {
+        for repository in repositories {
+            let secret = secret.map(SecretKey::read).transpose()?;
+            let cache = Arc::new(cache(self.options, repository, secret, &self.events)?);
+            self.caches.push(Box::new(Arc::clone(&cache)));
+            self.shared.push(Shared { cache, is_published_to: true });
+        }
+        Ok(())
+    }
+
+    /// Gives the caches what they lack of an image, where that was asked for, and remembers what they
+    /// hold. What goes wrong with one is a warning.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn publish(&self, image: &Image, layers: &[RealisedLayer]) -> Result<Vec<(String, Published)>> {
+        if self.shared.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys = inspect::gpu::promise_keys(image, layers);
+        let results = self.engine().shareable(image, &keys)?;
+        let mut published = Vec::new();
+        for Shared { cache, is_published_to } in &self.shared {
+            if !is_published_to {
+                cache.remember(&self.store)?;
+                continue;
+            }
+            match cache.publish(&results, &self.store) {
+                Ok(done) => published.push((cache.name(), done)),
+                Err(error) => {
+                    let text = format!("the cache `{}` was not filled: {error}", cache.name());
+                    let _ = self.events.send(Event::Warning(text));
+                }
+            }
+        }
+        Ok(published)
     }
 
     pub fn engine(&self) -> Engine<'_> {
@@ -235,6 +345,24 @@ impl<'a> Session<'a> {
     }
 }
 
+fn cache(
+    options: &Options,
+    repository: &Repository,
+    secret: Option<SecretKey>,
+    events: &Sender<Event>,
+) -> Result<Cache> {
+    if options.offline {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("`--offline` forbids to ask for the cache `{repository}`"),
+        )
+        .hint("`--cache` takes the folder of another store as well"));
+    }
+    let client = options.registries.client(crate::cache::patience());
+    let cache = Cache::new(client, repository.clone(), events.clone());
+    Ok(cache.with_keys(options.cache_keys.clone(), secret))
+}
+
 /// `PATH`, `PATH@COMMIT` or `URL@COMMIT`.
 fn git_source(text: &str) -> Result<GitSource> {
     let pinned = text.rsplit_once('@').and_then(|(place, commit)| Some((place, commit.parse().ok()?)));
@@ -268,4 +396,23 @@ pub fn store_folder(asked: Option<&Path>) -> Result<PathBuf> {
         Error::new(Kind::Usage, "neither `HOME` nor `XDG_CACHE_HOME` says where the store is")
             .hint("`--store DIR` or `ASSEMBLE_STORE` names it")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_a_folder_or_begins_with_its_registry() {
+        for text in ["/var/cache", "./store", "../store", "store", "team/store", "src/cli", "Team/Store"] {
+            assert_eq!(text.parse::<Place>().unwrap(), Place::Folder(text.into()), "{text}");
+            assert!(cache_repository(text).is_err(), "{text}");
+        }
+        for text in ["registry.example/team/cache", "localhost/cache", "127.0.0.1:5000/cache"] {
+            let repository = text.parse::<Repository>().unwrap();
+            assert_eq!(text.parse::<Place>().unwrap(), Place::Repository(repository), "{text}");
+        }
+        let error = "registry.example/team/cache:1".parse::<Place>().unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+    }
 }

@@ -9,7 +9,8 @@ use assemble_layers::BlobDigest;
 use fs_err::File;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
-use super::push::{Parts, Source};
+use super::push::Parts;
+use super::upload::Source;
 use crate::oci::blob_path;
 use crate::registry::{Manifest, Verified};
 use crate::store::Packed;

@@ -1,26 +1,19 @@
 //! Pushing an image to a registry: what it lacks, straight from where the bytes are, and the tag
 //! last, so that it never names an image that is not whole.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use assemble_layers::BlobDigest;
 
 use super::mounts::Mounts;
-use crate::oci::{Assembled, Reference, Repository};
+use super::upload::{Outcome, Source, Uploads, distinct};
+use crate::oci::{Assembled, Reference};
 use crate::realise::Event;
-use crate::registry::{Access, Blob, Client, Manifest, Put, Remote, Seen, Sent, Which};
+use crate::registry::{Access, Client, Manifest, Put, Remote, Seen, Which};
 use crate::store::{Packed, Store};
 use crate::{Error, Kind, Result};
-
-/// Uploads at once.
-const CONNECTIONS: usize = 6;
-/// Progress is told in steps of as many bytes.
-const STEP: u64 = 1 << 20;
 
 /// Where an image goes: a tag, and maybe the digest that it must have had there before.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,15 +45,6 @@ impl FromStr for Destination {
         }
         Ok(Self { reference, condition })
     }
-}
-
-/// Where the bytes of blobs are.
-pub trait Source: Sync {
-    /// A blob from its first byte on.
-    ///
-    /// # Errors
-    /// It is not here, or cannot be read.
-    fn open(&self, digest: BlobDigest) -> Result<Box<dyn Read + Send>>;
 }
 
 /// An image as a registry takes it.
@@ -149,19 +133,20 @@ impl Push<'_> {
         let ours = self.parts.manifest.digest;
         let before = destination.check(&remote, ours)?;
         let mut mounts = Mounts::read(self.memory);
-        let transfer = Transfer { push: self, remote: &remote, mounts: &mounts, outcomes: Mutex::default() };
+        let uploads = Uploads::new(&remote, self.source, &mounts, self.events.clone());
+        let transfer = Transfer { push: self, remote: &remote, uploads: &uploads };
         if before.as_ref().is_some_and(|seen| seen.digest == ours) {
-            transfer.all_present();
+            uploads.note_present(self.parts.blobs());
         } else {
             // A registry that has the manifest has what it names.
             if remote.see(Which::Digest(ours))?.is_some() {
-                transfer.all_present();
+                uploads.note_present(self.parts.blobs());
             } else {
                 transfer.missing()?;
             }
             transfer.publish(destination)?;
         }
-        let outcomes = transfer.outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = uploads.outcomes();
         mounts.remember(self.memory, repository, outcomes.keys().copied())?;
         Ok(Pushed::new(destination.reference.clone(), outcomes.into_values()))
     }
@@ -214,85 +199,18 @@ impl Pushed {
     }
 }
 
-/// How a repository came by a blob.
-#[derive(Clone, Copy)]
-enum Outcome {
-    Present,
-    Mounted,
-    Uploaded,
-}
-
-/// The blobs of one image on their way to one repository.
+/// One image on its way to one repository.
 struct Transfer<'a> {
     push: &'a Push<'a>,
     remote: &'a Remote<'a>,
-    mounts: &'a Mounts,
-    /// By blob, with its size.
-    outcomes: Mutex<BTreeMap<BlobDigest, (Outcome, u64)>>,
+    uploads: &'a Uploads<'a>,
 }
 
 impl Transfer<'_> {
-    fn all_present(&self) {
-        self.push.parts.blobs().for_each(|blob| self.note(blob, Outcome::Present));
-    }
-
-    fn note(&self, blob: Packed, outcome: Outcome) {
-        lock(&self.outcomes).insert(blob.digest, (outcome, blob.size));
-    }
-
-    /// Whatever the repository lacks: layers at once, the largest first, and the configuration last.
+    /// Whatever the repository lacks, the configuration last.
     fn missing(&self) -> Result<()> {
-        let mut layers: Vec<_> = distinct(self.push.parts.layers.iter().copied()).collect();
-        layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
-        let queue = Mutex::new(layers.into_iter());
-        let failed = Mutex::new(None);
-        // Nothing more is begun after a failure.
-        let next = || match &*lock(&failed) {
-            None => lock(&queue).next(),
-            Some(_) => None,
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..CONNECTIONS {
-                scope.spawn(|| {
-                    while let Some(blob) = next() {
-                        if let Err(error) = self.blob(blob) {
-                            lock(&failed).get_or_insert(error);
-                        }
-                    }
-                });
-            }
-        });
-        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => self.blob(self.push.parts.config),
-        }
-    }
-
-    fn blob(&self, blob: Packed) -> Result<()> {
-        if self.remote.has_blob(blob.digest)? {
-            self.note(blob, Outcome::Present);
-            return Ok(());
-        }
-        let from = self.mounts.holder(blob.digest, self.remote.repository());
-        self.send(blob, from.as_ref())
-    }
-
-    fn send(&self, blob: Packed, from: Option<&Repository>) -> Result<()> {
-        let Packed { digest, size } = blob;
-        let file = format!("{} {}", self.remote.repository(), &digest.hex()[..12]);
-        let (events, name, told) = (self.push.events.clone(), file.clone(), AtomicU64::new(0));
-        let progress = Arc::new(move |done| {
-            let before = told.load(Ordering::Relaxed);
-            if done < before || done - before >= STEP {
-                told.store(done, Ordering::Relaxed);
-                let _ = events.send(Event::Uploading { file: name.clone(), done, size });
-            }
-        });
-        let open = || self.push.source.open(digest);
-        let sent = self.remote.send_blob(&Blob { digest, size, open: &open, progress }, from)?;
-        let _ = self.push.events.send(Event::Uploaded { file });
-        self.note(blob, if sent == Sent::Mounted { Outcome::Mounted } else { Outcome::Uploaded });
-        Ok(())
+        self.uploads.all(self.push.parts.layers.iter().copied())?;
+        self.uploads.all([self.push.parts.config])
     }
 
     /// Moves the tag, which is asked about once more where it may not have been moved by others.
@@ -327,18 +245,8 @@ impl Transfer<'_> {
     /// Sends what a registry had promised to have: all of it, where it does not say which it means.
     fn resend(&self, digests: &[BlobDigest]) -> Result<()> {
         let named = |blob: &Packed| digests.is_empty() || digests.contains(&blob.digest);
-        distinct(self.push.parts.blobs()).filter(named).try_for_each(|blob| self.send(blob, None))
+        distinct(self.push.parts.blobs()).filter(named).try_for_each(|blob| self.uploads.send(blob, None))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Two layers may be the same blob.
-fn distinct(blobs: impl Iterator<Item = Packed>) -> impl Iterator<Item = Packed> {
-    let mut known = BTreeSet::new();
-    blobs.filter(move |blob| known.insert(blob.digest))
 }
 
 #[cfg(test)]

@@ -48,6 +48,11 @@ impl Repository {
         format!("{}/{}", self.registry(), self.path())
     }
 
+    /// Whether the registry is written, and not Docker's by default.
+    pub fn names_registry(&self) -> bool {
+        self.split().1 != self.0
+    }
+
     fn split(&self) -> (&str, &str) {
         match self.0.split_once('/') {
             // An old name of the same.

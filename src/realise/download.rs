@@ -91,7 +91,7 @@ impl<'a> Downloads<'a> {
         let digest = BlobDigest(fetch.sha256);
         let path = self.engine.store.blob_file(digest);
         self.engine.store.discard_blob(digest)?;
-        if self.substitute(digest)? {
+        if self.engine.substitute(digest, None) {
             return Ok(path);
         }
         let _permit = self.connections.acquire(0);
@@ -107,24 +107,6 @@ impl<'a> Downloads<'a> {
             self.engine.send(Event::Downloaded { file: fetch.file.clone(), size: fetch.size });
         }
         Ok(path)
-    }
-
-    /// Takes a blob from the first cache that has it.
-    pub(super) fn substitute(&self, digest: BlobDigest) -> Result<bool> {
-        for cache in self.engine.caches {
-            let taken = match cache.blob(digest) {
-                Ok(Some(mut reader)) => self.engine.store.put_reader(&mut *reader, digest),
-                Ok(None) => continue,
-                Err(error) => Err(error),
-            };
-            match taken {
-                Ok(()) => return Ok(true),
-                Err(error) => {
-                    self.engine.warn(format!("the cache `{}` is passed over: {error}", cache.name()))
-                }
-            }
-        }
-        Ok(false)
     }
 }
 

@@ -13,11 +13,13 @@ mod effort;
 mod event;
 mod permits;
 mod plan;
+mod results;
 mod shell;
 
 pub use download::{Fetcher, NoFetcher};
 pub use event::{Event, Had};
 pub use plan::{Plan, Planned, State, Step};
+pub use results::{Held, Shareable};
 pub use shell::Visit;
 
 use std::path::Path;
@@ -36,7 +38,7 @@ use crate::{Error, Kind, Result};
 
 use build::Built;
 use download::Downloads;
-use permits::Permits;
+pub(crate) use permits::Permits;
 
 /// What realising needs from outside.
 pub struct Engine<'a> {
@@ -122,20 +124,24 @@ impl Engine<'_> {
         if let Some(record) = self.store.record(key)? {
             return Ok(Some((record, Had::Reused)));
         }
-        for cache in self.caches {
-            // A cache that fails costs a warning and never the build.
-            match cache.record(key) {
-                Ok(Some(record)) => return Ok(Some((record, Had::Substituted))),
-                Ok(None) => {}
-                Err(error) => self.warn(format!("the cache `{}` did not answer: {error}", cache.name())),
-            }
-        }
-        Ok(None)
+        Ok(self.first_cache(|cache| cache.record(key)).map(|record| (record, Had::Substituted)))
     }
 
-    /// Takes a blob from the first cache that has it; whether one had.
-    pub(crate) fn substitute(&self, blob: BlobDigest) -> Result<bool> {
-        Downloads::new(self).substitute(blob)
+    /// Takes a blob from the first cache that has it; whether one had. `of` is the key whose record or
+    /// tree names it.
+    pub(crate) fn substitute(&self, blob: BlobDigest, of: Option<Key>) -> bool {
+        self.first_cache(|cache| Ok(cache.blob(blob, of, self.store)?.then_some(()))).is_some()
+    }
+
+    /// What the first cache says that has something. One that fails costs a warning and never the
+    /// build.
+    fn first_cache<T>(&self, ask: impl Fn(&dyn Substituter) -> Result<Option<T>>) -> Option<T> {
+        self.caches.iter().find_map(|cache| {
+            ask(&**cache).unwrap_or_else(|error| {
+                self.warn(format!("the cache `{}` is passed over: {error}", cache.name()));
+                None
+            })
+        })
     }
 
     pub(crate) fn warn(&self, text: String) {
@@ -200,25 +206,15 @@ impl<'a> Realisation<'a> {
         let Some((record, had)) = self.engine.record(key)? else { return Ok(None) };
         let Outcome::Tree { diff_id, size } = record.outcome else { return Ok(None) };
         if had == Had::Substituted {
-            if !self.substitute_tree(diff_id)? {
-                return Ok(None);
-            }
+            let tree = self.engine.first_cache(|cache| cache.tree(key, diff_id));
+            let Some(tree) = tree else { return Ok(None) };
+            self.engine.store.put_tree(diff_id, &tree)?;
             self.engine.store.put_record(key, &record)?;
         } else if !self.engine.store.has_tree(diff_id) {
             return Ok(None);
         }
         self.engine.send(Event::Found { name: self.graph.node(node).name.clone(), had });
         Ok(Some(Realised { diff_id, size, had, took: Duration::ZERO, key }))
-    }
-
-    fn substitute_tree(&self, diff_id: DiffId) -> Result<bool> {
-        for cache in self.engine.caches {
-            if let Ok(Some(tree)) = cache.tree(diff_id) {
-                self.engine.store.put_tree(diff_id, &tree)?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     fn build(&self, node: NodeId, key: Key) -> Result<Realised> {
@@ -243,7 +239,7 @@ impl<'a> Realisation<'a> {
     /// A tree that a builder can read: every content of it is a file of the store.
     fn tree_with_content(&self, node: NodeId) -> Result<Realised> {
         let realised = self.tree(node)?;
-        if self.obtain_content(realised.diff_id)? {
+        if self.obtain_content(&realised)? {
             return Ok(realised);
         }
         // Its record outlived its content: it is built again.
@@ -255,8 +251,8 @@ impl<'a> Realisation<'a> {
     }
 
     /// Whether every blob of the tree is here now: fetched, substituted, or never gone.
-    fn obtain_content(&self, diff_id: DiffId) -> Result<bool> {
-        let Some(tree) = self.engine.store.tree(diff_id)? else { return Ok(false) };
+    fn obtain_content(&self, realised: &Realised) -> Result<bool> {
+        let Some(tree) = self.engine.store.tree(realised.diff_id)? else { return Ok(false) };
         let missing: Vec<BlobDigest> =
             tree.blobs().into_iter().filter(|blob| !self.engine.store.has_blob_file(*blob)).collect();
         let files = self.graph.nodes().filter_map(|(_, node)| match &node.builder {
@@ -265,7 +261,7 @@ impl<'a> Realisation<'a> {
         });
         self.downloads.all(&files.collect::<Vec<_>>())?;
         for blob in missing {
-            if !self.engine.store.has_blob_file(blob) && !self.downloads.substitute(blob)? {
+            if !self.engine.store.has_blob_file(blob) && !self.engine.substitute(blob, Some(realised.key)) {
                 return Ok(false);
             }
         }
@@ -286,12 +282,12 @@ impl<'a> Realisation<'a> {
 
     fn packed(&self, node: NodeId, realised: &Realised) -> Result<(Packed, Had, Duration)> {
         let key = packing_key(realised.diff_id);
-        if let Some((Record { outcome: Outcome::Packed(packed), .. }, had)) = self.engine.record(key)? {
+        if let Some((Record { outcome: Outcome::Packed(packed), .. }, _)) = self.engine.record(key)? {
             if self.engine.store.has_blob(packed.digest) {
                 return Ok((packed, Had::Reused, Duration::ZERO));
             }
             let started = Instant::now();
-            if had == Had::Substituted && self.downloads.substitute(packed.digest)? {
+            if self.engine.substitute(packed.digest, Some(key)) {
                 let name = self.graph.node(node).name.clone();
                 self.put_packed(key, name, packed, started.elapsed())?;
                 return Ok((packed, Had::Substituted, started.elapsed()));

@@ -204,6 +204,7 @@ impl Remote<'_> {
             source: None,
             ranges: true,
             ended: false,
+            damaged: false,
         };
         let opened = self.patience().run(|| match stream.open() {
             Err(Failure::Lasting(_)) if stream.ended => Ok(false),
@@ -239,6 +240,7 @@ pub struct BlobStream<'a> {
     ranges: bool,
     /// All was given out and is right; or, at first, the registry has no such blob.
     ended: bool,
+    damaged: bool,
 }
 
 impl BlobStream<'_> {
@@ -327,7 +329,13 @@ impl BlobStream<'_> {
         Ok(read)
     }
 
-    fn wrong(&self, how: String) -> Error {
+    /// Whether reading failed because the registry has other bytes than the digest says.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    fn wrong(&mut self, how: String) -> Error {
+        self.damaged = true;
         Error::new(Kind::Network, "other bytes are served than the digest says")
             .detail(how)
             .hint("the registry's copy is damaged, or a cache on the way is: nothing of it was kept")

@@ -63,8 +63,9 @@ impl Store {
         let store = Self::at(folder.into())?;
         match store.version()? {
             Some(()) => Ok(store),
-            None => Err(Error::new(Kind::Usage, format!("`{}` is no store", store.folder.display()))
-                .hint("`--cache` takes the folder of another `--store`")),
+            None => Err(Error::new(Kind::Usage, format!("`{}` is no store", store.folder.display())).hint(
+                "`--cache` takes the folder of another `--store`, or a registry's repository, `HOST/NAME`",
+            )),
         }
     }
 
@@ -419,15 +420,16 @@ impl Substituter for Store {
         Store::record(self, key)
     }
 
-    fn tree(&self, diff_id: DiffId) -> Result<Option<Tree>> {
+    fn tree(&self, _: Key, diff_id: DiffId) -> Result<Option<Tree>> {
         Store::tree(self, diff_id)
     }
 
-    fn blob(&self, digest: BlobDigest) -> Result<Option<Box<dyn Read + Send + '_>>> {
-        match self.has_blob(digest) {
-            true => Ok(Some(Box::new(self.open_blob(digest)?))),
-            false => Ok(None),
+    fn blob(&self, digest: BlobDigest, _: Option<Key>, store: &Store) -> Result<bool> {
+        let here = self.has_blob(digest);
+        if here {
+            store.put_reader(&mut self.open_blob(digest)?, digest)?;
         }
+        Ok(here)
     }
 }
 

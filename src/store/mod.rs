@@ -45,9 +45,31 @@ pub trait Substituter: Send + Sync {
     /// The record of a key, if it has one.
     fn record(&self, key: Key) -> Result<Option<Record>>;
 
-    /// The tree of a diffID, if it has it.
-    fn tree(&self, diff_id: DiffId) -> Result<Option<Tree>>;
+    /// The tree that a key came to, if it has it.
+    fn tree(&self, key: Key, diff_id: DiffId) -> Result<Option<Tree>>;
 
-    /// A blob's bytes, if it has them. The reader is not trusted: who takes it checks the digest.
-    fn blob(&self, digest: BlobDigest) -> Result<Option<Box<dyn std::io::Read + Send + '_>>>;
+    /// Copies a blob into `store`, if it has it; whether it had. `of` is the key whose record or tree
+    /// names the blob; a locked file has none.
+    ///
+    /// # Errors
+    /// Other bytes than the digest says: nothing is kept of them.
+    fn blob(&self, digest: BlobDigest, of: Option<Key>, store: &Store) -> Result<bool>;
+}
+
+impl<T: Substituter> Substituter for std::sync::Arc<T> {
+    fn name(&self) -> String {
+        T::name(self)
+    }
+
+    fn record(&self, key: Key) -> Result<Option<Record>> {
+        T::record(self, key)
+    }
+
+    fn tree(&self, key: Key, diff_id: DiffId) -> Result<Option<Tree>> {
+        T::tree(self, key, diff_id)
+    }
+
+    fn blob(&self, digest: BlobDigest, of: Option<Key>, store: &Store) -> Result<bool> {
+        T::blob(self, digest, of, store)
+    }
 }

@@ -116,9 +116,29 @@ impl Fake {
         guard: Guard,
         misbehave: impl Fn(&Request) -> Option<Fault> + Send + Sync + 'static,
     ) -> Self {
+        Self::serving(State { guard, mounts: true, ..State::default() }, misbehave)
+    }
+
+    /// Another registry that holds what this one does.
+    #[allow(dead_code, reason = "the tests of caches need it")]
+    pub fn copy(other: &Self, misbehave: impl Fn(&Request) -> Option<Fault> + Send + Sync + 'static) -> Self {
+        let blobs = Mutex::new(other.state.blobs.lock().unwrap().clone());
+        let manifests = Mutex::new(other.state.manifests.lock().unwrap().clone());
+        Self::serving(State { blobs, manifests, mounts: true, ..State::default() }, misbehave)
+    }
+
+    /// Another registry that holds what this one does but for a blob.
+    #[allow(dead_code, reason = "the tests of caches need it")]
+    pub fn copy_without(other: &Self, digest: BlobDigest) -> Self {
+        let copy = Self::copy(other, |_| None);
+        copy.state.blobs.lock().unwrap().retain(|(_, name), _| *name != digest.to_string());
+        copy
+    }
+
+    fn serving(state: State, misbehave: impl Fn(&Request) -> Option<Fault> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(State { guard, mounts: true, ..State::default() });
+        let state = Arc::new(state);
         let misbehave: Arc<Misbehave> = Arc::new(misbehave);
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {

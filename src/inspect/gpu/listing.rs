@@ -76,7 +76,7 @@ impl Select<'_> {
     }
 
     /// The result depends on the reader, the layer and what was asked for.
-    fn key(self, diff_id: DiffId) -> Key {
+    pub(super) fn key(self, diff_id: DiffId) -> Key {
         let mut encoder = Encoder::default();
         encoder.put("assemble gpu").put(&VERSION).put(&diff_id.0);
         match self {
@@ -121,7 +121,7 @@ pub fn of_layer(
 fn recorded(engine: &Engine<'_>, key: Key) -> Result<Option<Listing>> {
     let Some((record, had)) = engine.record(key)? else { return Ok(None) };
     let Outcome::Listing { blob } = record.outcome else { return Ok(None) };
-    if had == Had::Substituted && !engine.substitute(blob)? || !engine.store.has_blob(blob) {
+    if !engine.store.has_blob(blob) && !engine.substitute(blob, Some(key)) {
         return Ok(None);
     }
     let mut json = Vec::new();

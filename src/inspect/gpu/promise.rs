@@ -1,7 +1,7 @@
 //! Whether an image keeps what its recipe promises.
 
-use assemble_layers::Image;
 use assemble_layers::gpu::{Promise, Target};
+use assemble_layers::{Image, Key};
 
 use super::listing::{self, Library, Listing, Select};
 use super::{Architecture, Code};
@@ -28,6 +28,14 @@ pub fn keep_promises(engine: &Engine<'_>, image: &Image, layers: &[RealisedLayer
         warnings.into_iter().for_each(|warning| engine.warn(warning));
     }
     Ok(())
+}
+
+/// The keys under which what was read for the promises is kept.
+pub fn promise_keys(image: &Image, layers: &[RealisedLayer]) -> Vec<Key> {
+    let of_layer =
+        |promise: &Promise, layer: &RealisedLayer| Select::Named(&promise.library).key(layer.diff_id);
+    let promises = image.promises.iter();
+    promises.flat_map(|promise| layers.iter().map(move |layer| of_layer(promise, layer))).collect()
 }
 
 /// What should be known of a promise that is kept.

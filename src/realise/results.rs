@@ -1,0 +1,109 @@
+//! What an image came to, step by step, as others can take it instead of building it.
+
+use std::collections::BTreeSet;
+
+use assemble_layers::{BlobDigest, Builder, DiffId, Image, Key, Sha256, Tree, image};
+
+use super::{Engine, packing_key};
+use crate::Result;
+use crate::store::{Outcome, Packed, Record};
+
+/// A record, and the blobs that are needed to build over it.
+#[derive(Clone, Debug)]
+pub struct Shareable {
+    pub key: Key,
+    pub record: Record,
+    /// But for those that come from an origin of their own: locked files, commits.
+    pub blobs: Vec<Held>,
+}
+
+/// Where the store has a blob's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    pub blob: BlobDigest,
+    /// The blob itself; or, for a tar, its packed layer, from which it can be inflated.
+    pub stored: Packed,
+}
+
+impl Held {
+    pub fn is_inflated(&self) -> bool {
+        self.blob != self.stored.digest
+    }
+}
+
+impl Engine<'_> {
+    /// The records of an image that was realised, and what they name, as far as all of it is in the
+    /// store: what was substituted may not be.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn shareable(&self, image: &Image, more: &[Key]) -> Result<Vec<Shareable>> {
+        let mut records = Vec::new();
+        let mut identities: Vec<Option<Sha256>> = Vec::new();
+        let mut elsewhere = BTreeSet::new();
+        // Inputs stand before what needs them.
+        for (_, node) in image.graph.nodes() {
+            if let Builder::Fetch(fetch) = &node.builder {
+                elsewhere.insert(BlobDigest(fetch.sha256));
+                identities.push(Some(fetch.sha256));
+                continue;
+            }
+            let resolved = node.builder.try_map(|input| identities[input.index()].ok_or(()));
+            let found = match resolved.map(|builder| builder.key(image::PLATFORM)) {
+                Ok(key) => self.store.record(key)?.map(|record| (key, record)),
+                Err(()) => None,
+            };
+            identities.push(match &found {
+                Some((_, Record { outcome: Outcome::Tree { diff_id, .. }, .. })) => Some(diff_id.0),
+                _ => None,
+            });
+            if let (Builder::Git(_), Some(digest)) = (&node.builder, identities.last().copied().flatten()) {
+                elsewhere.extend(self.store.tree(DiffId(digest))?.unwrap_or_default().blobs());
+            }
+            records.extend(found);
+        }
+        let layers = image.layers.iter().filter_map(|layer| identities[layer.tree.index()]);
+        let packings = layers.map(|digest| packing_key(DiffId(digest)));
+        for key in packings.chain(more.iter().copied()) {
+            records.extend(self.store.record(key)?.map(|record| (key, record)));
+        }
+        let mut shareable = Vec::new();
+        for (key, record) in records {
+            if let Some(blobs) = self.blobs_of(&record, &elsewhere)? {
+                shareable.push(Shareable { key, record, blobs });
+            }
+        }
+        Ok(shareable)
+    }
+
+    /// The blobs that a record names, if all of them are here.
+    fn blobs_of(&self, record: &Record, elsewhere: &BTreeSet<BlobDigest>) -> Result<Option<Vec<Held>>> {
+        let held = |packed: Packed| Held { blob: packed.digest, stored: packed };
+        Ok(match record.outcome {
+            Outcome::Packed(packed) => self.store.has_blob(packed.digest).then(|| vec![held(packed)]),
+            Outcome::Listing { blob } => self.file(blob).map(|packed| vec![held(packed)]),
+            Outcome::Tree { diff_id, .. } => {
+                let Some(tree): Option<Tree> = self.store.tree(diff_id)? else { return Ok(None) };
+                let blobs = tree.blobs();
+                let blobs = blobs.difference(elsewhere).map(|blob| self.held(*blob));
+                blobs.collect::<Result<Option<_>>>()?
+            }
+        })
+    }
+
+    /// A tar that was packed is held by its layer: caches and images share that.
+    fn held(&self, blob: BlobDigest) -> Result<Option<Held>> {
+        if let Some(Record { outcome: Outcome::Packed(stored), .. }) =
+            self.store.record(packing_key(DiffId(blob.0)))?
+            && self.store.has_blob(stored.digest)
+        {
+            return Ok(Some(Held { blob, stored }));
+        }
+        Ok(self.file(blob).map(|stored| Held { blob, stored }))
+    }
+
+    fn file(&self, digest: BlobDigest) -> Option<Packed> {
+        let size = self.store.blob_file(digest).metadata().ok()?.len();
+        Some(Packed { digest, size })
+    }
+}

@@ -1,0 +1,490 @@
+//! The shared cache in a registry: a second machine builds nothing, what is damaged is built, and a cache
+//! that fails costs one warning and never the build.
+
+#[path = "registry/debian.rs"]
+mod debian;
+#[allow(dead_code, reason = "the tests of registries need all of it")]
+#[path = "registry/fake.rs"]
+mod fake;
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use assemble::cache::{Cache, Published, SecretKey};
+use assemble::deliver::{Built, Destination, Push};
+use assemble::fetch::Machine;
+use assemble::fetch::http::Patience;
+use assemble::realise::{Engine, Event, Had, RealisedLayer, Shareable};
+use assemble::registry::{Client, Settings};
+use assemble::store::{Outcome, Substituter};
+use assemble_layers::derivation::{FileEntry, FileSource, Files, Layout, UnpackWheels, WheelInput};
+use assemble_layers::image::Layer;
+use assemble_layers::{BlobDigest, Builder, Image, NodeId, Sha256};
+use debian::Registry;
+use fake::{Fake, Fault, Request, error, status};
+use support::{Bench, fetch, files, image, member, path, scheme, skipped, zip};
+
+const WHEEL: &str = "demo-1.0-py3-none-any.whl";
+const REPOSITORY: &str = "team/cache";
+
+fn client() -> Client {
+    let patience = Patience {
+        tries: 2,
+        pause: Duration::from_millis(20),
+        longest_pause: Duration::from_millis(50),
+        stall: Duration::from_millis(500),
+    };
+    Client::new(Machine::default(), Settings { patience, ..Settings::default() })
+}
+
+/// A machine with a store of its own, and what was said there.
+struct Team {
+    bench: Bench,
+    events: Sender<Event>,
+    said: Receiver<Event>,
+}
+
+impl Team {
+    /// Its store is empty.
+    fn new() -> Self {
+        let (events, said) = channel();
+        Self { bench: Bench::new(), events, said }
+    }
+
+    fn cache(&self, host: &str) -> Cache {
+        Cache::new(client(), format!("{host}/{REPOSITORY}").parse().unwrap(), self.events.clone())
+    }
+
+    fn with<T>(&self, cache: Option<Cache>, run: impl FnOnce(&Engine<'_>) -> T) -> T {
+        let caches: Vec<Box<dyn Substituter>> =
+            cache.into_iter().map(|cache| Box::new(cache) as Box<dyn Substituter>).collect();
+        self.bench.engine(|engine| run(&Engine { caches: &caches, events: self.events.clone(), ..*engine }))
+    }
+
+    fn realise(&self, image: &Image, cache: Option<Cache>) -> Vec<RealisedLayer> {
+        self.with(cache, |engine| engine.realise(image)).unwrap()
+    }
+
+    fn realise_with(&self, image: &Image, cache: &Arc<Cache>) -> Vec<RealisedLayer> {
+        let caches: [Box<dyn Substituter>; 1] = [Box::new(Arc::clone(cache))];
+        self.bench.engine(|engine| {
+            Engine { caches: &caches, events: self.events.clone(), ..*engine }.realise(image).unwrap()
+        })
+    }
+
+    fn shareable(&self, image: &Image) -> Vec<Shareable> {
+        self.with(None, |engine| engine.shareable(image, &[])).unwrap()
+    }
+
+    fn publish(&self, image: &Image, cache: &Cache) -> assemble::Result<Published> {
+        cache.publish(&self.shareable(image), &self.bench.store)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let warning = |event| if let Event::Warning(text) = event { Some(text) } else { None };
+        self.said.try_iter().filter_map(warning).collect()
+    }
+}
+
+fn wheel() -> Vec<u8> {
+    let text = "print('hello')\n".repeat(1000);
+    let record = "demo/__init__.py,,\ndemo-1.0.dist-info/METADATA,,\ndemo-1.0.dist-info/WHEEL,,\ndemo-1.0.dist-info/RECORD,,\n";
+    zip(&[
+        member("demo/__init__.py", text),
+        member("demo-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n"),
+        member("demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        member("demo-1.0.dist-info/RECORD", record),
+    ])
+}
+
+/// A layer of files, one of a wheel whose streams are spliced, and one that has a file of the first.
+fn demo(text: &str) -> Image {
+    let mut image = image(&[Builder::Files(files(&[("etc/one", "one\n"), ("etc/two", "two\n")]))]);
+    let first = image.layers[0].tree;
+    let file = image.graph.add(WHEEL, Builder::Fetch(fetch(WHEEL, &wheel())));
+    let wheels = vec![WheelInput { filename: WHEEL.to_owned(), file, requested: false }];
+    let layout = Layout::Site(scheme());
+    let wheels = Builder::UnpackWheels(UnpackWheels { wheels, layout });
+    let taken = FileSource::Tree { tree: first, path: path("etc/two") };
+    let mut last: Files<NodeId> = files(&[("app/main", text)]);
+    last.entries.push(FileEntry { path: path("app/two"), mode: 0o644, source: taken });
+    for (name, builder) in [("wheels", wheels), ("application", Builder::Files(last))] {
+        let tree = image.graph.add(name, builder);
+        image.layers.push(Layer { tree, ..image.layers[0].clone() });
+    }
+    image
+}
+
+fn good(_: &Request) -> Option<Fault> {
+    None
+}
+
+/// A machine that has built the image.
+fn builder() -> (Team, Image, Vec<RealisedLayer>) {
+    let (team, image) = (Team::new(), demo("1"));
+    team.bench.store.put_bytes(&wheel()).unwrap();
+    let layers = team.realise(&image, None);
+    assert!(layers.iter().all(|layer| layer.had == Had::Built));
+    (team, image, layers)
+}
+
+/// A registry that was filled, and what it was filled with.
+fn filled(
+    misbehave: impl Fn(&Request) -> Option<Fault> + Send + Sync + 'static,
+) -> (Fake, Image, Vec<RealisedLayer>) {
+    let fake = Fake::start(misbehave);
+    let (team, image, layers) = builder();
+    let published = team.publish(&image, &team.cache(&fake.host())).unwrap();
+    assert_eq!(published.records, 6);
+    assert_eq!(team.warnings(), [""; 0]);
+    (fake, image, layers)
+}
+
+fn had(layers: &[RealisedLayer]) -> Vec<Had> {
+    layers.iter().map(|layer| layer.had).collect()
+}
+
+#[track_caller]
+fn assert_same(team: &Team, layers: &[RealisedLayer], others: &[RealisedLayer]) {
+    let digests = |layers: &[RealisedLayer]| {
+        layers.iter().map(|layer| (layer.diff_id, layer.packed)).collect::<Vec<_>>()
+    };
+    assert_eq!(digests(layers), digests(others));
+    for layer in layers {
+        let mut bytes = Vec::new();
+        team.bench.store.open_blob(layer.packed.digest).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(BlobDigest(Sha256::of(&bytes)), layer.packed.digest);
+    }
+}
+
+/// The second machine has neither results nor the wheel, and nowhere to get that from.
+fn takes_everything(host: &str, image: &Image, layers: &[RealisedLayer]) {
+    let team = Team::new();
+    let taken = team.realise(image, Some(team.cache(host)));
+    assert_eq!(had(&taken), [Had::Substituted; 3]);
+    assert_same(&team, &taken, layers);
+    assert_eq!(team.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_second_machine_builds_nothing() {
+    let (fake, image, layers) = filled(good);
+    let before = fake.requests().len();
+    takes_everything(&fake.host(), &image, &layers);
+    let asked = fake.requests().split_off(before);
+    // A record, and what it names, for each tree and each packed layer.
+    assert_eq!(asked.len(), 4 * layers.len());
+    let distinct: BTreeSet<_> = asked.iter().map(|request| &request.target).collect();
+    assert_eq!(distinct.len(), asked.len());
+    // A locked file comes from where the lock has it.
+    assert_eq!(fake.blob(REPOSITORY, BlobDigest(Sha256::of(&wheel()))), None);
+}
+
+#[test]
+fn debian_s_registry_is_a_cache() {
+    let Some(registry) = Registry::start() else {
+        return skipped("a cache in Debian's registry needs `docker-registry`");
+    };
+    let (team, image, layers) = builder();
+    let cache = team.cache(&registry.host);
+    assert_eq!(team.publish(&image, &cache).unwrap().records, 6);
+    takes_everything(&registry.host, &image, &layers);
+    let puts = |registry: &Registry| registry.requests().iter().filter(|it| it.starts_with("PUT")).count();
+    let before = puts(&registry);
+    let nothing = Published::default();
+    assert_eq!(team.publish(&image, &team.cache(&registry.host)).unwrap(), nothing);
+    assert_eq!(puts(&registry), before);
+    assert_eq!(team.warnings(), [""; 0]);
+}
+
+#[test]
+fn content_is_fetched_for_the_step_that_needs_it() {
+    let (fake, image, _) = filled(good);
+    let team = Team::new();
+    team.realise(&image, Some(team.cache(&fake.host())));
+    // Another run, whose last step reads a file of the first layer: its tree is here, its content is not.
+    let layers = team.realise(&demo("2"), Some(team.cache(&fake.host())));
+    assert_eq!(had(&layers), [Had::Reused, Had::Reused, Had::Built]);
+    assert_eq!(team.warnings(), [""; 0]);
+}
+
+/// What a push to another repository of the cache's registry has mounted, and what it sends: blobs.
+fn pushed(team: &Team, fake: &Fake, image: &Image, layers: Vec<RealisedLayer>, name: &str) -> (usize, usize) {
+    let assembled = assemble::oci::assemble(image, layers).unwrap();
+    let built = Built { store: &team.bench.store, image: &assembled };
+    let (client, parts) = (client(), built.parts());
+    let memory = Some(&team.bench.store);
+    let push = Push { client: &client, source: &built, parts: &parts, memory, events: team.events.clone() };
+    let destination: Destination = format!("{}/{name}:1", fake.host()).parse().unwrap();
+    let pushed = push.run(&[destination]).unwrap();
+    (pushed[0].mounted.blobs, pushed[0].sent.blobs)
+}
+
+#[test]
+fn an_image_beside_the_cache_shares_its_blobs() {
+    let fake = Fake::start(good);
+    let (team, image, layers) = builder();
+    team.publish(&image, &team.cache(&fake.host())).unwrap();
+    assert_eq!(pushed(&team, &fake, &image, layers, "team/app"), (3, 1));
+
+    let team = Team::new();
+    let cache = Arc::new(team.cache(&fake.host()));
+    let layers = team.realise_with(&image, &cache);
+    cache.remember(&team.bench.store).unwrap();
+    assert_eq!(pushed(&team, &fake, &image, layers, "team/other"), (3, 1));
+}
+
+/// Builds on a machine that has the wheel and asks a cache that fails: the image, and what was warned.
+#[track_caller]
+fn builds_all_the_same(host: &str, image: &Image, layers: &[RealisedLayer], expected: &[Had]) -> Vec<String> {
+    let team = Team::new();
+    team.bench.store.put_bytes(&wheel()).unwrap();
+    let built = team.realise(image, Some(team.cache(host)));
+    assert_eq!(had(&built), expected);
+    assert_same(&team, &built, layers);
+    team.warnings()
+}
+
+#[track_caller]
+fn assert_one_warning(warnings: &[String], parts: &[&str]) {
+    let [warning] = warnings else { panic!("{warnings:#?}") };
+    for part in parts {
+        assert!(warning.contains(part), "`{part}` is missing: {warning}");
+    }
+}
+
+#[test]
+fn a_cache_that_is_down_costs_one_warning() {
+    let (_, image, layers) = builder();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let warnings = builds_all_the_same(&closed, &image, &layers, &[Had::Built; 3]);
+    assert_one_warning(&warnings, &[&closed, "cannot be reached", "not asked again"]);
+
+    let fake = Fake::start(|_| status("503 Service Unavailable\r\nRetry-After: 100"));
+    let warnings = builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built; 3]);
+    assert_one_warning(&warnings, &[&fake.host(), "503", "not asked again"]);
+    // Two layers were begun at once, each was tried twice, and then nobody asked any more.
+    assert!(fake.requests().len() <= 4, "{:#?}", fake.requests());
+}
+
+#[test]
+fn a_cache_that_may_not_be_read_costs_one_warning() {
+    let (_, image, layers) = builder();
+    let fake = Fake::start(|_| error("403 Forbidden", "DENIED", "not for you"));
+    let warnings = builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built; 3]);
+    assert_one_warning(&warnings, &["not for you", REPOSITORY]);
+}
+
+/// Every layer asks, and no login can be read.
+#[test]
+fn a_login_that_cannot_be_read_costs_one_warning() {
+    let (_, image, layers) = builder();
+    let fake = Fake::guarded(fake::Guard::Basic("Basic bWU6bWU=".to_owned()), good);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), "no JSON").unwrap();
+    let team = Team::new();
+    team.bench.store.put_bytes(&wheel()).unwrap();
+    let machine = Machine::new(folder.path(), [("DOCKER_CONFIG", "/")]);
+    let repository = format!("{}/{REPOSITORY}", fake.host()).parse().unwrap();
+    let cache = Cache::new(Client::new(machine, Settings::default()), repository, team.events.clone());
+    let built = team.realise(&image, Some(cache));
+    assert_eq!(had(&built), [Had::Built; 3]);
+    assert_same(&team, &built, &layers);
+    assert_one_warning(&team.warnings(), &["config.json", "not asked again"]);
+}
+
+#[test]
+fn a_slow_cache_is_left_alone() {
+    let (_, image, layers) = builder();
+    let fake = Fake::start(|_| {
+        std::thread::sleep(Duration::from_secs(3));
+        None
+    });
+    let warnings = builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built; 3]);
+    assert_one_warning(&warnings, &["does not answer", "not asked again"]);
+}
+
+#[test]
+fn a_cache_that_goes_down_in_a_blob_costs_one_warning() {
+    let (fake, image, layers) = filled(|request| request.is("GET", "/blobs/").then_some(Fault::HangUp(0)));
+    let warnings = builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built; 3]);
+    assert_one_warning(&warnings, &["not asked again"]);
+}
+
+/// Whatever a record names is replaced by something else of the same size, each alone.
+#[test]
+fn what_is_damaged_is_built() {
+    let (fake, image, layers) = filled(good);
+    let asked = fake.requests();
+    let puts = asked.iter().filter(|request| request.is("PUT", "/blobs/uploads/"));
+    let digests: BTreeSet<BlobDigest> = puts
+        .filter_map(|request| request.target.split("digest=sha256%3A").nth(1)?[..64].parse().ok())
+        .map(|hex: Sha256| BlobDigest(hex))
+        .collect();
+    assert!(digests.len() >= 8, "{digests:?}");
+    let mut damaged = 0;
+    for digest in digests {
+        let bytes = fake.blob(REPOSITORY, digest).unwrap();
+        let fake = Fake::copy(&fake, move |request| {
+            let wrong = vec![b'x'; bytes.len()];
+            request.is("GET", &digest.to_string()).then(|| Fault::Answer("200 OK".to_owned(), wrong))
+        });
+        let team = Team::new();
+        team.bench.store.put_bytes(&wheel()).unwrap();
+        let built = team.realise(&image, Some(team.cache(&fake.host())));
+        assert_same(&team, &built, &layers);
+        let warnings = team.warnings();
+        // What was not needed was not noticed.
+        if fake.asked("GET", &digest.to_string()).is_empty() {
+            assert_eq!((warnings.len(), had(&built)), (0, vec![Had::Substituted; 3]));
+            continue;
+        }
+        damaged += 1;
+        assert_one_warning(&warnings, &[&digest.to_string(), "it has the digest"]);
+        assert_eq!(built.iter().filter(|layer| layer.had == Had::Built).count(), 1, "{digest}");
+    }
+    assert_eq!(damaged, 6, "three trees and three layers");
+}
+
+#[test]
+fn the_record_of_another_key_is_not_believed() {
+    let (fake, image, layers) = filled(good);
+    let (team, ..) = builder();
+    let records = team.shareable(&image);
+    let other = fake.manifest(REPOSITORY, &records[1].key.hex()).unwrap();
+    fake.put_manifest(REPOSITORY, &records[0].key.hex(), &other);
+    let warnings =
+        builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built, Had::Substituted, Had::Substituted]);
+    assert_one_warning(&warnings, &["no record of this key"]);
+}
+
+#[test]
+fn a_full_cache_fails_once_and_names_nothing_that_is_not_there() {
+    let fake = Fake::start(|request| {
+        let full = request.is("PUT", "/blobs/") && request.before > 2;
+        full.then(|| Fault::Answer("507 Insufficient Storage".to_owned(), Vec::new()))
+    });
+    let (team, image, _) = builder();
+    let cache = team.cache(&fake.host());
+    let error = team.publish(&image, &cache).unwrap_err().to_string();
+    assert!(error.contains("507") && error.contains("not asked again"), "{error}");
+    assert_eq!(fake.asked("PUT", "/manifests/").len(), 0);
+    let before = fake.requests().len();
+    assert_eq!(team.publish(&image, &cache).unwrap(), Published::default());
+    assert_eq!(fake.requests().len(), before);
+}
+
+#[test]
+fn the_first_record_stays() {
+    let (fake, image, _) = filled(good);
+    let (team, ..) = builder();
+    let mut records = team.shareable(&image);
+    let tag = records[0].key.hex();
+    let first = fake.manifest(REPOSITORY, &tag).unwrap();
+    // That it took longer here is no other result.
+    records[0].record.milliseconds += 1;
+    let nothing = Published::default();
+    assert_eq!(team.cache(&fake.host()).publish(&records, &team.bench.store).unwrap(), nothing);
+    assert_eq!(team.warnings(), [""; 0]);
+    let Outcome::Tree { size, .. } = &mut records[0].record.outcome else { panic!() };
+    *size += 1;
+    assert_eq!(team.cache(&fake.host()).publish(&records, &team.bench.store).unwrap(), nothing);
+    assert_one_warning(
+        &team.warnings(),
+        &["another result", "`layer 0`", "the first", "does not give the same bytes"],
+    );
+    assert_eq!(fake.manifest(REPOSITORY, &tag).unwrap(), first);
+}
+
+/// Both found nothing, and the other one was quicker.
+#[test]
+fn a_record_that_was_published_meanwhile_stays() {
+    let (first, image, _) = filled(good);
+    let (team, ..) = builder();
+    let tag = team.shareable(&image)[0].key.hex();
+    let part = format!("/manifests/{tag}");
+    let fake = Fake::copy(&first, move |request| match (request.method.as_str(), request.before) {
+        _ if !request.target.ends_with(&part) => None,
+        ("GET", 0) | ("HEAD", _) => status("404 Not Found"),
+        ("PUT", _) => status("412 Precondition Failed"),
+        _ => None,
+    });
+    let published = team.publish(&image, &team.cache(&fake.host())).unwrap();
+    assert_eq!(published.records, 0);
+    let put = fake.asked("PUT", &tag).remove(0);
+    assert_eq!(put.header("if-none-match"), Some("*"));
+}
+
+/// What the registry lost of a record is sent again by whoever noticed and built it.
+#[test]
+fn a_blob_that_is_gone_comes_back() {
+    let (first, image, layers) = filled(good);
+    let lost = layers[0].packed.digest;
+    let fake = Fake::copy_without(&first, lost);
+    let team = Team::new();
+    let cache = Arc::new(team.cache(&fake.host()));
+    let built = team.realise_with(&image, &cache);
+    assert_eq!(had(&built), [Had::Built, Had::Substituted, Had::Substituted]);
+    team.publish(&image, &cache).unwrap();
+    assert!(fake.blob(REPOSITORY, lost).is_some());
+    assert_eq!(team.warnings(), [""; 0]);
+}
+
+#[test]
+fn only_what_is_signed_by_the_key_is_taken() {
+    let (fake, (ci, image, layers)) = (Fake::start(good), builder());
+    let keys = [(); 2].map(|()| SecretKey::generate().unwrap());
+    let [ours, theirs] = keys.each_ref().map(SecretKey::public);
+    let [_, secret] = keys;
+    let cache = ci.cache(&fake.host()).with_keys(Vec::new(), Some(secret));
+    assert_eq!(ci.publish(&image, &cache).unwrap().records, 6);
+    for (keys, expected) in [
+        (vec![], Had::Substituted),
+        (vec![ours.clone(), theirs.clone()], Had::Substituted),
+        (vec![ours], Had::Built),
+    ] {
+        let team = Team::new();
+        team.bench.store.put_bytes(&wheel()).unwrap();
+        let layers_here = team.realise(&image, Some(team.cache(&fake.host()).with_keys(keys, None)));
+        assert_eq!(had(&layers_here), [expected; 3]);
+        assert_same(&team, &layers_here, &layers);
+        match expected {
+            Had::Built => assert_one_warning(&team.warnings(), &["no key of `--cache-key`"]),
+            _ => assert_eq!(team.warnings(), [""; 0]),
+        }
+    }
+
+    // A record that is signed, under the key of another step.
+    let records = ci.shareable(&image);
+    let other = fake.manifest(REPOSITORY, &records[1].key.hex()).unwrap();
+    fake.put_manifest(REPOSITORY, &records[0].key.hex(), &other);
+    let team = Team::new();
+    let engine_cache = team.cache(&fake.host()).with_keys(vec![theirs], None);
+    let taken = team.with(Some(engine_cache), |engine| engine.realise(&image));
+    // The wheel alone is not here, and its layer is signed: the other two are made from nothing.
+    assert_eq!(had(&taken.unwrap()), [Had::Built, Had::Substituted, Had::Substituted]);
+    assert_one_warning(&team.warnings(), &["no record of this key"]);
+}
+
+/// `assemble cache keygen`, as it is called.
+#[test]
+fn a_key_is_made_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let keygen = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_assemble"));
+        command.args(["cache", "keygen"]).arg(&path);
+        command
+    };
+    let public = String::from_utf8(support::output(&mut keygen())).unwrap();
+    assert_eq!(SecretKey::read(&path).unwrap().public().to_string(), public.trim_end());
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let again = keygen().output().unwrap();
+    assert_eq!(again.status.code(), Some(7), "{again:?}");
+    assert_eq!(SecretKey::read(&path).unwrap().public().to_string(), public.trim_end());
+}
