@@ -202,6 +202,20 @@ fn debian_s_registry_is_a_cache() {
 }
 
 #[test]
+fn what_was_made_before_a_step_failed_is_shared() {
+    let (fake, image) = (Fake::start(good), demo("1"));
+    let team = Team::new();
+    let error = team.with(None, |engine| engine.realise(&image)).unwrap_err();
+    assert!(error.to_string().contains(WHEEL), "{error}");
+    assert_eq!(team.publish(&image, &team.cache(&fake.host())).unwrap().records, 4);
+
+    let other = Team::new();
+    other.bench.store.put_bytes(&wheel()).unwrap();
+    let layers = other.realise(&image, Some(other.cache(&fake.host())));
+    assert_eq!(had(&layers), [Had::Substituted, Had::Built, Had::Substituted]);
+}
+
+#[test]
 fn content_is_fetched_for_the_step_that_needs_it() {
     let (fake, image, _) = filled(good);
     let team = Team::new();
