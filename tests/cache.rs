@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use assemble::cache::{Cache, Published, SecretKey};
+use assemble::cache::{Cache, Pace, Published, SecretKey};
 use assemble::deliver::{Built, Destination, Push};
 use assemble::fetch::Machine;
 use assemble::fetch::http::Patience;
@@ -31,12 +31,17 @@ use support::{Bench, fetch, files, image, member, path, scheme, skipped, zip};
 const WHEEL: &str = "demo-1.0-py3-none-any.whl";
 const REPOSITORY: &str = "team/cache";
 
+/// As patient as a loaded machine needs it.
 fn client() -> Client {
+    client_for(Duration::from_secs(20))
+}
+
+fn client_for(stall: Duration) -> Client {
     let patience = Patience {
         tries: 2,
         pause: Duration::from_millis(20),
         longest_pause: Duration::from_millis(50),
-        stall: Duration::from_millis(500),
+        stall,
     };
     Client::new(Machine::default(), Settings { patience, ..Settings::default() })
 }
@@ -56,7 +61,11 @@ impl Team {
     }
 
     fn cache(&self, host: &str) -> Cache {
-        Cache::new(client(), format!("{host}/{REPOSITORY}").parse().unwrap(), self.events.clone())
+        self.cache_by(client(), host)
+    }
+
+    fn cache_by(&self, client: Client, host: &str) -> Cache {
+        Cache::new(client, format!("{host}/{REPOSITORY}").parse().unwrap(), self.events.clone())
     }
 
     fn with<T>(&self, cache: Option<Cache>, run: impl FnOnce(&Engine<'_>) -> T) -> T {
@@ -303,8 +312,7 @@ fn a_login_that_cannot_be_read_costs_one_warning() {
     let team = Team::new();
     team.bench.store.put_bytes(&wheel()).unwrap();
     let machine = Machine::new(folder.path(), [("DOCKER_CONFIG", "/")]);
-    let repository = format!("{}/{REPOSITORY}", fake.host()).parse().unwrap();
-    let cache = Cache::new(Client::new(machine, Settings::default()), repository, team.events.clone());
+    let cache = team.cache_by(Client::new(machine, Settings::default()), &fake.host());
     let built = team.realise(&image, Some(cache));
     assert_eq!(had(&built), [Had::Built; 3]);
     assert_same(&team, &built, &layers);
@@ -318,8 +326,27 @@ fn a_slow_cache_is_left_alone() {
         std::thread::sleep(Duration::from_secs(3));
         None
     });
-    let warnings = builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built; 3]);
-    assert_one_warning(&warnings, &["does not answer", "not asked again"]);
+    let team = Team::new();
+    team.bench.store.put_bytes(&wheel()).unwrap();
+    let cache = team.cache_by(client_for(Duration::from_millis(300)), &fake.host());
+    let built = team.realise(&image, Some(cache));
+    assert_eq!(had(&built), [Had::Built; 3]);
+    assert_same(&team, &built, &layers);
+    assert_one_warning(&team.warnings(), &["does not answer", "not asked again"]);
+}
+
+/// It is never silent.
+#[test]
+fn a_cache_that_trickles_is_left_alone() {
+    let (fake, image, layers) =
+        filled(|request| request.is("GET", "/blobs/").then_some(Fault::Trickle(Duration::from_millis(20))));
+    let team = Team::new();
+    team.bench.store.put_bytes(&wheel()).unwrap();
+    let pace = Pace { bytes: 1_000_000, time: Duration::from_millis(200) };
+    let built = team.realise(&image, Some(team.cache(&fake.host()).with_pace(pace)));
+    assert_eq!(had(&built), [Had::Built; 3]);
+    assert_same(&team, &built, &layers);
+    assert_one_warning(&team.warnings(), &["is too slow", "not asked again"]);
 }
 
 #[test]
