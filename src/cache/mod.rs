@@ -210,7 +210,7 @@ impl Cache {
             }
             lock(&self.unusable).insert(digest);
             let damaged = Error::new(Kind::Input, format!("its blob `{digest}` is damaged"));
-            let damaged = error.details().iter().fold(damaged, Error::detail);
+            let damaged = error.details().iter().fold(damaged.detail(error.message()), Error::detail);
             damaged.hint("the blob is passed over: what needs it is built")
         })
     }
