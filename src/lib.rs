@@ -98,8 +98,8 @@
 //!   seen in the command and in its help, and is no suffix of a name. It reads as well.
 //! - **A cache's manifest is ours, its blobs are the images'.** What a sandboxed step left is its packed
 //!   layer, inflated where a step needs it; locked files and commits stay where the lock has them.
-//! - **A record that differs in its outcome alone is another one**: how long a step took is nobody's
-//!   business but its own. The first stays.
+//! - **Records are alike if their outcomes are**: how long a step took does not count. Of those that are
+//!   not, the first that was published stays.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships, put
 //!   into place.
 //! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for

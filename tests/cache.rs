@@ -3,6 +3,8 @@
 
 #[path = "registry/debian.rs"]
 mod debian;
+#[path = "cache/failures.rs"]
+mod failures;
 #[allow(dead_code, reason = "the tests of registries need all of it")]
 #[path = "registry/fake.rs"]
 mod fake;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use assemble::cache::{Cache, Published, SecretKey};
+use assemble::cache::{Cache, Pace, Published, SecretKey};
 use assemble::deliver::{Built, Destination, Push};
 use assemble::fetch::Machine;
 use assemble::fetch::http::Patience;
@@ -31,12 +33,17 @@ use support::{Bench, fetch, files, image, member, path, scheme, skipped, zip};
 const WHEEL: &str = "demo-1.0-py3-none-any.whl";
 const REPOSITORY: &str = "team/cache";
 
+/// As patient as a loaded machine needs it.
 fn client() -> Client {
+    client_for(Duration::from_secs(20))
+}
+
+fn client_for(stall: Duration) -> Client {
     let patience = Patience {
         tries: 2,
         pause: Duration::from_millis(20),
         longest_pause: Duration::from_millis(50),
-        stall: Duration::from_millis(500),
+        stall,
     };
     Client::new(Machine::default(), Settings { patience, ..Settings::default() })
 }
@@ -56,7 +63,11 @@ impl Team {
     }
 
     fn cache(&self, host: &str) -> Cache {
-        Cache::new(client(), format!("{host}/{REPOSITORY}").parse().unwrap(), self.events.clone())
+        self.cache_by(client(), host)
+    }
+
+    fn cache_by(&self, client: Client, host: &str) -> Cache {
+        Cache::new(client, format!("{host}/{REPOSITORY}").parse().unwrap(), self.events.clone())
     }
 
     fn with<T>(&self, cache: Option<Cache>, run: impl FnOnce(&Engine<'_>) -> T) -> T {
@@ -202,6 +213,20 @@ fn debian_s_registry_is_a_cache() {
 }
 
 #[test]
+fn what_was_made_before_a_step_failed_is_shared() {
+    let (fake, image) = (Fake::start(good), demo("1"));
+    let team = Team::new();
+    let error = team.with(None, |engine| engine.realise(&image)).unwrap_err();
+    assert!(error.to_string().contains(WHEEL), "{error}");
+    assert_eq!(team.publish(&image, &team.cache(&fake.host())).unwrap().records, 4);
+
+    let other = Team::new();
+    other.bench.store.put_bytes(&wheel()).unwrap();
+    let layers = other.realise(&image, Some(other.cache(&fake.host())));
+    assert_eq!(had(&layers), [Had::Substituted, Had::Built, Had::Substituted]);
+}
+
+#[test]
 fn content_is_fetched_for_the_step_that_needs_it() {
     let (fake, image, _) = filled(good);
     let team = Team::new();
@@ -238,144 +263,12 @@ fn an_image_beside_the_cache_shares_its_blobs() {
     assert_eq!(pushed(&team, &fake, &image, layers, "team/other"), (3, 1));
 }
 
-/// Builds on a machine that has the wheel and asks a cache that fails: the image, and what was warned.
-#[track_caller]
-fn builds_all_the_same(host: &str, image: &Image, layers: &[RealisedLayer], expected: &[Had]) -> Vec<String> {
-    let team = Team::new();
-    team.bench.store.put_bytes(&wheel()).unwrap();
-    let built = team.realise(image, Some(team.cache(host)));
-    assert_eq!(had(&built), expected);
-    assert_same(&team, &built, layers);
-    team.warnings()
-}
-
 #[track_caller]
 fn assert_one_warning(warnings: &[String], parts: &[&str]) {
     let [warning] = warnings else { panic!("{warnings:#?}") };
     for part in parts {
         assert!(warning.contains(part), "`{part}` is missing: {warning}");
     }
-}
-
-#[test]
-fn a_cache_that_is_down_costs_one_warning() {
-    let (_, image, layers) = builder();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let warnings = builds_all_the_same(&closed, &image, &layers, &[Had::Built; 3]);
-    assert_one_warning(&warnings, &[&closed, "cannot be reached", "not asked again"]);
-
-    let fake = Fake::start(|_| status("503 Service Unavailable\r\nRetry-After: 100"));
-    let warnings = builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built; 3]);
-    assert_one_warning(&warnings, &[&fake.host(), "503", "not asked again"]);
-    // Two layers were begun at once, each was tried twice, and then nobody asked any more.
-    assert!(fake.requests().len() <= 4, "{:#?}", fake.requests());
-}
-
-#[test]
-fn a_cache_that_may_not_be_read_costs_one_warning() {
-    let (_, image, layers) = builder();
-    let fake = Fake::start(|_| error("403 Forbidden", "DENIED", "not for you"));
-    let warnings = builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built; 3]);
-    assert_one_warning(&warnings, &["not for you", REPOSITORY]);
-}
-
-/// Every layer asks, and no login can be read.
-#[test]
-fn a_login_that_cannot_be_read_costs_one_warning() {
-    let (_, image, layers) = builder();
-    let fake = Fake::guarded(fake::Guard::Basic("Basic bWU6bWU=".to_owned()), good);
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("config.json"), "no JSON").unwrap();
-    let team = Team::new();
-    team.bench.store.put_bytes(&wheel()).unwrap();
-    let machine = Machine::new(folder.path(), [("DOCKER_CONFIG", "/")]);
-    let repository = format!("{}/{REPOSITORY}", fake.host()).parse().unwrap();
-    let cache = Cache::new(Client::new(machine, Settings::default()), repository, team.events.clone());
-    let built = team.realise(&image, Some(cache));
-    assert_eq!(had(&built), [Had::Built; 3]);
-    assert_same(&team, &built, &layers);
-    assert_one_warning(&team.warnings(), &["config.json", "not asked again"]);
-}
-
-#[test]
-fn a_slow_cache_is_left_alone() {
-    let (_, image, layers) = builder();
-    let fake = Fake::start(|_| {
-        std::thread::sleep(Duration::from_secs(3));
-        None
-    });
-    let warnings = builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built; 3]);
-    assert_one_warning(&warnings, &["does not answer", "not asked again"]);
-}
-
-#[test]
-fn a_cache_that_goes_down_in_a_blob_costs_one_warning() {
-    let (fake, image, layers) = filled(|request| request.is("GET", "/blobs/").then_some(Fault::HangUp(0)));
-    let warnings = builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built; 3]);
-    assert_one_warning(&warnings, &["not asked again"]);
-}
-
-/// Whatever a record names is replaced by something else of the same size, each alone.
-#[test]
-fn what_is_damaged_is_built() {
-    let (fake, image, layers) = filled(good);
-    let asked = fake.requests();
-    let puts = asked.iter().filter(|request| request.is("PUT", "/blobs/uploads/"));
-    let digests: BTreeSet<BlobDigest> = puts
-        .filter_map(|request| request.target.split("digest=sha256%3A").nth(1)?[..64].parse().ok())
-        .map(|hex: Sha256| BlobDigest(hex))
-        .collect();
-    assert!(digests.len() >= 8, "{digests:?}");
-    let mut damaged = 0;
-    for digest in digests {
-        let bytes = fake.blob(REPOSITORY, digest).unwrap();
-        let fake = Fake::copy(&fake, move |request| {
-            let wrong = vec![b'x'; bytes.len()];
-            request.is("GET", &digest.to_string()).then(|| Fault::Answer("200 OK".to_owned(), wrong))
-        });
-        let team = Team::new();
-        team.bench.store.put_bytes(&wheel()).unwrap();
-        let built = team.realise(&image, Some(team.cache(&fake.host())));
-        assert_same(&team, &built, &layers);
-        let warnings = team.warnings();
-        // What was not needed was not noticed.
-        if fake.asked("GET", &digest.to_string()).is_empty() {
-            assert_eq!((warnings.len(), had(&built)), (0, vec![Had::Substituted; 3]));
-            continue;
-        }
-        damaged += 1;
-        assert_one_warning(&warnings, &[&digest.to_string(), "it has the digest"]);
-        assert_eq!(built.iter().filter(|layer| layer.had == Had::Built).count(), 1, "{digest}");
-    }
-    assert_eq!(damaged, 6, "three trees and three layers");
-}
-
-#[test]
-fn the_record_of_another_key_is_not_believed() {
-    let (fake, image, layers) = filled(good);
-    let (team, ..) = builder();
-    let records = team.shareable(&image);
-    let other = fake.manifest(REPOSITORY, &records[1].key.hex()).unwrap();
-    fake.put_manifest(REPOSITORY, &records[0].key.hex(), &other);
-    let warnings =
-        builds_all_the_same(&fake.host(), &image, &layers, &[Had::Built, Had::Substituted, Had::Substituted]);
-    assert_one_warning(&warnings, &["no record of this key"]);
-}
-
-#[test]
-fn a_full_cache_fails_once_and_names_nothing_that_is_not_there() {
-    let fake = Fake::start(|request| {
-        let full = request.is("PUT", "/blobs/") && request.before > 2;
-        full.then(|| Fault::Answer("507 Insufficient Storage".to_owned(), Vec::new()))
-    });
-    let (team, image, _) = builder();
-    let cache = team.cache(&fake.host());
-    let error = team.publish(&image, &cache).unwrap_err().to_string();
-    assert!(error.contains("507") && error.contains("not asked again"), "{error}");
-    assert_eq!(fake.asked("PUT", "/manifests/").len(), 0);
-    let before = fake.requests().len();
-    assert_eq!(team.publish(&image, &cache).unwrap(), Published::default());
-    assert_eq!(fake.requests().len(), before);
 }
 
 #[test]

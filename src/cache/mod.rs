@@ -23,7 +23,7 @@ use std::io::{BufReader, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assemble_layers::{BlobDigest, DiffId, Key, Tree};
 use flate2::bufread::{GzDecoder, MultiGzDecoder};
@@ -44,14 +44,24 @@ pub use publish::Published;
 const CONNECTIONS: usize = 6;
 /// Progress is told in steps of as many bytes.
 const STEP: u64 = 1 << 20;
+/// A cache that gives fewer bytes than this in as much time is too slow to wait for.
+const PACE: Pace = Pace { bytes: 600_000, time: Duration::from_secs(30) };
 /// The most that a tree may have as JSON, in bytes; in gzip it has a tenth of that.
 const LARGEST_TREE: u64 = 128 << 20;
+
+/// How fast a blob must come: at least so many bytes in each such time.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub bytes: u64,
+    pub time: Duration,
+}
 
 /// A cache in a repository.
 pub struct Cache {
     client: Client,
     repository: Repository,
     events: Sender<Event>,
+    pace: Pace,
     /// What was asked for already.
     documents: Mutex<HashMap<Key, Option<Arc<Document>>>>,
     /// Whose records are taken; without any, everybody's.
@@ -87,6 +97,7 @@ impl Cache {
             client,
             repository,
             events,
+            pace: PACE,
             documents: Mutex::default(),
             keys: Vec::new(),
             secret: None,
@@ -103,6 +114,13 @@ impl Cache {
     #[must_use]
     pub fn with_keys(mut self, trusted: Vec<PublicKey>, secret: Option<SecretKey>) -> Self {
         (self.keys, self.secret) = (trusted, secret);
+        self
+    }
+
+    /// Waits for slower blobs, or not even for these.
+    #[must_use]
+    pub fn with_pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
         self
     }
 
@@ -181,7 +199,8 @@ impl Cache {
             return Ok(None);
         };
         let file = format!("{} {}", self.repository, &digest.hex()[..12]);
-        let mut reader = Told { cache: self, stream: &mut stream, file, done: 0, size };
+        let mut reader =
+            Told { cache: self, stream: &mut stream, file, done: 0, size, since: (Instant::now(), 0) };
         let read = read(&mut reader);
         let file = std::mem::take(&mut reader.file);
         let _ = self.events.send(Event::Downloaded { file, size: if read.is_ok() { size } else { 0 } });
@@ -191,7 +210,7 @@ impl Cache {
             }
             lock(&self.unusable).insert(digest);
             let damaged = Error::new(Kind::Input, format!("its blob `{digest}` is damaged"));
-            let damaged = error.details().iter().fold(damaged, Error::detail);
+            let damaged = error.details().iter().fold(damaged.detail(error.message()), Error::detail);
             damaged.hint("the blob is passed over: what needs it is built")
         })
     }
@@ -269,11 +288,33 @@ struct Told<'a, 'b> {
     file: String,
     done: u64,
     size: u64,
+    /// When the pace was looked at, and how much was there.
+    since: (Instant, u64),
+}
+
+impl Told<'_, '_> {
+    fn check_pace(&mut self) -> Result<()> {
+        let (Pace { bytes, time }, (then, before)) = (self.cache.pace, self.since);
+        if then.elapsed() < time {
+            return Ok(());
+        }
+        self.since = (Instant::now(), self.done);
+        if self.done - before >= bytes {
+            return Ok(());
+        }
+        let host = self.cache.repository.host();
+        Err(Error::new(Kind::Network, format!("`{host}` is too slow")).detail(format!(
+            "it gave {} bytes in {} s",
+            self.done - before,
+            then.elapsed().as_secs()
+        )))
+    }
 }
 
 impl Read for Told<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         // One byte too many makes another digest.
+        self.check_pace().map_err(std::io::Error::other)?;
         let left = (self.size + 1).saturating_sub(self.done);
         let read = Read::take(&mut *self.stream, left).read(buffer)?;
         if self.done / STEP != (self.done + read as u64) / STEP {

@@ -157,9 +157,10 @@ impl Cache {
         match put {
             Put::Done => Ok(true),
             Put::Moved => {
-                if let Some(other) = remote.manifest(tag)? {
-                    self.compare(result, &document::read(result.key, &other.bytes, &[])?);
-                }
+                let other = remote.manifest(tag)?;
+                // One that cannot be read was warned of when it was asked for.
+                let other = other.and_then(|it| document::read(result.key, &it.bytes, &[]).ok());
+                other.inspect(|other| self.compare(result, other));
                 Ok(false)
             }
             Put::BlobsMissing(_, why) => {

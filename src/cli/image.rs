@@ -92,7 +92,10 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         why.iter().for_each(|line| eprintln!("  gpu       {line}"));
     }
     let names = names(arguments, &image)?;
-    let layers = session.engine().realise(&image)?;
+    let layers = session.engine().realise(&image).inspect_err(|_| {
+        // What was made before the step that failed need not be made again, wherever the next run is.
+        let _ = session.publish(&image, &[]);
+    })?;
     inspect::gpu::keep_promises(&session.engine(), &image, &layers)?;
     let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
     let published = session.publish(&image, &layers)?;

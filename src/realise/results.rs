@@ -32,8 +32,8 @@ impl Held {
 }
 
 impl Engine<'_> {
-    /// The records of an image that was realised, and what they name, as far as all of it is in the
-    /// store: what was substituted may not be.
+    /// The records of an image that was realised, or of what of it was made before a step failed, and
+    /// `more`, and what they name, as far as all of it is in the store: what was substituted may not be.
     ///
     /// # Errors
     /// Those of the store.

@@ -56,6 +56,9 @@ pub enum Fault {
     Cut(usize),
     /// Reads the body in pieces of a size, with a pause before each.
     Slow(usize, Duration),
+    /// Answers as it should, a byte at a time with a pause before each.
+    #[allow(dead_code, reason = "the tests of caches need it")]
+    Trickle(Duration),
     /// Answers as it should, with a header more.
     Header(String),
 }
@@ -240,7 +243,10 @@ impl State {
             body.clear();
         }
         let _ = stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes());
-        let _ = stream.write_all(&body);
+        match fault {
+            Some(Fault::Trickle(pause)) => trickle(&mut stream, &body, pause),
+            _ => drop(stream.write_all(&body)),
+        }
         if matches!(fault, Some(Fault::Refuse(..))) {
             // As servers do that have said enough: what still comes is not read.
             let _ = stream.shutdown(std::net::Shutdown::Both);
@@ -402,6 +408,16 @@ impl State {
         manifests.insert((repository.to_owned(), digest.to_string()), (kind.clone(), body.clone()));
         manifests.insert(key, (kind, body));
         answer(format!("201 Created\r\nDocker-Content-Digest: {digest}"), "")
+    }
+}
+
+/// Until the client hangs up.
+fn trickle(stream: &mut TcpStream, body: &[u8], pause: Duration) {
+    for byte in body {
+        std::thread::sleep(pause);
+        if stream.write_all(&[*byte]).is_err() {
+            return;
+        }
     }
 }
 
