@@ -62,6 +62,8 @@ impl Daemon {
         );
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", &script]).arg(&root);
+        // What this machine calls so is not in that root.
+        command.env_remove("TMPDIR");
         let socket = root.join("run/engine.sock");
         Self::start(command, folder, socket, |child, _| terminate(child))
     }
