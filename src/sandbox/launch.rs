@@ -90,7 +90,11 @@ impl Sandbox {
                         last.pop_front();
                     }
                 }
-                Message::Finished => return Ok(()),
+                // It ends by itself, or nobody would know how long its commands have computed.
+                Message::Finished => {
+                    helper.child.wait()?;
+                    return Ok(());
+                }
                 Message::Failed(failure) => return Err(with_log(failure, last)),
             }
         }

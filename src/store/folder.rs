@@ -457,9 +457,9 @@ impl Drop for WorkingFolder {
 }
 
 /// Has ext4 give each folder in this one a place of its own on the disk (`chattr +T`, chattr(1)). Else
-/// a root is made where the last one was removed, and ext4 looks at each inode that is free since a
-/// minute before it takes one (`recently_deleted`): that was a third of a Debian step. Other file
-/// systems know no such flag, and need none.
+/// a root is made where the last one was removed, and before ext4 takes an inode it looks at each one
+/// that was freed within the last minute (Linux, `fs/ext4/ialloc.c`, `recently_deleted`): that was a
+/// third of a Debian step. Other file systems know no such flag, and need none.
 fn spread(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
         let flags = rustix::fs::ioctl_getflags(folder.file());

@@ -1,4 +1,4 @@
-//! Long tests of the real thing: what they say while they run, and the commands that they run.
+//! The real thing: commands that tests run, and what long tests say meanwhile.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
