@@ -35,7 +35,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assemble::deliver::{Built, Condition, Destination, Parts, Push, Pushed, Source};
+use assemble::deliver::{Built, Condition, Destination, Parts, Push, Pushed, Source, nothing_to_obtain};
 use assemble::fetch::Machine;
 use assemble::fetch::http::Patience;
 use assemble::oci::Assembled;
@@ -96,7 +96,7 @@ impl Scene {
     }
 
     fn push(&self, client: &Client, destination: &Destination) -> Result<Pushed> {
-        let source = Built { store: &self.bench.store, image: &self.image };
+        let source = Built { store: &self.bench.store, image: &self.image, obtain: &nothing_to_obtain };
         push(client, &source, &source.parts(), &self.bench, destination)
     }
 
