@@ -9,6 +9,8 @@ macro_rules! remote {
     };
 }
 
+#[path = "registry/bases.rs"]
+mod bases;
 #[path = "registry/command_line.rs"]
 mod command_line;
 #[path = "registry/debian.rs"]
