@@ -135,7 +135,7 @@ fn an_image_is_built_over_one_of_a_registry() {
         "-c",
         "import small, numpy; print(numpy.__version__)",
     ]);
-    let version = String::from_utf8(output(python.env_clear().env("PYTHONPATH", "/app"))).unwrap();
+    let version = String::from_utf8(output(python.env("PYTHONPATH", "/app"))).unwrap();
     assert_eq!(format!("numpy {}", version.trim()), numpy(&built).name);
     let mut audit = Command::new("chroot");
     let said = output(audit.arg(root.join("rootfs")).args(["/usr/bin/dpkg", "--audit"]).env("LC_ALL", "C"));
