@@ -20,12 +20,16 @@ set -euo pipefail
 exec </dev/null
 
 root=$(realpath "$(dirname "$0")/..")
-small= podman= write= folder= groups=tarball,change,push,cache
+small= podman= write= folder= all=tarball,change,push,cache
+groups=$all
 usage() {
     sed -n '2,/^set/p' "$0" | sed '$d;s/^# \{0,1\}//' >&2
     exit 2
 }
-all=$groups
+# among WORD LIST: whether a list with commas has the word.
+among() {
+    case ,$2, in *,"$1",*) true ;; *) false ;; esac
+}
 while [ "$#" != 0 ]; do
     case $1 in
         --small) small=1 ;;
@@ -38,6 +42,7 @@ while [ "$#" != 0 ]; do
     shift
 done
 [ -n "$folder" ] || usage
+for group in ${groups//,/ }; do among "$group" "$all" || usage; done
 [ -z "$write" ] || { [ -z "$small" ] && [ "$groups" = "$all" ]; } || usage
 if [ "$(id -u)" != 0 ]; then
     echo "error: mmdebstrap's fastest mode and the Docker engine need root" >&2
@@ -158,7 +163,7 @@ note() {
 }
 
 seconds() {
-    awk -F'\t' -v key="$1" -v side="$2" '$1 == key && $2 == side { printf "%.0f s", $3 }' "$results"
+    awk -F'\t' -v key="$1" -v side="$2" '$1 == key && $2 == side { printf($3 < 10 ? "%.1f s" : "%.0f s", $3) }' "$results"
 }
 
 gigabytes() {
@@ -418,8 +423,8 @@ export -f usual base podman_way
 export work files context url host DOCKER_BUILDKIT=0
 prepare
 build
-for group in tarball change push cache; do
-    case ,$groups, in *,"$group",*) "$group" ;; esac
+for group in ${all//,/ }; do
+    ! among "$group" "$groups" || "$group"
 done
 [ -z "$podman" ] || with_podman
 table
