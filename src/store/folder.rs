@@ -1,33 +1,24 @@
 //! The store on this machine's disk.
 
 use std::io::{self, BufRead, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::AtomicBool;
 
 use assemble_layers::{BlobDigest, DiffId, Key, Sha256, Tree, TreePath, digest::Hasher};
 use fs_err as fs;
 use fs_err::File;
-use rustix::fs::IFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::working::{DRAFT, WorkingFolder, remove_folder, remove_if_there, spread};
 use super::{BlobReader, Record, Substituter};
 use crate::pack::{Segment, Spliced};
-use crate::sandbox::Sandbox;
 use crate::{Error, Kind, Result};
 
 /// The format of the folder. A store of another version is refused, never touched.
 const VERSION: &str = "1\n";
-
-/// A draft is written in a moment: one that is older was left by a process that was killed.
-const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How the names of drafts begin.
-const DRAFT: &str = "draft-";
 
 /// A copy that is being made, in its working folder.
 const COPY: &str = "blob";
@@ -36,9 +27,9 @@ const COPY: &str = "blob";
 /// processes at once.
 #[derive(Debug)]
 pub struct Store {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Whether somebody has looked for what killed processes left.
-    tidied: AtomicBool,
+    pub(super) tidied: AtomicBool,
 }
 
 impl Store {
@@ -364,51 +355,6 @@ impl Store {
         self.write_json(&self.folder.join("roots").join(name), value)
     }
 
-    /// A folder for work in progress, removed when it is dropped; one that a killed process left is
-    /// removed by the next.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn working_folder(&self) -> Result<WorkingFolder> {
-        let tmp = self.folder.join("tmp");
-        let lock = loop {
-            let lock = tempfile::Builder::new().prefix("work-").suffix(".lock").tempfile_in(&tmp)?;
-            lock.as_file().lock()?;
-            // Until it was locked, another process may have thought it abandoned.
-            if lock.path().exists() {
-                break lock;
-            }
-        };
-        if !self.tidied.swap(true, Ordering::Relaxed) {
-            self.remove_abandoned(lock.as_file().metadata()?.modified()?)?;
-        }
-        let path = lock.path().with_extension("");
-        fs::create_dir(&path)?;
-        let (file, lock_path) = lock.keep().map_err(|error| error.error)?;
-        Ok(WorkingFolder { path, lock_path, _lock: file })
-    }
-
-    /// `now` is the file system's, whose clock need not be this machine's.
-    fn remove_abandoned(&self, now: SystemTime) -> Result<()> {
-        for entry in fs::read_dir(self.folder.join("tmp"))? {
-            let path = entry?.path();
-            // What is gone belongs to a process that ended just now.
-            let Ok(file) = File::open(&path) else { continue };
-            if path.extension().is_some_and(|extension| extension == "lock") {
-                if file.file().try_lock().is_ok() {
-                    remove_folder(&path.with_extension(""))?;
-                    remove_if_there(&path)?;
-                }
-            } else if path.file_name().is_some_and(|name| name.as_bytes().starts_with(DRAFT.as_bytes())) {
-                let age = now.duration_since(file.metadata()?.modified()?).unwrap_or_default();
-                if age > ABANDONED {
-                    remove_if_there(&path)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<()> {
         let bytes = serde_json::to_vec(value)
             .map_err(|error| Error::new(Kind::Internal, format!("`{}`: {error}", path.display())))?;
@@ -450,40 +396,6 @@ impl Substituter for Store {
     }
 }
 
-/// See [`Store::working_folder`].
-#[derive(Debug)]
-pub struct WorkingFolder {
-    path: PathBuf,
-    lock_path: PathBuf,
-    _lock: std::fs::File,
-}
-
-impl WorkingFolder {
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for WorkingFolder {
-    /// What cannot be removed now is removed by the next process.
-    fn drop(&mut self) {
-        if remove_folder(&self.path).is_ok() {
-            let _ = fs::remove_file(&self.lock_path);
-        }
-    }
-}
-
-/// Has ext4 give each folder in this one a place of its own on the disk (`chattr +T`, chattr(1)). Else
-/// a root is made where the last one was removed, and before ext4 takes an inode it looks at each one
-/// that was freed within the last minute (Linux, `fs/ext4/ialloc.c`, `recently_deleted`): that was a
-/// third of a Debian step. Other file systems know no such flag, and need none.
-fn spread(folder: &Path) {
-    if let Ok(folder) = File::open(folder) {
-        let flags = rustix::fs::ioctl_getflags(folder.file());
-        let _ = flags.and_then(|flags| rustix::fs::ioctl_setflags(folder.file(), flags | IFlags::TOPDIR));
-    }
-}
-
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -492,23 +404,6 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     };
     // What cannot be read counts as not there: it is made again, and written over.
     Ok(serde_json::from_slice(&bytes).ok())
-}
-
-/// Removes a folder of work. What a sandbox made may belong to subordinate ids, and only its helper
-/// can remove that.
-fn remove_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Sandbox::default().remove(folder),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
 }
 
 fn corrupt(path: &Path) -> Error {

@@ -28,10 +28,12 @@
 mod blob;
 mod folder;
 mod record;
+mod working;
 
 pub use blob::BlobReader;
-pub use folder::{Store, WorkingFolder};
+pub use folder::Store;
 pub use record::{Outcome, Packed, Record};
+pub use working::WorkingFolder;
 
 use assemble_layers::{BlobDigest, DiffId, Key, Tree};
 

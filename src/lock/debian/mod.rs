@@ -6,6 +6,7 @@
 
 mod archive;
 mod index;
+mod problem;
 mod release;
 mod resolver;
 

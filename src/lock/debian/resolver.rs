@@ -57,18 +57,18 @@ pub struct Problem {
 pub type Pins<'a> = HashMap<&'a str, PackageId>;
 
 pub struct Resolver<'u, 'a> {
-    universe: &'u Universe<'a>,
+    pub(super) universe: &'u Universe<'a>,
     pins: Pins<'a>,
     /// `name=version` in a set.
     demanded: HashMap<&'a str, PackageId>,
-    set: &'a str,
-    chosen: HashMap<&'a str, Chosen<'a>>,
+    pub(super) set: &'a str,
+    pub(super) chosen: HashMap<&'a str, Chosen<'a>>,
     /// What was chosen, in order, and what stood there before: an older version that was installed. So it
     /// can be undone.
     trail: Vec<(&'a str, Option<Chosen<'a>>)>,
     refused: HashMap<PackageId, Problem>,
     /// Pinned packages that stood in the way, where their newest versions would not.
-    outgrown: RefCell<BTreeSet<&'a str>>,
+    pub(super) outgrown: RefCell<BTreeSet<&'a str>>,
 }
 
 impl<'u, 'a> Resolver<'u, 'a> {
@@ -176,7 +176,7 @@ impl<'u, 'a> Resolver<'u, 'a> {
     }
 
     /// The one version of a name that may be chosen.
-    fn candidate(&self, name: &str) -> Option<PackageId> {
+    pub(super) fn candidate(&self, name: &str) -> Option<PackageId> {
         let chosen = self.chosen.get(name).map(|chosen| chosen.package);
         let demanded = chosen.or_else(|| self.demanded.get(name).copied());
         demanded.or_else(|| self.pins.get(name).copied()).or_else(|| self.universe.newest(name))
@@ -327,7 +327,7 @@ impl<'u, 'a> Resolver<'u, 'a> {
     }
 
     /// The packages that would satisfy a relation, apt's favourite first.
-    fn candidates(&self, relation: &Relation<'a>) -> Vec<PackageId> {
+    pub(super) fn candidates(&self, relation: &Relation<'a>) -> Vec<PackageId> {
         let mut found = Vec::new();
         if let Some(id) = self.candidate(relation.name) {
             let newer = self.universe.newest(relation.name).filter(|_| self.is_installed(id));
@@ -361,7 +361,7 @@ impl<'u, 'a> Resolver<'u, 'a> {
     }
 
     /// The newest version, if the pinned one is another.
-    fn newest_instead(&self, id: PackageId) -> Option<&Package<'a>> {
+    pub(super) fn newest_instead(&self, id: PackageId) -> Option<&Package<'a>> {
         let name = self.universe.get(id).name;
         let newest = self.universe.newest(name).filter(|newest| *newest != id)?;
         (self.pins.get(name) == Some(&id)).then(|| self.universe.get(newest))
@@ -392,101 +392,6 @@ impl<'u, 'a> Resolver<'u, 'a> {
                     .any(|(name, version)| *name == relation.name && provision_fits(*version, relation))
         };
         one.negative.iter().find(|(_, relation)| rules_out(relation)).copied()
-    }
-
-    // What follows puts failures into words.
-
-    /// From the set down to a package, a line each.
-    fn chain(&self, because: Because<'a>, package: &str) -> Vec<String> {
-        match because {
-            Because::Installed => vec![format!("`{package}` is installed in the base image")],
-            Because::Asked { set } => vec![format!("set `{set}` asks for `{package}`")],
-            Because::Essential { set } => {
-                vec![format!("`{package}` is essential, and set `{set}` takes those")]
-            }
-            Because::Needed { by, entry } => {
-                let by = self.universe.get(by);
-                let above = self.chosen.get(by.name).map(|chosen| chosen.because);
-                let mut lines = above.map_or_else(Vec::new, |because| self.chain(because, by.name));
-                lines.push(format!("`{} {}` needs `{entry}`", by.name, by.version));
-                lines
-            }
-        }
-    }
-
-    fn nothing_for(&self, by: PackageId, entry: &Dependency<'a>, relation: &Relation<'a>) -> Problem {
-        let mut details = self.chain(Because::Needed { by, entry: entry.text }, "");
-        details.push(match self.candidate(relation.name) {
-            Some(id) => {
-                let package = self.universe.get(id);
-                let chosen = self.chosen.contains_key(package.name);
-                let how = if chosen { "is chosen" } else { "is there" };
-                format!("only `{} {}` {how}", package.name, package.version)
-            }
-            None => self.what_is_there(relation.name),
-        });
-        Problem { message: format!("nothing satisfies `{relation}`"), details }
-    }
-
-    fn what_is_there(&self, name: &str) -> String {
-        let versions: Vec<_> = self
-            .universe
-            .versions(name)
-            .iter()
-            .map(|id| self.universe.get(*id).version.to_string())
-            .collect();
-        match versions.as_slice() {
-            [] => format!("no package is called `{name}`, and none provides it"),
-            versions => format!("of `{name}` there is {}", versions.join(", ")),
-        }
-    }
-
-    fn unsatisfied(&self, by: PackageId, entry: &Dependency<'a>, mut problems: Vec<Problem>) -> Problem {
-        if problems.len() == 1 {
-            return problems.remove(0);
-        }
-        let mut details = self.chain(Because::Needed { by, entry: entry.text }, "");
-        for problem in problems {
-            details.push(problem.message);
-            details.extend(problem.details.last().map(|last| format!("  {last}")));
-        }
-        Problem { message: format!("no alternative of `{}` can be installed", entry.text), details }
-    }
-
-    fn conflicting(
-        &self,
-        one: &Chosen<'a>,
-        other: &Chosen<'a>,
-        field: &str,
-        relation: &Relation<'a>,
-    ) -> Problem {
-        let mut details = Vec::new();
-        for side in [one, other] {
-            let name = self.universe.get(side.package).name;
-            if self.newest_instead(side.package).is_some() {
-                self.outgrown.borrow_mut().insert(name);
-            }
-            details.extend(self.chain(side.because, name));
-        }
-        let shown = |chosen: &Chosen<'a>| {
-            let package = self.universe.get(chosen.package);
-            format!("`{} {}`", package.name, package.version)
-        };
-        let mut last = format!("{} says `{field}: {relation}`", shown(one));
-        if self.universe.get(other.package).name != relation.name {
-            last.push_str(&format!(", which {} provides", shown(other)));
-        }
-        details.push(last);
-        Problem { message: format!("{} and {} exclude each other", shown(one), shown(other)), details }
-    }
-
-    fn demanded_too_late(&self, id: PackageId) -> Problem {
-        let package = self.universe.get(id);
-        let there = &self.chosen[package.name];
-        let mut details = self.chain(there.because, package.name);
-        details.push(format!("set `{}` asks for `{}={}`", self.set, package.name, package.version));
-        let version = self.universe.get(there.package).version;
-        Problem { message: format!("`{}` is there already, as {version}", package.name), details }
     }
 }
 
