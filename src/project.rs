@@ -25,7 +25,7 @@ const GRAIN: Duration = Duration::from_secs(2);
 
 /// Never part of an image, whatever `.dockerignore` says: Poetry's lock is made anew from the
 /// manifest, and this project's own lock is no file of the application.
-const NEVER: [&str; 3] = ["poetry.lock", "assemble.lock", ".git"];
+const NEVER: [&str; 4] = ["poetry.lock", "assemble.lock", "assemble.registry.lock", ".git"];
 
 /// What is known of a file that was read before.
 #[derive(Clone, Serialize, Deserialize)]

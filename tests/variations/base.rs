@@ -119,6 +119,10 @@ fn an_image_is_built_over_one_of_a_registry() {
         built.layers.iter().find(|layer| layer.name.starts_with("numpy ")).cloned().unwrap()
     };
     assert_eq!(numpy(&built).diffid, numpy(&small.built).diffid);
+    // Not even the lock is in it.
+    let last =
+        |built: &small::Built| built.layers.last().map(|layer| (layer.name.clone(), layer.diffid.clone()));
+    assert_eq!(last(&built), last(&small.built));
     let image = format!("oci:{}:tiny", layout.display());
     let said = output(Command::new("skopeo").args(["inspect", &image]));
     assert!(String::from_utf8_lossy(&said).contains(&built.digest), "{}", String::from_utf8_lossy(&said));
