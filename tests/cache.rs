@@ -381,3 +381,30 @@ fn a_key_is_made_for_its_owner_alone() {
     assert_eq!(again.status.code(), Some(7), "{again:?}");
     assert_eq!(SecretKey::read(&path).unwrap().public().to_string(), public.trim_end());
 }
+
+/// What lies in the project is in the image.
+#[test]
+fn a_secret_key_that_an_image_would_hold_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = folder.path().join("project");
+    std::fs::create_dir(&project).unwrap();
+    std::fs::write(project.join("pyproject.toml"), "[project]\nname = \"demo\"\nversion = \"1\"\n").unwrap();
+    let run = |secret: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_assemble"));
+        command.args(["image", "--locked", "--variant", "binary"]).arg("--project").arg(&project);
+        command.arg("--store").arg(folder.path().join("store"));
+        command.arg("--cache-secret").arg(folder.path().join(secret));
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for secret in ["project/secret", "outside"] {
+        std::fs::write(folder.path().join(secret), "").unwrap();
+    }
+    let (code, said) = run("project/secret");
+    assert!(code == Some(2) && said.contains("lies in the project"), "{said}");
+    // Where it is ignored, or elsewhere, it goes on, to find that there is no lock.
+    assert_eq!(run("outside").0, Some(3));
+    std::fs::write(project.join(".dockerignore"), "secret\n").unwrap();
+    let (code, said) = run("project/secret");
+    assert!(code == Some(3) && said.contains("there is no"), "{said}");
+}
