@@ -15,9 +15,9 @@ use std::process::ExitCode;
 use assemble_layers::derivation::{Effort, Output, Run};
 use assemble_layers::image::{Config, Image, Layer};
 use assemble_layers::lock::{DebianRequirements, DebianSet, Lock, PythonRequirements, Requirements};
-use assemble_layers::recipe::{RecipeError, Recipes, Variant};
+use assemble_layers::recipe::{Base, RecipeError, Recipes, Variant};
 use assemble_layers::sdist::Build;
-use assemble_layers::{Builder, Graph, NodeId, Project, application, debian, wheels};
+use assemble_layers::{Builder, Graph, NodeId, Project, application, base_image, debian, wheels};
 
 fn main() -> ExitCode {
     assemble::cli::main(&Small)
@@ -31,6 +31,10 @@ const VARIANT: &str = "tiny";
 
 /// Where the application lives in the image.
 const FOLDER: &str = "/app";
+
+/// The image that it is built upon with `--base registry`: any Debian with Python's packages in its
+/// archive. `assemble base` makes one of the archive's; `--base-image tiny=NAME:TAG` names another.
+const BASE: &str = "registry.example/team/small-base:tiny";
 
 /// Groups of `pyproject.toml` beside the required ones, as for `poetry install --with`.
 const WITH: [&str; 1] = ["notebook"];
@@ -54,30 +58,36 @@ impl Recipes for Small {
     }
 
     /// What `assemble lock` resolves. Nobody writes down a version here: that is the lock's.
-    fn requirements(&self) -> Requirements {
+    fn requirements(&self, base: Base) -> Requirements {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let over = (base == Base::Registry).then_some(VARIANT);
         let set = |name: &str, essential, packages: &[&str]| DebianSet {
             name: name.to_owned(),
             essential,
             packages: texts(packages),
+            over: over.map(str::to_owned),
         };
+        let mut sets = vec![
+            set("system", false, &["python3", "tini"]),
+            // In no image: Poetry is asked on a Debian that has these as well.
+            set("locking", false, &["python3-pip", "python3-venv"]),
+        ];
+        if base == Base::Archive {
+            sets.insert(0, set("base", true, &["apt", "ca-certificates", "usr-is-merged"]));
+        }
         Requirements {
             debian: DebianRequirements {
                 architecture: "amd64".to_owned(),
                 suites: texts(&["bookworm", "bookworm-updates", "bookworm-security"]),
                 components: texts(&["main"]),
                 // Each is resolved over those before it, and is a layer of its own.
-                sets: vec![
-                    set("base", true, &["apt", "ca-certificates", "usr-is-merged"]),
-                    set("system", false, &["python3", "tini"]),
-                    // In no image: Poetry is asked on a Debian that has these as well.
-                    set("locking", false, &["python3-pip", "python3-venv"]),
-                ],
+                sets,
             },
             python: PythonRequirements { tools: texts(&["pip", "poetry"]), ..PythonRequirements::default() },
             // Repositories that are compiled; `recipes/src/layers/pytorch.rs` has one.
             git: [].into(),
             gpu: Vec::new(),
+            base: over.map(|variant| (variant.to_owned(), BASE.to_owned())).into_iter().collect(),
         }
     }
 
@@ -89,11 +99,11 @@ impl Recipes for Small {
         let mut graph = Graph::default();
 
         // Derivations: each says what it is made from, none says when. Independent ones run at once.
-        let base = debian::unpack_set(&mut graph, &lock.debian, "base", "debian 12", &[]);
-        let sources = graph.add("apt sources", apt_sources(base));
-        let system = debian::unpack_set(&mut graph, &lock.debian, "system", "python and tini", &[base]);
+        let Lowest { mut root, image, debian } = lowest(&mut graph, lock);
+        let system = debian::unpack_set(&mut graph, &lock.debian, "system", "python and tini", &root);
         // What has no wheel is built by its own backend, in a root of these.
-        let build = Build::new(lock, vec![base, system])?;
+        root.push(system);
+        let build = Build::new(lock, root)?;
         let tools = wheels::tools(&mut graph, lock, &build)?;
         let installed = wheels::poetry_install(&mut graph, lock, &WITH, LARGE, &build)?;
         let manifest = application::manifest(&mut graph, project, FOLDER)?;
@@ -101,10 +111,9 @@ impl Recipes for Small {
 
         // Layers, lowest first: what seldom changes lies low, for an engine that gets another layer
         // must unpack all that lie above it again.
-        let debian = |tree, created_by| layer("debian", tree, created_by);
-        let mut layers = installed.large;
-        layers.push(debian(base, "essential packages, apt, ca-certificates"));
-        layers.push(debian(sources, "cp /usr/share/doc/apt/examples/sources.list /etc/apt/sources.list"));
+        let mut layers = image;
+        layers.extend(installed.large);
+        layers.extend(debian);
         layers.push(layer("system", system, "apt-get install --no-install-recommends python3 tini"));
         layers.push(tools);
         layers.extend(installed.small);
@@ -119,6 +128,44 @@ impl Recipes for Small {
             promises: Vec::new(),
             created: lock.created,
         })
+    }
+
+    /// What `assemble base` makes, for others to build upon.
+    fn base_image(&self, _variant: &str, lock: &Lock) -> Result<Image, RecipeError> {
+        let mut graph = Graph::default();
+        let layers = lowest(&mut graph, lock).debian;
+        let config = Config { command: vec!["/bin/bash".to_owned()], ..config() };
+        let config = Config { entrypoint: Vec::new(), working_directory: String::new(), ..config };
+        let (name, variant) = ("small-base".to_owned(), VARIANT.to_owned());
+        Ok(Image { name, variant, graph, layers, config, promises: Vec::new(), created: lock.created })
+    }
+}
+
+/// What everything else lies over.
+struct Lowest {
+    /// What packages are installed over.
+    root: Vec<NodeId>,
+    /// A registry's image, below all other layers.
+    image: Vec<Layer>,
+    /// Debian, of its packages.
+    debian: Vec<Layer>,
+}
+
+fn lowest(graph: &mut Graph, lock: &Lock) -> Lowest {
+    if let Some(base) = lock.base.get(VARIANT) {
+        let image = base_image::layers(graph, base);
+        return Lowest { root: image.iter().map(|layer| layer.tree).collect(), image, debian: Vec::new() };
+    }
+    let base = debian::unpack_set(graph, &lock.debian, "base", "debian 12", &[]);
+    let sources = graph.add("apt sources", apt_sources(base));
+    let debian = |tree, created_by| layer("debian", tree, created_by);
+    Lowest {
+        root: vec![base],
+        image: Vec::new(),
+        debian: vec![
+            debian(base, "essential packages, apt, ca-certificates"),
+            debian(sources, "cp /usr/share/doc/apt/examples/sources.list /etc/apt/sources.list"),
+        ],
     }
 }
 

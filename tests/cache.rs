@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use assemble::cache::{Cache, Pace, Published, SecretKey};
-use assemble::deliver::{Built, Destination, Push};
+use assemble::deliver::{Built, Destination, Push, nothing_to_obtain};
 use assemble::fetch::Machine;
 use assemble::fetch::http::Patience;
 use assemble::realise::{Engine, Event, Had, RealisedLayer, Shareable};
@@ -240,7 +240,7 @@ fn content_is_fetched_for_the_step_that_needs_it() {
 /// What a push to another repository of the cache's registry has mounted, and what it sends: blobs.
 fn pushed(team: &Team, fake: &Fake, image: &Image, layers: Vec<RealisedLayer>, name: &str) -> (usize, usize) {
     let assembled = assemble::oci::assemble(image, layers).unwrap();
-    let built = Built { store: &team.bench.store, image: &assembled };
+    let built = Built { store: &team.bench.store, image: &assembled, obtain: &nothing_to_obtain };
     let (client, parts) = (client(), built.parts());
     let memory = Some(&team.bench.store);
     let push = Push { client: &client, source: &built, parts: &parts, memory, events: team.events.clone() };

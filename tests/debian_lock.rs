@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use assemble::fetch::{Configuration, Fetcher, Machine};
-use assemble::lock::debian::{Request, resolve};
+use assemble::lock::debian::{Installed, Request, resolve};
 use assemble_layers::lock::{Deb, DebianRequirements, DebianSet};
 use tempfile::TempDir;
 
@@ -39,6 +39,7 @@ fn requirements(case: &[&str]) -> DebianRequirements {
         name: format!("set-{number}"),
         essential: packages.contains("?essential"),
         packages: packages.split(' ').filter(|name| *name != "?essential").map(str::to_owned).collect(),
+        over: None,
     };
     DebianRequirements {
         architecture: "amd64".into(),
@@ -55,6 +56,34 @@ fn obstacle(fetcher: &Fetcher) -> Option<String> {
     }
     let known = SUITES.iter().find_map(|suite| fetcher.archives().of(suite).err());
     known.map(|error| error.message().to_owned())
+}
+
+/// What reads this machine's archives, if they can be compared here.
+fn fetcher() -> Option<Fetcher> {
+    let configuration = Configuration { tolerate_expired: true, ..Configuration::default() };
+    let no_python = Box::new(|_: &Fetcher| unreachable!("no Python here"));
+    let fetcher = Fetcher::new(&Machine::this(), &configuration, no_python).unwrap();
+    let Some(why) = obstacle(&fetcher) else { return Some(fetcher) };
+    // Around what captures a test's output.
+    std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: {why}\n")).unwrap();
+    None
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Name → version.
+type Packages = BTreeMap<String, String>;
+
+fn compare(asked: &str, ours: &Packages, theirs: &Packages, differences: &mut String) {
+    eprintln!("{asked}: {} packages, apt {}", ours.len(), theirs.len());
+    for (name, version) in ours.iter().filter(|(name, version)| theirs.get(*name) != Some(version)) {
+        writeln!(differences, "{asked}: only we take {name} {version}").unwrap();
+    }
+    for (name, version) in theirs.iter().filter(|(name, version)| ours.get(*name) != Some(version)) {
+        writeln!(differences, "{asked}: only apt takes {name} {version}").unwrap();
+    }
 }
 
 /// An apt that knows nothing of this machine.
@@ -135,23 +164,56 @@ impl Apt {
     }
 }
 
+/// What is installed over a base image that is some months old: apt upgrades what it must, and so do we.
+#[test]
+fn the_choice_over_an_older_image_is_apt_s() {
+    let Some(fetcher) = fetcher() else { return };
+    let apt = Apt::new(&fetcher);
+    // The point release alone, without what its security updates have brought since.
+    let mut old = requirements(&["?essential apt ca-certificates libssl3 perl python3 libexpat1 git"]);
+    old.suites.truncate(1);
+    let now = now();
+    let request = Request { requirements: &old, previous: None, update: &[], now, installed: None };
+    let old = resolve(&fetcher, &request).unwrap().debian.package;
+    apt.pretend_installed(&old.iter().collect::<Vec<_>>());
+    let status = fs_err::read_to_string(apt.root.path().join("status")).unwrap();
+    let installed = Installed::read(apt.root.path(), status).unwrap();
+    let (mut differences, mut upgraded) = (String::new(), 0);
+    for packages in
+        ["build-essential python3-dev tini", "libssl-dev libexpat1-dev", "python3-venv", "git curl"]
+    {
+        let requirements = requirements(&[packages]);
+        let request = Request {
+            requirements: &requirements,
+            previous: None,
+            update: &[],
+            now,
+            installed: Some(&installed),
+        };
+        let resolved = resolve(&fetcher, &request).unwrap().debian.package;
+        let ours: BTreeMap<_, _> = resolved.into_iter().map(|deb| (deb.name, deb.version)).collect();
+        let mut theirs = apt.install(packages);
+        // What is asked for and there already: apt takes a newer one, and we let it be.
+        theirs.retain(|name, _| {
+            !packages.split(' ').any(|asked| asked == name) || old.iter().all(|deb| deb.name != *name)
+        });
+        upgraded += ours.keys().filter(|name| old.iter().any(|deb| deb.name == **name)).count();
+        compare(packages, &ours, &theirs, &mut differences);
+    }
+    assert!(differences.is_empty(), "{differences}");
+    assert!(upgraded > 0, "nothing had to be upgraded: this says nothing");
+}
+
 #[test]
 fn the_choice_is_apt_s() {
-    let machine = Machine::this();
-    let configuration = Configuration { tolerate_expired: true, ..Configuration::default() };
-    let fetcher =
-        Fetcher::new(&machine, &configuration, Box::new(|_| unreachable!("no Python here"))).unwrap();
-    if let Some(why) = obstacle(&fetcher) {
-        // Around what captures a test's output.
-        std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: {why}\n")).unwrap();
-        return;
-    }
+    let Some(fetcher) = fetcher() else { return };
     let apt = Apt::new(&fetcher);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let now = now();
     let mut differences = String::new();
     for case in CASES {
         let requirements = requirements(case);
-        let request = Request { requirements: &requirements, previous: None, update: &[], now };
+        let request =
+            Request { requirements: &requirements, previous: None, update: &[], now, installed: None };
         let resolution = match resolve(&fetcher, &request) {
             Ok(resolution) => resolution,
             Err(error) => {
@@ -166,13 +228,7 @@ fn the_choice_is_apt_s() {
             let debs = resolution.debian.package.iter().filter(|deb| deb.set == set.name);
             let ours: BTreeMap<_, _> =
                 debs.clone().map(|deb| (deb.name.clone(), deb.version.clone())).collect();
-            eprintln!("{packages}: {} packages, apt {}", ours.len(), theirs.len());
-            for (name, version) in ours.iter().filter(|(name, version)| theirs.get(*name) != Some(version)) {
-                writeln!(differences, "{packages}: only we take {name} {version}").unwrap();
-            }
-            for (name, version) in theirs.iter().filter(|(name, version)| ours.get(*name) != Some(version)) {
-                writeln!(differences, "{packages}: only apt takes {name} {version}").unwrap();
-            }
+            compare(packages, &ours, &theirs, &mut differences);
             let named: Vec<_> = packages.split(' ').collect();
             for deb in debs
                 .clone()

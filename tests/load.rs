@@ -13,6 +13,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use assemble::deliver::docker::{self, Engine, Loaded};
+use assemble::deliver::{Built, nothing_to_obtain};
 use assemble::fetch::Machine;
 use assemble::oci::{Assembled, blob_path};
 use assemble::{Kind, Result};
@@ -87,7 +88,10 @@ impl Fake {
         let (events, _) = std::sync::mpsc::channel();
         let engine = Engine::connect(&machine(&self.bench.path("socket")))?;
         let names = ["demo:test".parse().unwrap()];
-        docker::load(&engine, &self.bench.store, &self.image, &names, &events)
+        {
+            let built = Built { store: &self.bench.store, image: &self.image, obtain: &nothing_to_obtain };
+            docker::load(&engine, &built, &names, &events)
+        }
     }
 
     fn asked(&self) -> Vec<Asked> {
@@ -368,7 +372,8 @@ fn the_reason_of_an_upload_that_was_broken_off_is_told() {
     });
     let engine = Engine::connect(&machine(&socket)).unwrap();
     let (events, _) = std::sync::mpsc::channel();
-    let error = docker::load(&engine, &bench.store, &image, &[], &events).unwrap_err();
+    let built = Built { store: &bench.store, image: &image, obtain: &nothing_to_obtain };
+    let error = docker::load(&engine, &built, &[], &events).unwrap_err();
     assert!(error.to_string().contains("status 500: no space left on device"), "{error}");
 }
 

@@ -9,6 +9,8 @@ macro_rules! remote {
     };
 }
 
+#[path = "registry/bases.rs"]
+mod bases;
 #[path = "registry/command_line.rs"]
 mod command_line;
 #[path = "registry/debian.rs"]
@@ -35,7 +37,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assemble::deliver::{Built, Condition, Destination, Parts, Push, Pushed, Source};
+use assemble::deliver::{Built, Condition, Destination, Parts, Push, Pushed, Source, nothing_to_obtain};
 use assemble::fetch::Machine;
 use assemble::fetch::http::Patience;
 use assemble::oci::Assembled;
@@ -107,7 +109,7 @@ impl Scene {
     }
 
     fn push(&self, client: &Client, destination: &Destination) -> Result<Pushed> {
-        let source = Built { store: &self.bench.store, image: &self.image };
+        let source = Built { store: &self.bench.store, image: &self.image, obtain: &nothing_to_obtain };
         push(client, &source, &source.parts(), &self.bench, destination)
     }
 

@@ -34,6 +34,8 @@ macro_rules! scene_or_return {
     };
 }
 
+#[path = "variations/base.rs"]
+mod base;
 #[path = "variations/registry.rs"]
 mod registry;
 

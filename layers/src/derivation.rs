@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Commit, Key, Sha256};
+use crate::digest::{BlobDigest, Commit, DiffId, Key, Sha256};
 use crate::encode::{Encode, Encoder};
+use crate::image::Compression;
 use crate::python::Scheme;
 use crate::tree::{RawBytes, TreePath};
 
@@ -63,6 +64,8 @@ pub enum Builder<Input> {
     Fetch(Fetch),
     /// A repository's files at a commit, submodules included: fixed-output.
     Git(Git),
+    /// A layer of an image that others made, as it stands in their registry: fixed-output.
+    ImageLayer(ImageLayer),
     /// Debian packages to one tree, configured by their maintainer scripts.
     UnpackDebs(UnpackDebs<Input>),
     /// Wheels to one tree.
@@ -103,6 +106,21 @@ pub struct Git {
     pub commit: Commit,
     /// Where in the tree the files stand.
     pub folder: TreePath,
+}
+
+/// A layer of an image that is built upon. It goes into the new image as it is, packed by whoever made
+/// it, and is read only where a step runs over it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ImageLayer {
+    /// Where it is, with its registry: `docker.io/nvidia/cuda`.
+    pub repository: String,
+    /// Of the packed layer.
+    pub digest: BlobDigest,
+    /// Of the packed layer, in bytes.
+    pub size: u64,
+    pub compression: Compression,
+    /// What it holds.
+    pub diff_id: DiffId,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -255,6 +273,7 @@ impl<Input> Builder<Input> {
         match self {
             Self::Fetch(_) => "fetch",
             Self::Git(_) => "git",
+            Self::ImageLayer(_) => "image-layer",
             Self::UnpackDebs(_) => "unpack-debs",
             Self::UnpackWheels(_) => "unpack-wheels",
             Self::Files(_) => "files",
@@ -268,6 +287,7 @@ impl<Input> Builder<Input> {
         match self {
             Self::Fetch(_) => 1,
             Self::Git(_) => 1,
+            Self::ImageLayer(_) => 1,
             Self::UnpackDebs(_) => 1,
             Self::UnpackWheels(_) => 1,
             Self::Files(_) => 1,
@@ -278,7 +298,7 @@ impl<Input> Builder<Input> {
     /// What it is built from.
     pub fn inputs(&self) -> Vec<&Input> {
         match self {
-            Self::Fetch(_) | Self::Git(_) => Vec::new(),
+            Self::Fetch(_) | Self::Git(_) | Self::ImageLayer(_) => Vec::new(),
             Self::UnpackDebs(it) => it.over.iter().chain(it.packages.iter().map(|deb| &deb.file)).collect(),
             Self::UnpackWheels(it) => it.wheels.iter().map(|wheel| &wheel.file).collect(),
             Self::Files(it) => it.entries.iter().filter_map(|entry| entry.source.tree()).collect(),
@@ -297,6 +317,7 @@ impl<Input> Builder<Input> {
         Ok(match self {
             Self::Fetch(it) => Builder::Fetch(it.clone()),
             Self::Git(it) => Builder::Git(it.clone()),
+            Self::ImageLayer(it) => Builder::ImageLayer(it.clone()),
             Self::Files(it) => Builder::Files(Files {
                 entries: it
                     .entries
@@ -394,6 +415,7 @@ impl Encode for Builder<Sha256> {
             // Fixed-output: the name and the origin are no part of what it is.
             Self::Fetch(it) => encoder.put(&it.sha256).put(&it.size),
             Self::Git(it) => encoder.put(it.commit.as_str()).put(&it.folder),
+            Self::ImageLayer(it) => encoder.put(&it.diff_id.0),
             Self::UnpackDebs(it) => encoder.put(&it.over).put(&it.packages),
             Self::UnpackWheels(it) => encoder.put(&it.wheels).put(&it.layout),
             Self::Files(it) => encoder.put(&it.entries),

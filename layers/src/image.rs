@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::derivation::{Graph, NodeId};
 use crate::gpu::Promise;
 
@@ -33,6 +35,15 @@ pub struct Layer {
     pub step: String,
     /// For the history: what a person would have typed in a Dockerfile.
     pub created_by: String,
+}
+
+/// How a layer is packed (OCI image-spec, `layer.md`, "Compression Media Types").
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
 }
 
 /// What a container starts with (OCI image-spec, `config.md`).

@@ -8,6 +8,7 @@
 //! [`json::canonical`] (OCI documents), and each encoding has a golden test.
 
 pub mod application;
+pub mod base_image;
 pub mod debian;
 pub mod derivation;
 pub mod digest;

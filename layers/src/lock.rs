@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{Commit, Sha256};
+use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
 use crate::gpu::Target;
+use crate::image::Compression;
 
 /// The version of the lock's format that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
@@ -23,6 +24,10 @@ pub struct Requirements {
     /// Libraries about which a recipe promises something.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpu: Vec<GpuRequirement>,
+    /// Images of registries that are built upon, by the recipes' names for them: `NAME:TAG`,
+    /// `NAME@DIGEST` or both.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub base: BTreeMap<String, String>,
 }
 
 /// A repository at a commit.
@@ -67,6 +72,10 @@ pub struct DebianSet {
     #[serde(default)]
     pub essential: bool,
     pub packages: Vec<String>,
+    /// The image of [`Requirements::base`] that they are installed over, after the sets before that
+    /// are over it as well; over nothing if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -95,6 +104,42 @@ pub struct Lock {
     /// In the order of [`Requirements::gpu`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpu: Vec<GpuCode>,
+    /// By the names of [`Requirements::base`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub base: BTreeMap<String, BaseImage>,
+}
+
+/// An image of a registry, as it was when the lock was made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseImage {
+    /// Where its blobs are, with the registry: `docker.io/nvidia/cuda`.
+    pub repository: String,
+    /// What was named: an index of platforms, or an image's manifest.
+    pub digest: BlobDigest,
+    /// The manifest for the one platform that is built.
+    pub manifest: BlobDigest,
+    /// `NAME=VALUE`, what its containers start with.
+    pub environment: Vec<String>,
+    /// The suites and components of its own apt sources.
+    pub suites: Vec<String>,
+    pub components: Vec<String>,
+    /// Lowest first.
+    pub layer: Vec<BaseLayer>,
+}
+
+/// A layer of a [`BaseImage`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseLayer {
+    /// Of the packed layer.
+    pub digest: BlobDigest,
+    /// Of the packed layer, in bytes.
+    pub size: u64,
+    pub compression: Compression,
+    pub diff_id: DiffId,
+    /// What its history says of it.
+    pub created_by: String,
 }
 
 /// What the GPU code of a library is for, as it was read in the locked file.

@@ -18,8 +18,14 @@ pub trait Recipes: Sync {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<&'static str, RecipeError>;
 
-    /// What all variants together need locked.
-    fn requirements(&self) -> Requirements;
+    /// What all variants together need locked, if they are built upon `base`.
+    fn requirements(&self, base: Base) -> Requirements;
+
+    /// The version of Python that a base brings, `3.11`, so that a project which needs another can be told
+    /// where there is one.
+    fn python(&self, _base: Base) -> Option<&'static str> {
+        None
+    }
 
     /// Files of the project that are inputs whatever `.dockerignore` says.
     fn manifests(&self) -> Vec<&'static str>;
@@ -29,6 +35,24 @@ pub trait Recipes: Sync {
     /// # Errors
     /// A lock or a project that lacks something that the variant needs, in words.
     fn image(&self, variant: &str, lock: &Lock, project: &Project) -> Result<Image, RecipeError>;
+
+    /// Declares what lies under a variant, as an image that others can build upon.
+    ///
+    /// # Errors
+    /// As [`Recipes::image`]; the variant has nothing that could be shared so.
+    fn base_image(&self, variant: &str, _lock: &Lock) -> Result<Image, RecipeError> {
+        Err(RecipeError(format!("the recipe of `{variant}` declares no base of its own")))
+    }
+}
+
+/// What images are built upon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Base {
+    /// Nothing: the distribution is made of its packages, CUDA of NVIDIA's distributions.
+    #[default]
+    Archive,
+    /// An image of a registry.
+    Registry,
 }
 
 /// One image that can be built.

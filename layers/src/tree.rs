@@ -12,6 +12,10 @@ use crate::digest::BlobDigest;
 /// first moment a zip entry can name.
 pub const MTIME: u64 = 315_532_800;
 
+/// The name of a whiteout that hides whatever lower trees have in its folder (OCI image-spec, `layer.md`,
+/// "Opaque Whiteout").
+pub const OPAQUE: &[u8] = b".wh..wh..opq";
+
 /// A path inside a tree: relative, `/`-separated, without `.`, `..`, empty parts or NUL; bytes, for
 /// file names need not be UTF-8. Ordered by bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

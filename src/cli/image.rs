@@ -4,7 +4,8 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use assemble_layers::{Image, Recipes};
+use assemble_layers::recipe::Base;
+use assemble_layers::{BlobDigest, Image, Lock, Recipes};
 use serde_json::json;
 
 use super::choice::{Choice, Declared};
@@ -16,6 +17,7 @@ use crate::deliver::{Built, Destination, Push, Pushed};
 use crate::fetch::Machine;
 use crate::http::Patience;
 use crate::oci::{self, Assembled, Reference, Repository};
+use crate::realise::Had;
 use crate::{Error, Kind, Result, deliver, inspect};
 
 #[derive(clap::Args)]
@@ -57,6 +59,12 @@ pub struct Arguments {
     json: bool,
 }
 
+impl Arguments {
+    pub fn base(&self) -> Base {
+        self.options.base()
+    }
+}
+
 /// Where the image goes.
 enum Target<'a> {
     Store,
@@ -92,7 +100,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         why.iter().for_each(|line| eprintln!("  gpu       {line}"));
     }
     let names = names(arguments, &image)?;
-    let layers = session.engine().realise(&image).inspect_err(|_| {
+    let layers = session.engine().locate(&image).inspect_err(|_| {
         // What was made before the step that failed need not be made again, wherever the next run is.
         let _ = session.publish(&image, &[]);
     })?;
@@ -101,11 +109,22 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let published = session.publish(&image, &layers)?;
     let annotations = arguments.annotations.iter().cloned().collect();
     let assembled = oci::assemble(&image, layers)?.annotated(&annotations)?;
+    let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
+        session.engine().obtain(&image, &assembled.layers, |layer| wanted(layer.packed.digest))
+    };
+    let built = Built { store: &session.store, image: &assembled, obtain: &obtain };
+    match &target {
+        // Whoever else takes it asks for what he lacks.
+        Target::Store if arguments.load || !destinations.is_empty() => {}
+        Target::Store => {
+            session.engine().obtain(&image, &assembled.layers, |layer| layer.had != Had::Base)?
+        }
+        _ => obtain(&|_| true)?,
+    }
     deliver(&session, &assembled, &names, &target)?;
-    let loaded = engine
-        .map(|engine| deliver::docker::load(&engine, &session.store, &assembled, &names, &reporter.events()));
+    let loaded = engine.map(|engine| deliver::docker::load(&engine, &built, &names, &reporter.events()));
     let loaded = loaded.transpose()?;
-    let pushed = push(&session, &assembled, &destinations)?;
+    let pushed = push(&session, &lock, &built, &destinations)?;
     reporter.finish();
     if !arguments.options.quiet {
         eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
@@ -180,11 +199,22 @@ fn deliver(session: &Session<'_>, image: &Assembled, names: &[Reference], target
     }
 }
 
-fn push(session: &Session<'_>, image: &Assembled, destinations: &[Destination]) -> Result<Vec<Pushed>> {
-    let built = Built { store: &session.store, image };
+fn push(
+    session: &Session<'_>,
+    lock: &Lock,
+    built: &Built<'_>,
+    destinations: &[Destination],
+) -> Result<Vec<Pushed>> {
+    if destinations.is_empty() {
+        return Ok(Vec::new());
+    }
+    for base in lock.base.values() {
+        let blobs = base.layer.iter().map(|layer| layer.digest);
+        deliver::remember(&session.store, &base.repository.parse()?, blobs)?;
+    }
     let client = session.options.registries.client(Patience::default());
     let events = session.events.clone();
-    Push { client: &client, source: &built, parts: &built.parts(), memory: Some(&session.store), events }
+    Push { client: &client, source: built, parts: &built.parts(), memory: Some(&session.store), events }
         .run(destinations)
 }
 

@@ -51,13 +51,13 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let update = Update { names: arguments.update.clone() };
-    let fits = |known: &assemble_layers::Lock| {
-        lock::outdated(known, &recipes.requirements(), &session.manifest).is_empty()
-    };
+    let requirements = arguments.options.requirements(recipes)?;
+    let fits =
+        |known: &assemble_layers::Lock| lock::outdated(known, &requirements, &session.manifest).is_empty();
     let made = match &known {
         // Nobody is asked for what is settled.
         Some(known) if fits(known) && !arguments.check && update.names.is_empty() => known.clone(),
-        _ => session.maker().make(known.as_ref(), &update)?,
+        _ => session.maker()?.make(known.as_ref(), &update)?,
     };
     let before = session.known.as_ref();
     let changes = before.map_or(Vec::new(), |before| lock::difference(Some(before), &made));

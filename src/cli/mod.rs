@@ -1,6 +1,7 @@
 //! The command line: one file a verb. It knows the terminal, the environment and the home folder;
 //! the rest of the library knows none of them.
 
+mod base;
 mod cache;
 mod choice;
 mod image;
@@ -37,6 +38,8 @@ needed · 70 a mistake in this program · 130 interrupted";
 enum Verb {
     /// Build an image: into the store, an archive, a folder, a stream, an engine, or registries.
     Image(image::Arguments),
+    /// Build what lies under an image, as an image for others to build upon.
+    Base(image::Arguments),
     /// Resolve what the recipes ask for, and write `assemble.lock`.
     Lock(lock::Arguments),
     /// Show what `image` would reuse, fetch and build; build nothing.
@@ -81,6 +84,7 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
     }
     match verb {
         Verb::Image(arguments) => image::run(recipes, &arguments),
+        Verb::Base(arguments) => base::run(recipes, &arguments),
         Verb::Lock(arguments) => lock::run(recipes, &arguments),
         Verb::Plan(arguments) => plan::run(recipes, &arguments),
         Verb::Inspect(arguments) => inspect::run(recipes, &arguments),

@@ -73,6 +73,7 @@ fn until(state: &State) -> Option<&String> {
 
 fn word(state: &State) -> &'static str {
     match state {
+        State::Base => "base",
         State::Reuse => "reuse",
         State::Substitute => "substitute",
         State::Pack => "pack",

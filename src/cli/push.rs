@@ -32,8 +32,11 @@ pub struct Registries {
 
 impl Registries {
     pub fn client(&self, patience: Patience) -> Client {
-        let insecure = self.insecure.iter().cloned().collect();
-        Client::new(Machine::this(), Settings { insecure, patience })
+        Client::new(Machine::this(), self.settings(patience))
+    }
+
+    pub fn settings(&self, patience: Patience) -> Settings {
+        Settings { insecure: self.insecure.iter().cloned().collect(), patience }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use assemble_layers::recipe::Base;
 use assemble_layers::{Image, Lock};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -201,7 +202,8 @@ pub fn lock_summary(lock: &Lock) -> String {
     let python = &lock.python;
     let wheels =
         python.packages.len() + python.tools.len() + python.collections.values().map(Vec::len).sum::<usize>();
-    format!("{}   {} debs · {wheels} wheels", crate::lock::FILE, lock.debian.package.len())
+    let base = if lock.base.is_empty() { Base::Archive } else { Base::Registry };
+    format!("{}   {} debs · {wheels} wheels", crate::lock::file(base), lock.debian.package.len())
 }
 
 /// The lines after a build: how each step's layers were had, and why anything was built.

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use assemble_layers::lock::GitSource;
+use assemble_layers::lock::{GitSource, Requirements};
+use assemble_layers::recipe::Base;
 use assemble_layers::{Image, Lock, Recipes};
 
 use super::push::Registries;
 use crate::cache::{Cache, PublicKey, Published, SecretKey};
 use crate::fetch::git::{self, Mirror};
 use crate::fetch::{Network, Places};
+use crate::http::Patience;
 use crate::lock::{self, Maker, Manifest, Update};
 use crate::oci::{Reference, Repository};
 use crate::realise::{Engine, Event, RealisedLayer};
@@ -25,6 +27,13 @@ pub struct Options {
     /// The project's folder: `pyproject.toml`, `assemble.lock`, the application.
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub project: PathBuf,
+    /// What images are built upon: the archive's packages, or the images of registries that the recipes
+    /// name. Each has a lock of its own.
+    #[arg(long, value_name = "BASE", value_enum, default_value_t)]
+    base: BaseName,
+    /// With `--base registry`: build upon another image than the recipe's (may be given several times).
+    #[arg(long = "base-image", value_name = "NAME=REFERENCE", value_parser = pair)]
+    base_images: Vec<(String, String)>,
     /// Where results are kept [default: $XDG_CACHE_HOME/assemble].
     #[arg(long, value_name = "DIR", env = "ASSEMBLE_STORE")]
     store: Option<PathBuf>,
@@ -70,6 +79,45 @@ pub struct Options {
     /// Show what build steps print.
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+/// The command line's words for [`Base`].
+#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum BaseName {
+    #[default]
+    Archive,
+    Registry,
+}
+
+impl Options {
+    pub fn base(&self) -> Base {
+        match self.base {
+            BaseName::Archive => Base::Archive,
+            BaseName::Registry => Base::Registry,
+        }
+    }
+
+    /// What the recipes ask for, with the images that the command line names instead of theirs.
+    ///
+    /// # Errors
+    /// An image under a name that no recipe has.
+    pub fn requirements(&self, recipes: &dyn Recipes) -> Result<Requirements> {
+        let mut requirements = recipes.requirements(self.base());
+        for (name, reference) in &self.base_images {
+            let names: Vec<_> = requirements.base.keys().map(|name| format!("`{name}`")).collect();
+            let asked = requirements.base.get_mut(name).ok_or_else(|| {
+                let error = Error::new(Kind::Usage, format!("no recipe builds upon an image `{name}`"));
+                match names.is_empty() {
+                    true => error.hint("`--base-image` goes with `--base registry`"),
+                    false => error.hint(format!("those that are built upon: {}", names.join(", "))),
+                }
+            })?;
+            // What is no name of an image is said now.
+            reference.parse::<Reference>()?;
+            asked.clone_from(reference);
+        }
+        Ok(requirements)
+    }
 }
 
 /// A cache in a registry.
@@ -169,8 +217,9 @@ impl<'a> Session<'a> {
             git_mirrors: options.git_mirrors.clone(),
             allow_expired: options.allow_expired,
             offline: options.offline,
+            registries: options.registries.settings(Patience::default()),
         };
-        let known = lock::read(&options.project.join(lock::FILE))?;
+        let known = lock::read(&options.project.join(lock::file(options.base())))?;
         let network = Network::new(&places, known.as_ref(), store.folder());
         Ok(Self { options, recipes, store, caches, shared, places, network, manifest, known, events })
     }
@@ -237,17 +286,23 @@ impl<'a> Session<'a> {
     }
 
     pub fn lock_path(&self) -> PathBuf {
-        self.options.project.join(lock::FILE)
+        self.options.project.join(lock::file(self.options.base()))
     }
 
-    pub fn maker(&self) -> Maker<'_> {
-        Maker {
+    /// # Errors
+    /// Those of [`Options::requirements`].
+    pub fn maker(&self) -> Result<Maker<'_>> {
+        let bases = [("archive", Base::Archive), ("registry", Base::Registry)];
+        let python = |base| self.recipes.python(base).map(str::to_owned);
+        let pythons = bases.into_iter().filter_map(|(name, base)| Some((name.to_owned(), python(base)?)));
+        Ok(Maker {
             engine: self.engine(),
             places: &self.places,
-            requirements: self.recipes.requirements(),
+            requirements: self.options.requirements(self.recipes)?,
             manifest: &self.manifest,
+            pythons: pythons.collect(),
             now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
-        }
+        })
     }
 
     /// The lock, made or mended where that is allowed; the lines say what was done.
@@ -256,7 +311,7 @@ impl<'a> Session<'a> {
     /// A lock that does not fit and may not be mended.
     pub fn fitting_lock(&mut self, locked: bool) -> Result<(Lock, Vec<String>)> {
         let path = self.lock_path();
-        let requirements = self.recipes.requirements();
+        let requirements = self.options.requirements(self.recipes)?;
         let known = self.known.clone();
         let reasons = match &known {
             Some(known) => lock::outdated(known, &requirements, &self.manifest),
@@ -281,7 +336,7 @@ impl<'a> Session<'a> {
             )
             .detail(why));
         }
-        let made = self.maker().make(known.as_ref(), &Update::default())?;
+        let made = self.maker()?.make(known.as_ref(), &Update::default())?;
         let mut lines = vec![format!("resolved again: {why}")];
         if known.is_some() {
             lines.extend(lock::difference(known.as_ref(), &made));

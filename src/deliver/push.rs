@@ -60,10 +60,23 @@ impl Parts {
     }
 }
 
-/// An image that was built, with its layers in the store. Their digests are known: nothing is hashed.
+/// An image that was built. The digests of its layers are known: nothing is hashed.
 pub struct Built<'a> {
     pub store: &'a Store,
     pub image: &'a Assembled,
+    /// Puts those layers into the store that are asked for and not there.
+    pub obtain: &'a Obtain<'a>,
+}
+
+/// See [`Built::obtain`].
+pub type Obtain<'a> = dyn Fn(&dyn Fn(BlobDigest) -> bool) -> Result<()> + Sync + 'a;
+
+/// For images whose layers are all in the store.
+///
+/// # Errors
+/// None.
+pub fn nothing_to_obtain(_: &dyn Fn(BlobDigest) -> bool) -> Result<()> {
+    Ok(())
 }
 
 impl Built<'_> {
@@ -85,6 +98,9 @@ impl Source for Built<'_> {
     fn open(&self, digest: BlobDigest) -> Result<Box<dyn Read + Send>> {
         if digest == self.image.config.digest {
             return Ok(Box::new(Cursor::new(self.image.config.bytes.clone())));
+        }
+        if !self.store.has_blob(digest) {
+            (self.obtain)(&|wanted| wanted == digest)?;
         }
         Ok(Box::new(self.store.open_blob(digest)?))
     }

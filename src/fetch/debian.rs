@@ -12,6 +12,7 @@
 //!    `archive/debian/TIMESTAMP/`, which has what mirrors have dropped.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::address::Address;
 use super::machine::Machine;
@@ -44,10 +45,11 @@ pub enum NamedBy {
 }
 
 /// Everything that is configured.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Archives {
     mirror: Option<Address>,
     apt: Vec<AptSource>,
+    bases: Option<BaseSources>,
     snapshot: Option<Address>,
     timestamp: u64,
     may_be_expired: bool,
@@ -55,12 +57,16 @@ pub struct Archives {
 
 /// One address of apt's, with the suites that it is used for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct AptSource {
+pub struct AptSource {
     address: Address,
-    suites: Vec<String>,
+    pub suites: Vec<String>,
+    pub components: Vec<String>,
     file: PathBuf,
     may_be_expired: bool,
 }
+
+/// What the apt sources of base images add, as soon as those images are here.
+pub type BaseSources = Arc<dyn Fn() -> Vec<AptSource> + Send + Sync>;
 
 impl Archives {
     /// `timestamp` is the lock's, in seconds since 1970: when the snapshot archive is asked for.
@@ -79,16 +85,24 @@ impl Archives {
         Ok(Self {
             mirror: named(mirror, MIRROR)?,
             apt: apt_sources(machine),
+            bases: None,
             snapshot: named(snapshot, SNAPSHOT)?,
             timestamp,
             may_be_expired: may_be_expired || apt_tolerates_expired(machine),
         })
     }
 
+    /// With the sources of the images that are built upon, after the machine's own.
+    #[must_use]
+    pub fn and_bases(mut self, bases: Option<BaseSources>) -> Self {
+        self.bases = bases;
+        self
+    }
+
     /// The addresses that may serve a suite, the likeliest first.
     pub fn of(&self, suite: &str) -> Result<Vec<Archive>> {
         let mut archives = match &self.mirror {
-            Some(mirror) => vec![self.mirror_of(mirror, suite)?],
+            Some(mirror) => self.mirrors_of(mirror, suite)?,
             None => self.apt_sources_of(suite),
         };
         archives.extend(self.snapshots_of(suite)?);
@@ -103,9 +117,16 @@ impl Archives {
         Ok(archives)
     }
 
-    fn mirror_of(&self, mirror: &Address, suite: &str) -> Result<Archive> {
-        let address = if is_security(suite) { mirror.sibling("debian-security")? } else { mirror.clone() };
-        Ok(Archive { address, named_by: NamedBy::User, may_be_expired: self.may_be_expired })
+    /// Debian's security archive stands beside the other one; those who build on Debian keep both in one.
+    fn mirrors_of(&self, mirror: &Address, suite: &str) -> Result<Vec<Archive>> {
+        let archive =
+            |address| Archive { address, named_by: NamedBy::User, may_be_expired: self.may_be_expired };
+        let own = archive(mirror.clone());
+        Ok(match is_security(suite) {
+            true if self.bases.is_some() => vec![archive(mirror.sibling("debian-security")?), own],
+            true => vec![archive(mirror.sibling("debian-security")?)],
+            false => vec![own],
+        })
     }
 
     fn apt_sources_of(&self, suite: &str) -> Vec<Archive> {
@@ -114,7 +135,9 @@ impl Archives {
             !lists(source) && source.suites.iter().any(|listed| is_security(listed) == is_security(suite))
         };
         let mut archives: Vec<Archive> = Vec::new();
-        for source in self.apt.iter().filter(lists).chain(self.apt.iter().filter(same_kind)) {
+        let bases = self.bases.as_ref().map_or(Vec::new(), |bases| bases());
+        let own = self.apt.iter().filter(lists).chain(self.apt.iter().filter(same_kind));
+        for source in own.chain(bases.iter().filter(lists)) {
             if archives.iter().all(|known| known.address != source.address) {
                 archives.push(Archive {
                     address: source.address.clone(),
@@ -155,7 +178,7 @@ fn snapshot_name(seconds: u64) -> String {
 }
 
 /// All of apt's sources that HTTP can reach.
-fn apt_sources(machine: &Machine) -> Vec<AptSource> {
+pub fn apt_sources(machine: &Machine) -> Vec<AptSource> {
     let mut sources = Vec::new();
     let lists = machine.list("/etc/apt/sources.list.d", ".list");
     for path in [PathBuf::from("/etc/apt/sources.list")].into_iter().chain(lists) {
@@ -176,6 +199,7 @@ fn apt_sources(machine: &Machine) -> Vec<AptSource> {
 struct Entry {
     uris: Vec<String>,
     suites: Vec<String>,
+    components: Vec<String>,
     may_be_expired: bool,
 }
 
@@ -185,6 +209,7 @@ impl Entry {
         sources.extend(addresses.filter_map(|text| Address::folder(&text).ok()).map(|address| AptSource {
             address,
             suites: self.suites.clone(),
+            components: self.components.clone(),
             file: file.to_owned(),
             may_be_expired: self.may_be_expired,
         }));
@@ -214,7 +239,8 @@ fn one_line(line: &str) -> Option<Entry> {
     let may_be_expired = options.split_whitespace().any(|option| {
         option.split_once('=').is_some_and(|(name, value)| name == "check-valid-until" && is_false(value))
     });
-    Some(Entry { uris: vec![uri.to_owned()], suites: vec![suite.to_owned()], may_be_expired })
+    let components = words.map(str::to_owned).collect();
+    Some(Entry { uris: vec![uri.to_owned()], suites: vec![suite.to_owned()], components, may_be_expired })
 }
 
 /// Stanzas of fields, names in lower case, continuation lines joined, comments left out.
@@ -245,7 +271,8 @@ fn deb822(stanza: &[(String, String)]) -> Option<Entry> {
         return None;
     }
     let may_be_expired = field("check-valid-until").is_some_and(is_false);
-    Some(Entry { uris: words("uris"), suites: words("suites"), may_be_expired })
+    let (uris, suites, components) = (words("uris"), words("suites"), words("components"));
+    Some(Entry { uris, suites, components, may_be_expired })
 }
 
 /// apt's `StringToBool`.

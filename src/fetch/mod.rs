@@ -27,7 +27,7 @@ pub(crate) use date::parse as parse_date;
 pub use machine::Machine;
 pub use network::{Network, Places};
 
-use debian::Archives;
+use debian::{Archives, BaseSources};
 use http::{Client, Patience, Wanted};
 use python::{Indexes, Listed};
 
@@ -54,6 +54,8 @@ pub struct Configuration {
     pub timestamp: u64,
     /// Whether an expired Release is no error.
     pub tolerate_expired: bool,
+    /// Of the images that are built upon.
+    pub base_sources: Option<BaseSources>,
     pub patience: Patience,
 }
 
@@ -80,7 +82,8 @@ impl Fetcher {
                 configuration.debian_snapshot.as_deref(),
                 configuration.timestamp,
                 configuration.tolerate_expired,
-            )?,
+            )?
+            .and_bases(configuration.base_sources),
             indexes: Indexes::find(
                 machine,
                 &configuration.indexes,
@@ -147,12 +150,13 @@ impl Fetcher {
         if !self.offline {
             return Ok(());
         }
-        Err(Error::new(
-            Kind::Network,
-            format!("`{what}` is not in the store, and `--offline` allows no network"),
-        )
-        .hint("run once without `--offline`; what is fetched stays in the store"))
+        Err(offline(&format!("`{what}`")))
     }
+}
+
+fn offline(what: &str) -> Error {
+    Error::new(Kind::Network, format!("{what} is not in the store, and `--offline` allows no network"))
+        .hint("run once without `--offline`; what is fetched stays in the store")
 }
 
 /// All addresses failed: one line for each, and the remedy.

@@ -1,15 +1,21 @@
 //! The fetcher as the options and the lock have it: started when something is fetched, not before.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use assemble_layers::Lock;
-use assemble_layers::derivation::Fetch;
-use assemble_layers::lock::Deb;
+use assemble_layers::derivation::{Fetch, ImageLayer};
+use assemble_layers::lock::{BaseImage, Deb};
 
-use super::{Address, Configuration, Fetcher, Machine, git, python};
+use super::debian::{BaseSources, apt_sources};
+use super::{Address, Configuration, Fetcher, Machine, git, offline, python};
+use crate::oci::Repository;
 use crate::pack::deb;
+use crate::realise::base_root;
+use crate::registry::{self, Access, Client};
+use crate::store::Store;
 use crate::{Error, Kind, Result, realise};
 
 /// What `--index NAME=` takes for the default index.
@@ -31,6 +37,8 @@ pub struct Places {
     pub git_mirrors: Vec<git::Mirror>,
     pub allow_expired: bool,
     pub offline: bool,
+    /// How registries are spoken to.
+    pub registries: registry::Settings,
 }
 
 /// A fetcher that is made when it is needed.
@@ -39,6 +47,7 @@ pub struct Network {
     git_mirrors: Vec<git::Mirror>,
     pip: Option<Deb>,
     folder: PathBuf,
+    registries: Client,
     fetcher: OnceLock<Result<Fetcher>>,
 }
 
@@ -61,12 +70,15 @@ impl Network {
             debian_snapshot: places.debian_snapshot.clone(),
             timestamp: lock.map_or(0, |lock| lock.created),
             tolerate_expired: places.allow_expired,
+            base_sources: lock.and_then(|lock| base_sources(lock, folder)),
             ..Configuration::default()
         };
         let pip =
             lock.and_then(|lock| lock.debian.package.iter().find(|deb| deb.name == PIP_PACKAGE).cloned());
         let git_mirrors = places.git_mirrors.clone();
-        Self { configuration, git_mirrors, pip, folder: folder.to_owned(), fetcher: OnceLock::new() }
+        let registries = Client::new(Machine::this(), places.registries.clone());
+        let folder = folder.to_owned();
+        Self { configuration, git_mirrors, pip, folder, registries, fetcher: OnceLock::new() }
     }
 
     /// # Errors
@@ -82,6 +94,27 @@ impl Network {
     }
 }
 
+/// Reads the apt sources of the lock's base images once those are in the store: whoever needs their
+/// packages has them, for he installs over them.
+fn base_sources(lock: &Lock, store: &Path) -> Option<BaseSources> {
+    let images: Vec<BaseImage> = lock.base.values().cloned().collect();
+    if images.is_empty() {
+        return None;
+    }
+    let (store, known) = (store.to_owned(), Mutex::new(vec![None; images.len()]));
+    let read = move |image: &BaseImage| {
+        let root = base_root(&Store::open_cache(&store).ok()?, image).ok()??;
+        Some(apt_sources(&Machine::new::<&str, &str>(root.path(), [])))
+    };
+    Some(Arc::new(move || {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (image, sources) in images.iter().zip(known.iter_mut()) {
+            *sources = sources.take().or_else(|| read(image));
+        }
+        known.iter().flatten().flatten().cloned().collect()
+    }))
+}
+
 fn clone((name, url): (&String, &String)) -> (String, String) {
     (name.clone(), url.clone())
 }
@@ -93,6 +126,27 @@ impl realise::Fetcher for Network {
 
     fn repository<'a>(&'a self, folder: &Path) -> Result<git::Repository<'a>> {
         git::Repository::open(folder, &self.git_mirrors, self.configuration.offline)
+    }
+
+    fn image_layer(
+        &self,
+        layer: &ImageLayer,
+        read: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+    ) -> Result<()> {
+        let ImageLayer { repository, digest, size, .. } = layer;
+        if self.configuration.offline {
+            return Err(offline(&format!("the layer `{digest}` of `{repository}`")));
+        }
+        let repository: Repository = repository.parse()?;
+        let remote = self.registries.repository(&repository, Access::Pull)?;
+        match remote.blob(*digest, Some(*size))? {
+            Some(mut stream) => read(&mut stream),
+            None => Err(Error::new(
+                Kind::Network,
+                format!("`{repository}` no longer has the layer `{digest}`"),
+            )
+            .hint("registries forget images; a copy elsewhere is named by `--base-image NAME=REFERENCE`")),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageMan
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::gpu::tar;
+use crate::pack::untar;
 use crate::{Error, Kind, Result, oci};
 
 /// The largest document that is read, in bytes. Registries refuse manifests of more than this.
@@ -115,11 +115,11 @@ impl Files {
     fn archive(path: &Path) -> Result<Self> {
         let mut file = BufReader::new(File::open(path)?);
         let mut members = BTreeMap::new();
-        while let Some(tar::Next { path, size, .. }) = tar::next(&mut file)? {
+        while let Some(untar::Next { path, size, .. }) = untar::next(&mut file)? {
             let start = file.stream_position()?;
             let end = start.saturating_add(size);
             members.insert(String::from_utf8_lossy(&path).into_owned(), start..end);
-            file.seek_relative(i64::try_from(size.saturating_add(tar::padding(size))).unwrap_or(i64::MAX))?;
+            file.seek_relative(i64::try_from(size.saturating_add(untar::padding(size))).unwrap_or(i64::MAX))?;
         }
         Ok(Self::Archive { path: path.to_owned(), members })
     }

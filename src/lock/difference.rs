@@ -43,5 +43,8 @@ fn contents(lock: &Lock) -> BTreeMap<(&str, String), (String, String)> {
         let targets: Vec<_> = code.targets.iter().map(ToString::to_string).collect();
         (("gpu", format!("{} for", code.library)), (targets.join(" "), String::new()))
     });
-    debs.chain(distributions).chain(gpus).collect()
+    let bases = lock.base.iter().map(|(name, image)| {
+        (("base", name.clone()), (image.repository.clone(), image.manifest.to_string()))
+    });
+    debs.chain(distributions).chain(gpus).chain(bases).collect()
 }

@@ -1,17 +1,23 @@
-//! Making the lock: Debian's packages first, then, on a root made of them, Poetry and pip.
+//! Making the lock: base images first, then Debian's packages, then, on a root made of them, Poetry and
+//! pip.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use assemble_layers::derivation::NodeId;
-use assemble_layers::lock::{Debian, Lock, Python, Requirements, ServedBy, VERSION};
-use assemble_layers::{BlobDigest, Graph, debian as debian_graph};
+use assemble_layers::lock::{BaseImage, DebianRequirements, Lock, Python, Requirements, ServedBy, VERSION};
+use assemble_layers::{BlobDigest, Graph, base_image, debian as debian_graph};
+use tempfile::TempDir;
 
+use super::debian::Installed;
 use super::python::{self, Question};
-use super::{Manifest, debian, gpu};
-use crate::Result;
-use crate::fetch::{Network, Places};
-use crate::realise::{Engine, Event};
+use super::{Manifest, base, debian, gpu};
+use crate::fetch::debian::apt_sources;
+use crate::fetch::{Machine, Network, Places};
+use crate::oci::Reference;
+use crate::realise::{Engine, Event, base_root, dpkg_status};
+use crate::registry::Client;
+use crate::{Error, Kind, Result};
 
 /// What may move beside what must.
 #[derive(Clone, Default)]
@@ -25,9 +31,13 @@ impl Update {
         self.names.iter().filter(|name| is_debian(known, name)).cloned().collect()
     }
 
-    /// Whatever is no package of Debian's; an unknown name is refused where Python is resolved.
+    /// Whatever is no package of Debian's and no base image; an unknown name is refused where Python is
+    /// resolved.
     fn of_python(&self, known: Option<&Lock>) -> Vec<String> {
-        self.names.iter().filter(|name| !is_debian(known, name)).cloned().collect()
+        let other = |name: &&String| {
+            !is_debian(known, name) && !known.is_some_and(|lock| lock.base.contains_key(name.as_str()))
+        };
+        self.names.iter().filter(other).cloned().collect()
     }
 }
 
@@ -44,39 +54,29 @@ pub struct Maker<'a> {
     pub manifest: &'a Manifest,
     /// In seconds since 1970: what makes a Release of Debian's expired.
     pub now: u64,
+    /// Which Python the recipes' bases have, for whoever needs another.
+    pub pythons: Vec<(String, String)>,
 }
 
 impl Maker<'_> {
     /// Resolves everything. What `known` locks is kept where it can be, but for `update`.
     ///
     /// # Errors
-    /// Requirements that conflict, archives and indexes that cannot be reached or believed.
+    /// Requirements that conflict, archives, indexes and registries that cannot be reached or believed.
     pub fn make(&self, known: Option<&Lock>, update: &Update) -> Result<Lock> {
-        let network = Network::new(self.places, known, self.engine.store.folder());
         let say = |text: &str| self.engine.send(Event::Building { name: text.to_owned() });
-        say("resolving debian");
-        let resolved = debian::resolve(
-            network.fetcher()?,
-            &debian::Request {
-                requirements: &self.requirements.debian,
-                previous: known.map(|lock| debian::Previous {
-                    requirements: &lock.requirements.debian,
-                    debian: &lock.debian,
-                }),
-                update: &update.of_debian(known),
-                now: self.now,
-            },
-        )?;
-        resolved.warnings.into_iter().for_each(|warning| self.engine.warn(warning));
         let mut lock = Lock {
             version: VERSION,
-            created: resolved.timestamp.or(known.map(|lock| lock.created)).unwrap_or(self.now),
+            created: known.map_or(self.now, |lock| lock.created),
             manifest: self.manifest.digest,
             requirements: self.requirements.clone(),
-            debian: resolved.debian,
+            debian: known.map_or_else(Default::default, |lock| lock.debian.clone()),
             python: Python::default(),
             gpu: Vec::new(),
+            base: self.base_images(known, update)?,
         };
+        say("resolving debian");
+        self.resolve_debian(&mut lock, known, update)?;
         say("resolving python");
         lock.python = self.resolve_python(&lock, known, update)?;
         let network = Network::new(self.places, Some(&lock), self.engine.store.folder());
@@ -92,10 +92,109 @@ impl Maker<'_> {
         Ok(lock)
     }
 
+    /// What the base images are. One that is asked for as before stays, but for `update`.
+    fn base_images(&self, known: Option<&Lock>, update: &Update) -> Result<BTreeMap<String, BaseImage>> {
+        let client = Client::new(Machine::this(), self.places.registries.clone());
+        let asked = self.requirements.base.iter();
+        let images = asked.map(|(name, reference)| {
+            let same = known.filter(|lock| lock.requirements.base.get(name) == Some(reference));
+            let kept = same.and_then(|lock| lock.base.get(name)).filter(|_| !update.names.contains(name));
+            if let Some(kept) = kept {
+                return Ok((name.clone(), kept.clone()));
+            }
+            let reference: Reference = reference.parse()?;
+            if self.places.offline {
+                return Err(Error::new(
+                    Kind::Network,
+                    format!("`--offline` forbids to ask for `{reference}`"),
+                ));
+            }
+            let found = base::find(&client, &reference)?;
+            found.warning.into_iter().for_each(|warning| self.engine.warn(warning));
+            Ok((name.clone(), found.image))
+        });
+        images.collect()
+    }
+
+    /// Debian's packages: those over nothing, and those over each base image.
+    fn resolve_debian(&self, lock: &mut Lock, known: Option<&Lock>, update: &Update) -> Result<()> {
+        let network = Network::new(self.places, Some(lock), self.engine.store.folder());
+        let engine = Engine { fetcher: &network, events: self.engine.events.clone(), ..self.engine };
+        let sets = &self.requirements.debian.sets;
+        let over: BTreeSet<Option<&str>> = sets.iter().map(|set| set.over.as_deref()).collect();
+        let update = update.of_debian(known);
+        let (mut package, mut created) = (Vec::new(), None);
+        for over in over {
+            let same = |lock: &&Lock| over.is_none_or(|name| is_same(lock, known, name));
+            let previous = Some(&*lock).filter(same).and(known).map(|known| requirements(known, over));
+            let root = match over {
+                Some(name) => self.base_root(&engine, lock, known, name, &update)?,
+                None => None,
+            };
+            let asked = requirements(lock, over);
+            let resolved = debian::resolve(
+                network.fetcher()?,
+                &debian::Request {
+                    requirements: &asked,
+                    previous: previous.as_ref().zip(known).map(|(requirements, known)| debian::Previous {
+                        requirements,
+                        debian: &known.debian,
+                    }),
+                    update: &update,
+                    now: self.now,
+                    installed: root.as_ref(),
+                },
+            )?;
+            resolved.warnings.into_iter().for_each(|warning| self.engine.warn(warning));
+            let ours = |set: &str| asked.sets.iter().any(|asked| asked.name == set);
+            package.extend(resolved.debian.package.into_iter().filter(|deb| ours(&deb.set)));
+            created = created.max(resolved.timestamp);
+        }
+        let place = |name: &str| sets.iter().position(|set| set.name == name);
+        package.sort_by(|one, other| (place(&one.set), &one.name).cmp(&(place(&other.set), &other.name)));
+        lock.debian.package = package;
+        lock.created = created.or(known.map(|lock| lock.created)).unwrap_or(self.now);
+        Ok(())
+    }
+
+    /// What a base image has installed, and what its apt sources are, which go into the lock; `None`
+    /// where nothing is to be resolved over it anew, and so nothing of it is needed.
+    fn base_root(
+        &self,
+        engine: &Engine<'_>,
+        lock: &mut Lock,
+        known: Option<&Lock>,
+        name: &str,
+        update: &[String],
+    ) -> Result<Option<Installed>> {
+        let settled = |known: &&Lock| {
+            is_same(lock, Some(known), name)
+                && requirements(known, Some(name)).sets == requirements(lock, Some(name)).sets
+        };
+        if update.is_empty() && known.filter(settled).is_some() {
+            return Ok(None);
+        }
+        let image = lock.base.get_mut(name).ok_or_else(|| {
+            Error::new(Kind::Internal, format!("the recipe installs over `{name}`, and names no such image"))
+        })?;
+        let root = root_of(engine, image)?;
+        let sources = apt_sources(&Machine::new::<&str, &str>(root.path(), []));
+        // Those whose suite is a folder have neither suites nor components.
+        let sources: Vec<_> = sources.iter().filter(|source| !source.components.is_empty()).collect();
+        image.suites = distinct(sources.iter().flat_map(|source| &source.suites));
+        image.components = distinct(sources.iter().flat_map(|source| &source.components));
+        if image.suites.is_empty() {
+            let error =
+                Error::new(Kind::Input, format!("the base image `{}` has no apt sources", image.repository));
+            return Err(error.hint("packages are installed over it from where it says that they come from"));
+        }
+        Ok(Some(Installed::read(root.path(), dpkg_status(root.path())?)?))
+    }
+
     fn resolve_python(&self, lock: &Lock, known: Option<&Lock>, update: &Update) -> Result<Python> {
         let network = Network::new(self.places, Some(lock), self.engine.store.folder());
         let engine = Engine { fetcher: &network, events: self.engine.events.clone(), ..self.engine };
-        let (graph, trees) = root(&lock.debian, &self.requirements);
+        let (graph, trees) = root(lock);
         let mut files = Vec::new();
         let mut blobs: BTreeMap<BlobDigest, PathBuf> = BTreeMap::new();
         for tree in trees {
@@ -121,6 +220,7 @@ impl Maker<'_> {
             sources,
             previous: known.map(|lock| &lock.python),
             update: &update,
+            bases: &self.pythons,
         };
         python::ask(&question, engine.store, files, blobs, &mut |line| {
             engine.send(Event::Log { name: "resolving python".to_owned(), line: line.to_owned() });
@@ -128,20 +228,61 @@ impl Maker<'_> {
     }
 }
 
+/// Whether an image is the one that was known.
+fn is_same(lock: &Lock, known: Option<&Lock>, name: &str) -> bool {
+    let manifest = |lock: &Lock| lock.base.get(name).map(|image| image.manifest);
+    known.is_some_and(|known| manifest(known).is_some() && manifest(known) == manifest(lock))
+}
+
+/// What of Debian is asked for over one image, or over nothing.
+fn requirements(lock: &Lock, over: Option<&str>) -> DebianRequirements {
+    let mut requirements = lock.requirements.debian.clone();
+    requirements.sets.retain(|set| set.over.as_deref() == over);
+    if let Some(image) = over.and_then(|name| lock.base.get(name)) {
+        requirements.suites.clone_from(&image.suites);
+        requirements.components.clone_from(&image.components);
+    }
+    requirements
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for name in names {
+        if !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
+    all
+}
+
+/// The files of an image that say what it is; its layers are fetched for them.
+fn root_of(engine: &Engine<'_>, image: &BaseImage) -> Result<TempDir> {
+    let mut graph = Graph::default();
+    for layer in base_image::layers(&mut graph, image) {
+        engine.realise_tree(&graph, layer.tree)?;
+    }
+    let gone =
+        || Error::new(Kind::Store, format!("a layer of `{}` vanished from the store", image.repository));
+    base_root(engine.store, image)?.ok_or_else(gone)
+}
+
 /// The package whose set is the last that Poetry needs: what comes after it is gigabytes of others'.
 const LAST: &str = "python3-venv";
 
 /// The root that Poetry is asked in: the sets of Debian's packages up to the one that names
-/// `python3-venv`, each over those before it.
-fn root(debian: &Debian, requirements: &Requirements) -> (Graph, Vec<NodeId>) {
+/// `python3-venv`, each over those before it, and over the same image.
+fn root(lock: &Lock) -> (Graph, Vec<NodeId>) {
     let mut graph = Graph::default();
-    let mut trees = Vec::new();
-    for set in &requirements.debian.sets {
+    let sets = &lock.requirements.debian.sets;
+    let last = sets.iter().position(|set| set.packages.iter().any(|package| package == LAST));
+    let last = last.unwrap_or(sets.len().saturating_sub(1));
+    let over = sets.get(last).and_then(|set| set.over.as_ref());
+    let image = over.and_then(|name| lock.base.get(name));
+    let image = image.map(|image| base_image::layers(&mut graph, image)).unwrap_or_default();
+    let mut trees: Vec<_> = image.into_iter().map(|layer| layer.tree).collect();
+    for set in sets.iter().take(last + 1).filter(|set| set.over.as_ref() == over) {
         let name = format!("{} (for locking)", set.name);
-        trees.push(debian_graph::unpack_set(&mut graph, debian, &set.name, &name, &trees));
-        if set.packages.iter().any(|package| package == LAST) {
-            break;
-        }
+        trees.push(debian_graph::unpack_set(&mut graph, &lock.debian, &set.name, &name, &trees));
     }
     (graph, trees)
 }

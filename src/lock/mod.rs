@@ -1,5 +1,6 @@
 //! `assemble.lock`: reading it, knowing whether it still fits, and making it.
 
+pub mod base;
 pub mod debian;
 mod difference;
 mod export;
@@ -18,13 +19,20 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use assemble_layers::lock::{Distribution, Lock, Requirements, VERSION};
+use assemble_layers::recipe::Base;
 use fs_err as fs;
 
 use crate::draft::Draft;
 use crate::{Error, Kind, Result};
 
-/// The lock's file name, in the project's folder.
-pub const FILE: &str = "assemble.lock";
+/// The lock's file name, in the project's folder. What is locked over an image of a registry is another
+/// lock: other packages, another Python.
+pub fn file(base: Base) -> &'static str {
+    match base {
+        Base::Archive => "assemble.lock",
+        Base::Registry => "assemble.registry.lock",
+    }
+}
 
 /// What stands above the lock, for whoever opens it.
 const HEADING: &str = "# Made by `assemble lock`, for reading in a diff; not for editing by hand.\n";
@@ -72,7 +80,9 @@ fn check(lock: &Lock) -> Result<()> {
         if deb.path.split('/').any(|part| part.is_empty() || part == "..") {
             return wrong(format!("the path `{}` of `{}` is none", deb.path, deb.name));
         }
-        if !debs.insert((&deb.name, &deb.architecture)) {
+        let sets = &lock.requirements.debian.sets;
+        let over = sets.iter().find(|set| set.name == deb.set).and_then(|set| set.over.as_ref());
+        if !debs.insert((over, &deb.name, &deb.architecture)) {
             return wrong(format!("it names `{}` twice", deb.name));
         }
     }
@@ -127,6 +137,9 @@ pub fn outdated(lock: &Lock, requirements: &Requirements, manifest: &Manifest) -
     }
     if lock.requirements.gpu != requirements.gpu {
         reasons.push("the recipe asks what other libraries are for".to_owned());
+    }
+    if lock.requirements.base != requirements.base {
+        reasons.push("the recipe builds upon other images".to_owned());
     }
     reasons.extend(gpu::unread(lock).map(|library| format!("which GPUs `{library}` is for is not recorded")));
     if lock.manifest != manifest.digest {

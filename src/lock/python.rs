@@ -46,6 +46,8 @@ pub(super) struct Question<'a> {
     pub previous: Option<&'a Python>,
     /// Names that may move all the same.
     pub update: &'a [String],
+    /// What images can be built upon, and the Python of each: `3.11`.
+    pub bases: &'a [(String, String)],
 }
 
 #[derive(Serialize)]
@@ -59,6 +61,7 @@ struct Request<'a> {
     collections: &'a BTreeMap<String, Vec<String>>,
     previous: Option<serde_json::Value>,
     update: &'a [String],
+    bases: &'a [(String, String)],
 }
 
 #[derive(Deserialize)]
@@ -129,6 +132,7 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
         collections: &question.requirements.python.collections,
         previous: question.previous.map(previous).transpose()?,
         update: question.update,
+        bases: question.bases,
     };
     let json = serde_json::to_vec(&request).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
     fs::write(folder.join("request.json"), json)?;
@@ -232,7 +236,7 @@ impl Failure {
         };
         match self.kind.as_str() {
             "source" => error.hint("`--index NAME=URL` points a source elsewhere (`--index NAME=pypi`: to the default index); the lock will say so"),
-            "python" => error.hint("the archive base has Debian's Python 3.11; a registry base may have another"),
+            "python" => error.hint("`--base NAME` builds upon another base; or let `requires-python` allow this one"),
             _ => error,
         }
     }

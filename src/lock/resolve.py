@@ -18,6 +18,7 @@ REQUEST
     collections       {name: requirements}, each resolved alone, wheels only
     previous          an earlier answer whose versions are kept where they still can be
     update            names that may move all the same
+    bases             what images can be built upon, and the Python of each
 
 ANSWER: see `answer()`. It is sorted and names no host; which file is fetched from where is
 found again at run time, by its name and sha256.
@@ -69,6 +70,7 @@ class Request(TypedDict):
     collections: dict[str, list[str]]
     previous: dict[str, Any] | None
     update: list[str]
+    bases: list[tuple[str, str]]
 
 
 class Failure(Exception):
@@ -282,13 +284,20 @@ def sources_of(project: Poetry, request: Request) -> list[Entry]:
     ]
 
 
-def check_python(project: Poetry) -> None:
+def check_python(project: Poetry, bases: list[tuple[str, str]]) -> None:
     from poetry.core.constraints.version import Version
 
     version = platform.python_version()
     if not project.package.python_constraint.allows(Version.parse(version)):
         wanted = project.package.python_versions
-        raise Failure("python", f"the project wants Python {wanted}, this image has {version}", subject=version)
+        allowed = project.package.python_constraint
+        fitting = [f"`{name}` has {python}" for name, python in bases if allowed.allows(Version.parse(python))]
+        raise Failure(
+            "python",
+            f"the project wants Python {wanted}, this image has {version}",
+            subject=version,
+            detail=f"of the bases: {', '.join(fitting)}" if fitting else "none of the recipes' bases has such a one",
+        )
 
 
 def check_sources(copy: Poetry) -> None:
@@ -610,7 +619,7 @@ def answer(request: Request, index_url: str) -> dict[str, Any]:
     from poetry.repositories.legacy_repository import LegacyRepository
 
     project = open_project(Path(request["project"]))
-    check_python(project)
+    check_python(project, request["bases"])
     sources = sources_of(project, request)
     copy = open_project(working_copy(request, index_url))
     check_sources(copy)

@@ -10,6 +10,7 @@ pub use reference::{Reference, Repository};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, UNIX_EPOCH};
 
+use assemble_layers::image::Compression;
 use assemble_layers::{BlobDigest, Image, Sha256, json};
 use oci_spec::image as spec;
 use oci_spec::image::{Descriptor, MediaType};
@@ -118,7 +119,12 @@ fn manifest(
     layers: &[RealisedLayer],
 ) -> Result<spec::ImageManifest, oci_spec::OciSpecError> {
     let descriptors = layers.iter().map(|layer| {
-        Ok(Descriptor::new(MediaType::ImageLayerGzip, layer.packed.size, digest(layer.packed.digest)?))
+        let media_type = match layer.compression {
+            Compression::None => MediaType::ImageLayer,
+            Compression::Gzip => MediaType::ImageLayerGzip,
+            Compression::Zstd => MediaType::ImageLayerZstd,
+        };
+        Ok(Descriptor::new(media_type, layer.packed.size, digest(layer.packed.digest)?))
     });
     spec::ImageManifestBuilder::default()
         .schema_version(2u32)

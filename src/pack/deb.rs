@@ -16,10 +16,9 @@ use assemble_layers::tree::TreePath;
 use fs_err::File;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::{MtStreamBuilder, Stream};
-use ruzstd::decoding::FrameDecoder;
-use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use tar::{Archive, EntryType, Header};
 
+use super::zstd;
 use crate::{Error, Kind, Result};
 
 /// The bytes of all control files together, inflated.
@@ -31,7 +30,7 @@ const NAME_LIMIT: u64 = 4096;
 /// Threads that decompress one package; each holds a block of some 30 MiB.
 const THREAD_LIMIT: u32 = 4;
 /// The dictionary of `xz -9` is 64 MiB; decoding takes little more.
-const DECODER_MEMORY: u64 = 256 << 20;
+const DECODER_MEMORY: u64 = zstd::MEMORY;
 
 /// A package file whose outer form and control files were checked.
 pub struct Deb {
@@ -275,7 +274,7 @@ fn open_member<'a>(
             let stream = Stream::new_lzma_decoder(DECODER_MEMORY)?;
             Box::new(XzStream(XzDecoder::new_stream(compressed, stream)))
         }
-        Compression::Zstd => Box::new(ZstdFrames::new(compressed)),
+        Compression::Zstd => Box::new(zstd::Frames::new(compressed)),
     })
 }
 
@@ -301,73 +300,6 @@ impl<R: io::BufRead> Read for XzStream<R> {
             return Err(malformed("something follows the end of its xz stream"));
         }
         Ok(read)
-    }
-}
-
-/// All frames of a zstd stream, one after the other (RFC 8878, section 3): ruzstd reads one.
-struct ZstdFrames<R> {
-    source: R,
-    decoder: FrameDecoder,
-    inside: bool,
-}
-
-impl<R: io::BufRead> ZstdFrames<R> {
-    fn new(source: R) -> Self {
-        let mut decoder = FrameDecoder::new();
-        decoder.set_max_window_size(DECODER_MEMORY);
-        Self { source, decoder, inside: false }
-    }
-
-    /// Begins the next frame; `false` at the end.
-    fn begin(&mut self) -> io::Result<bool> {
-        while !self.source.fill_buf()?.is_empty() {
-            match self.decoder.reset(&mut self.source) {
-                Ok(()) => return Ok(true),
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
-                    length,
-                    ..
-                })) => {
-                    io::copy(&mut self.source.by_ref().take(u64::from(length)), &mut io::sink())?;
-                }
-                Err(error) => return Err(io::Error::other(error)),
-            }
-        }
-        Ok(false)
-    }
-}
-
-impl<R: io::BufRead> Read for ZstdFrames<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use ruzstd::decoding::BlockDecodingStrategy::UptoBlocks;
-        loop {
-            if !self.inside {
-                self.inside = self.begin()?;
-                if !self.inside {
-                    return Ok(0);
-                }
-            }
-            while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-                self.decoder.decode_blocks(&mut self.source, UptoBlocks(1)).map_err(io::Error::other)?;
-            }
-            let read = self.decoder.read(buffer)?;
-            if read > 0 || buffer.is_empty() {
-                return Ok(read);
-            }
-            self.check()?;
-            self.inside = false;
-        }
-    }
-}
-
-impl<R> ZstdFrames<R> {
-    /// The frame's checksum, where it has one.
-    fn check(&self) -> io::Result<()> {
-        match self.decoder.get_checksum_from_data() {
-            Some(said) if Some(said) != self.decoder.get_calculated_checksum() => {
-                Err(malformed("a zstd frame's checksum is wrong"))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

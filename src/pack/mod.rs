@@ -3,9 +3,12 @@
 pub mod content;
 pub mod deb;
 pub mod gzip;
+pub mod image_layer;
 pub mod tar;
+pub mod untar;
 pub mod wheel;
 pub mod zip;
+pub mod zstd;
 
 mod builder;
 mod splice;

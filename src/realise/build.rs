@@ -43,6 +43,9 @@ impl Realisation<'_> {
         let name = &self.graph.node(node).name;
         match &self.graph.node(node).builder {
             Builder::Fetch(_) => Err(Error::new(Kind::Internal, format!("`{name}` is a file and no tree"))),
+            Builder::ImageLayer(_) => {
+                Err(Error::new(Kind::Internal, format!("`{name}` is what it is, and is not built")))
+            }
             Builder::Files(files) => {
                 for tree in self.graph.node(node).builder.inputs() {
                     self.tree_with_content(*tree)?;

@@ -1,10 +1,11 @@
 //! Locked files into the store: each once, several at once.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use assemble_layers::derivation::Fetch;
+use assemble_layers::derivation::{Fetch, ImageLayer};
 use assemble_layers::{BlobDigest, Sha256};
 
 use super::event::Event;
@@ -30,6 +31,17 @@ pub trait Fetcher: Send + Sync {
     /// # Errors
     /// The disk's; there is no `git`.
     fn repository<'a>(&'a self, folder: &Path) -> Result<Repository<'a>>;
+
+    /// Hands the bytes of a base image's layer to `read`, packed as they are; they have the digest, or
+    /// reading ends in an error.
+    ///
+    /// # Errors
+    /// Its registry does not serve it; those of `read`.
+    fn image_layer(
+        &self,
+        layer: &ImageLayer,
+        read: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+    ) -> Result<()>;
 }
 
 /// The state of one file: its lock is held while it is fetched.
@@ -64,6 +76,11 @@ impl<'a> Downloads<'a> {
                 })
                 .collect()
         })
+    }
+
+    /// The right to download something else.
+    pub(super) fn connection(&self) -> impl Drop + '_ {
+        self.connections.acquire(0)
     }
 
     /// The file in the store, fetched if it is not there.
@@ -120,5 +137,10 @@ impl Fetcher for NoFetcher {
 
     fn repository<'a>(&'a self, folder: &Path) -> Result<Repository<'a>> {
         Repository::open(folder, &[], true)
+    }
+
+    fn image_layer(&self, layer: &ImageLayer, _: &mut dyn FnMut(&mut dyn Read) -> Result<()>) -> Result<()> {
+        let ImageLayer { digest, repository, .. } = layer;
+        Err(Error::new(Kind::Network, format!("the layer `{digest}` of `{repository}` is not in the store")))
     }
 }

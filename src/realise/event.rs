@@ -5,6 +5,8 @@ use std::time::Duration;
 /// How a result was come by, the dearest last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Had {
+    /// As the base image has it.
+    Base,
     Reused,
     Substituted,
     Built,
@@ -14,6 +16,7 @@ impl Had {
     /// As the JSON output has it.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Base => "base",
             Self::Reused => "reused",
             Self::Substituted => "substituted",
             Self::Built => "built",

@@ -7,15 +7,18 @@
 //!
 //! Nothing here prints: what happens is sent as [`Event`]s.
 
+mod base_root;
 mod build;
 mod download;
 mod effort;
 mod event;
+mod image_layer;
 mod permits;
 mod plan;
 mod results;
 mod shell;
 
+pub use base_root::{base_root, dpkg_status};
 pub use download::{Fetcher, NoFetcher};
 pub use event::{Event, Had};
 pub use plan::{Plan, Planned, State, Step};
@@ -30,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use assemble_layers::derivation::Node;
 use assemble_layers::encode::Encoder;
+use assemble_layers::image::Compression;
 use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, image};
 
 use crate::pack::{Contents, gzip};
@@ -53,11 +57,13 @@ pub struct Engine<'a> {
     pub events: Sender<Event>,
 }
 
-/// A layer that is in the store, packed.
+/// A layer whose bytes are known, and where to have them: the store has it, packed, or a cache or a
+/// base image's registry.
 #[derive(Clone, Debug)]
 pub struct RealisedLayer {
     pub diff_id: DiffId,
     pub packed: Packed,
+    pub compression: Compression,
     pub had: Had,
     pub took: Duration,
 }
@@ -89,18 +95,54 @@ struct Realisation<'a> {
 }
 
 impl Engine<'_> {
-    /// Makes every layer of `image` real, and returns them in the image's order.
+    /// Makes every layer of `image` real, and returns them in the image's order. They are in the store
+    /// then, but for a base image's.
     ///
     /// # Errors
     /// The first layer's that failed, in the image's order; others go on to their end, and what
     /// they made is kept.
     pub fn realise(&self, image: &Image) -> Result<Vec<RealisedLayer>> {
-        let nodes: Vec<NodeId> = image.layers.iter().map(|layer| layer.tree).collect();
         let run = Realisation::new(self, &image.graph);
-        std::thread::scope(|scope| {
-            let layers: Vec<_> = nodes.iter().map(|node| scope.spawn(|| run.layer(*node))).collect();
-            layers.into_iter().map(|layer| layer.join().expect("a layer's thread does not panic")).collect()
-        })
+        at_once(image.layers.iter().map(|layer| layer.tree), |node| run.layer(node, false))
+    }
+
+    /// As [`Engine::realise`], but what a cache has may stay there until [`Engine::obtain`] is asked for
+    /// it: a registry that has a layer need not be sent it.
+    ///
+    /// # Errors
+    /// As [`Engine::realise`].
+    pub fn locate(&self, image: &Image) -> Result<Vec<RealisedLayer>> {
+        let run = Realisation::new(self, &image.graph);
+        at_once(image.layers.iter().map(|layer| layer.tree), |node| run.layer(node, true))
+    }
+
+    /// Puts the layers that `wanted` takes into the store, packed, whatever that needs.
+    ///
+    /// # Errors
+    /// As [`Engine::realise`]; a base image's registry that does not serve a layer.
+    pub fn obtain(
+        &self,
+        image: &Image,
+        layers: &[RealisedLayer],
+        wanted: impl Fn(&RealisedLayer) -> bool,
+    ) -> Result<()> {
+        let lacking = |layer: &RealisedLayer| wanted(layer) && !self.store.has_blob(layer.packed.digest);
+        let nodes = image.layers.iter().zip(layers).filter(|(_, layer)| lacking(layer));
+        let nodes: Vec<_> = nodes.map(|(declared, _)| declared.tree).collect();
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let run = Realisation::new(self, &image.graph);
+        at_once(nodes.into_iter(), |node| run.layer_in_store(node)).map(|_: Vec<()>| ())?;
+        match layers.iter().find(|layer| lacking(layer)) {
+            None => Ok(()),
+            Some(layer) => {
+                let error = format!("the layer `{}` was built again, to other bytes", layer.packed.digest);
+                Err(Error::new(Kind::Build, error)
+                    .detail("a cache has its record, and no longer its bytes")
+                    .hint("run it again: what was built now is in the store"))
+            }
+        }
     }
 
     /// Makes one derivation real and its contents present, for a caller that reads the tree itself.
@@ -174,10 +216,11 @@ impl<'a> Realisation<'a> {
         }
     }
 
-    /// The content's digest of an input: at once for a file, by realising it for a tree.
+    /// The content's digest of an input: at once where it is fixed, by realising it for a tree.
     fn identity(&self, node: NodeId) -> Result<Sha256> {
         match &self.graph.node(node).builder {
             Builder::Fetch(fetch) => Ok(fetch.sha256),
+            Builder::ImageLayer(layer) => Ok(layer.diff_id.0),
             _ => self.tree(node).map(|realised| realised.diff_id.0),
         }
     }
@@ -188,6 +231,9 @@ impl<'a> Realisation<'a> {
     }
 
     fn find_or_build(&self, node: NodeId) -> Result<Realised> {
+        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
+            return Ok(image_layer::realised(layer));
+        }
         let builder = self.graph.node(node).builder.try_map(|input| self.identity(*input))?;
         let key = builder.key(image::PLATFORM);
         if let Some(found) = self.find(node, key)? {
@@ -242,9 +288,13 @@ impl<'a> Realisation<'a> {
         if self.obtain_content(&realised)? {
             return Ok(realised);
         }
+        let mut result = lock(&self.results[node.index()]);
+        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
+            self.unpack_image_layer(layer)?;
+            return Ok(realised);
+        }
         // Its record outlived its content: it is built again.
         self.engine.store.forget(realised.key)?;
-        let mut result = lock(&self.results[node.index()]);
         let rebuilt = self.build(node, realised.key);
         *result = Some(rebuilt.clone());
         rebuilt
@@ -268,23 +318,39 @@ impl<'a> Realisation<'a> {
         Ok(true)
     }
 
-    /// A layer: its tree, and the tree packed.
-    fn layer(&self, node: NodeId) -> Result<RealisedLayer> {
+    /// A layer: its tree, and what the tree packed is; where a cache has that it may stay `elsewhere`.
+    fn layer(&self, node: NodeId, elsewhere: bool) -> Result<RealisedLayer> {
         let realised = self.tree(node)?;
-        let (packed, had, took) = self.packed(node, &realised)?;
+        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
+            return Ok(image_layer::as_layer(layer));
+        }
+        let (packed, had, took) = self.packed(node, &realised, elsewhere)?;
         Ok(RealisedLayer {
             diff_id: realised.diff_id,
             packed,
+            compression: Compression::Gzip,
             had: realised.had.max(had),
             took: realised.took + took,
         })
     }
 
-    fn packed(&self, node: NodeId, realised: &Realised) -> Result<(Packed, Had, Duration)> {
+    fn layer_in_store(&self, node: NodeId) -> Result<()> {
+        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
+            let _turn = lock(&self.results[node.index()]);
+            return self.fetch_image_layer(layer);
+        }
+        let realised = self.tree(node)?;
+        self.packed(node, &realised, false).map(|_| ())
+    }
+
+    fn packed(&self, node: NodeId, realised: &Realised, elsewhere: bool) -> Result<(Packed, Had, Duration)> {
         let key = packing_key(realised.diff_id);
-        if let Some((Record { outcome: Outcome::Packed(packed), .. }, _)) = self.engine.record(key)? {
+        if let Some((Record { outcome: Outcome::Packed(packed), .. }, had)) = self.engine.record(key)? {
             if self.engine.store.has_blob(packed.digest) {
                 return Ok((packed, Had::Reused, Duration::ZERO));
+            }
+            if elsewhere && had == Had::Substituted {
+                return Ok((packed, had, Duration::ZERO));
             }
             let started = Instant::now();
             if self.engine.substitute(packed.digest, Some(key)) {
@@ -357,6 +423,21 @@ impl Drop for Realisation<'_> {
             removal.join().expect("a removal does not panic");
         }
     }
+}
+
+/// Does the work on every item, all at once: whoever works waits for a permit.
+fn at_once<T: Send, R>(
+    items: impl Iterator<Item = NodeId>,
+    work: impl Fn(NodeId) -> Result<T> + Sync,
+) -> Result<R>
+where
+    R: FromIterator<T>,
+{
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = items.map(|node| scope.spawn(move || work(node))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a layer's thread does not panic")).collect()
+    })
 }
 
 /// How long, roughly and in seconds, the longest chain takes that begins with each derivation: who

@@ -11,6 +11,8 @@ use crate::{Error, Kind, Result};
 /// What would happen to one layer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum State {
+    /// It is a base image's, and is fetched where somebody reads it.
+    Base,
     /// Its blob is in the store.
     Reuse,
     /// Its record is in a cache.
@@ -68,17 +70,16 @@ impl Engine<'_> {
             let (state, size) = self.state(image, layer.tree)?;
             let fetch = match state {
                 State::Build | State::Undecided { .. } | State::Pack => self.to_fetch(image, layer.tree),
-                State::Reuse | State::Substitute => (0, 0),
+                State::Base | State::Reuse | State::Substitute => (0, 0),
             };
             let name = image.graph.node(layer.tree).name.clone();
             Ok(Planned { name, step: layer.step.clone(), state, size, fetch })
         });
         let layers = layers.collect::<Result<_>>()?;
         let is_layer = |node: NodeId| image.layers.iter().any(|layer| layer.tree == node);
-        let below = image
-            .graph
-            .nodes()
-            .filter(|(id, node)| !is_layer(*id) && !matches!(node.builder, Builder::Fetch(_)));
+        let below = image.graph.nodes().filter(|(id, node)| {
+            !is_layer(*id) && !matches!(node.builder, Builder::Fetch(_) | Builder::ImageLayer(_))
+        });
         let steps = below.map(|(id, node)| {
             let name = node.name.clone();
             Ok(Step { name, state: self.step_state(image, id)?, about: about(&node.builder) })
@@ -110,6 +111,10 @@ impl Engine<'_> {
                 )
                 .hint(format!("`assemble image --variant {variant}` builds it")));
             };
+            if let Builder::ImageLayer(base) = &image.graph.node(layer.tree).builder {
+                layers.push((base.diff_id, Some(Packed { digest: base.digest, size: base.size })));
+                continue;
+            }
             let packed = match self.record(packing_key(DiffId(digest)))? {
                 Some((Record { outcome: Outcome::Packed(packed), .. }, _)) => Some(packed),
                 _ => None,
@@ -120,6 +125,9 @@ impl Engine<'_> {
     }
 
     fn state(&self, image: &Image, node: NodeId) -> Result<(State, Option<u64>)> {
+        if let Builder::ImageLayer(layer) = &image.graph.node(node).builder {
+            return Ok((State::Base, Some(layer.size)));
+        }
         let (diff_id, had) = match self.planned_identity(image, node)? {
             Identity::Known(digest, had) => (DiffId(digest), had),
             Identity::Unknown { first } if first == node => return Ok((State::Build, None)),
@@ -145,8 +153,10 @@ impl Engine<'_> {
 
     fn planned_identity(&self, image: &Image, node: NodeId) -> Result<Identity> {
         let builder = &image.graph.node(node).builder;
-        if let Builder::Fetch(fetch) = builder {
-            return Ok(Identity::Known(fetch.sha256, Had::Reused));
+        match builder {
+            Builder::Fetch(fetch) => return Ok(Identity::Known(fetch.sha256, Had::Reused)),
+            Builder::ImageLayer(layer) => return Ok(Identity::Known(layer.diff_id.0, Had::Base)),
+            _ => {}
         }
         let mut unknown = None;
         let resolved = builder.try_map(|input| match self.planned_identity(image, *input)? {

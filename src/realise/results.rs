@@ -43,9 +43,14 @@ impl Engine<'_> {
         let mut elsewhere = BTreeSet::new();
         // Inputs stand before what needs them.
         for (_, node) in image.graph.nodes() {
-            if let Builder::Fetch(fetch) = &node.builder {
-                elsewhere.insert(BlobDigest(fetch.sha256));
-                identities.push(Some(fetch.sha256));
+            let fixed = match &node.builder {
+                Builder::Fetch(fetch) => Some(fetch.sha256),
+                Builder::ImageLayer(layer) => Some(layer.diff_id.0),
+                _ => None,
+            };
+            if let Some(digest) = fixed {
+                elsewhere.insert(BlobDigest(digest));
+                identities.push(Some(digest));
                 continue;
             }
             let resolved = node.builder.try_map(|input| identities[input.index()].ok_or(()));

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use assemble_layers::tree::{Entry, Kind as EntryKind, Tree, TreePath};
+use assemble_layers::tree::{Content, Entry, Kind as EntryKind, OPAQUE, Tree, TreePath};
 use fs_err as fs;
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 
@@ -43,6 +43,14 @@ pub struct Snapshot {
     pub started: i64,
 }
 
+/// A path of more parts, those of links included, leads nowhere.
+const FOLLOWED: usize = 400;
+
+/// The parts of a path, the last one first.
+fn parts(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec).collect()
+}
+
 struct Node {
     entry: Entry,
     /// The tree it comes from.
@@ -66,12 +74,20 @@ impl Merged {
         Self::new(trees.collect::<Result<_>>()?)
     }
 
-    fn new(trees: Vec<Tree>) -> Result<Self> {
+    /// Merges trees, lowest first.
+    ///
+    /// # Errors
+    /// An entry below what another tree makes a file or a link.
+    pub fn new(trees: Vec<Tree>) -> Result<Self> {
         let mut merged = Self::default();
         for (layer, tree) in trees.iter().enumerate() {
             // Whiteouts speak of lower trees only (OCI image-spec, `layer.md`).
             for gone in tree.entries().iter().filter(|entry| entry.kind == EntryKind::Whiteout) {
-                merged.remove(&gone.path);
+                match (gone.path.name(), gone.path.parent()) {
+                    (OPAQUE, Some(folder)) => merged.remove_below(&folder),
+                    (OPAQUE, None) => merged.0.clear(),
+                    _ => merged.remove(&gone.path),
+                }
             }
             for entry in tree.entries().iter().filter(|entry| entry.kind != EntryKind::Whiteout) {
                 merged.put(entry, layer)?;
@@ -79,6 +95,45 @@ impl Merged {
         }
         merged.complete()?;
         Ok(merged)
+    }
+
+    /// The content of a file, through links, of folders too.
+    pub fn file(&self, path: &TreePath) -> Option<Content> {
+        match &self.0.get(&self.real(path)?)?.entry.kind {
+            EntryKind::File(content) => Some(*content),
+            _ => None,
+        }
+    }
+
+    /// What stands in a folder, not below it.
+    pub fn names_in<'a>(&'a self, folder: &TreePath) -> impl Iterator<Item = TreePath> + use<'a> {
+        let folder = folder.clone();
+        self.0.keys().filter(move |path| path.parent().as_ref() == Some(&folder)).cloned()
+    }
+
+    /// Where a path leads to, as the kernel follows it.
+    fn real(&self, path: &TreePath) -> Option<TreePath> {
+        let mut left: Vec<Vec<u8>> = parts(path.as_bytes());
+        let mut real: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..FOLLOWED {
+            let Some(part) = left.pop() else { break };
+            match &part[..] {
+                b"" | b"." => continue,
+                b".." => drop(real.pop()),
+                _ => real.push(part),
+            }
+            let here = TreePath::new(real.join(&b'/')).ok();
+            if let Some(Node { entry: Entry { kind: EntryKind::Symlink(target), .. }, .. }) =
+                here.and_then(|here| self.0.get(&here))
+            {
+                real.pop();
+                if target.0.starts_with(b"/") {
+                    real.clear();
+                }
+                left.extend(parts(&target.0));
+            }
+        }
+        if left.is_empty() { TreePath::new(real.join(&b'/')).ok() } else { None }
     }
 
     fn remove(&mut self, path: &TreePath) {
@@ -235,6 +290,34 @@ mod tests {
         let low = tree(vec![folder("a"), link("a-b"), link("a/b"), folder("c"), link("c/d"), link("e")]);
         let high = tree(vec![whiteout("a"), link("a/new"), link("c")]);
         assert_eq!(names(&Merged::new(vec![low, high]).unwrap()), ["a", "a-b", "a/new", "c", "e"]);
+    }
+
+    #[test]
+    fn files_are_found_through_links() {
+        let blob = assemble_layers::BlobDigest(assemble_layers::Sha256::of(b""));
+        let content = Content::Plain { blob, offset: 0, length: 1 };
+        let file = Entry::file(path("usr/lib/os-release"), content, 0o644);
+        let links =
+            [("lib", "usr/lib"), ("etc/one", "../lib/os-release"), ("etc/two", "/etc/one"), ("loop", "loop")];
+        let links = links.map(|(name, target)| Entry::symlink(path(name), target));
+        let merged = Merged::new(vec![tree(vec![file]), tree(links.to_vec())]).unwrap();
+        for name in ["usr/lib/os-release", "lib/os-release", "etc/one", "etc/two"] {
+            assert_eq!(merged.file(&path(name)), Some(content), "{name}");
+        }
+        for name in ["loop", "etc", "nothing", "etc/one/x"] {
+            assert_eq!(merged.file(&path(name)), None, "{name}");
+        }
+        let names: Vec<_> = merged.names_in(&path("etc")).collect();
+        assert_eq!(names, [path("etc/one"), path("etc/two")]);
+    }
+
+    #[test]
+    fn an_opaque_folder_hides_what_was_in_it() {
+        let low = tree(vec![folder("a"), link("a/b"), link("c")]);
+        let high = tree(vec![folder("a"), whiteout("a/.wh..wh..opq"), link("a/new")]);
+        assert_eq!(names(&Merged::new(vec![low.clone(), high]).unwrap()), ["a", "a/new", "c"]);
+        let all = tree(vec![whiteout(".wh..wh..opq"), link("d")]);
+        assert_eq!(names(&Merged::new(vec![low, all]).unwrap()), ["d"]);
     }
 
     #[test]

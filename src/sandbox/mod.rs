@@ -52,6 +52,7 @@ use serde::{Deserialize, Serialize};
 pub use command::Command;
 pub use helper::run_if_helper;
 pub use launch::Sandbox;
+pub(crate) use materialise::Merged;
 
 /// What the sandbox is asked to do: plain data.
 #[derive(Clone, Debug, Serialize, Deserialize)]

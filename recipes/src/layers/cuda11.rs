@@ -14,7 +14,9 @@ use assemble_layers::{Builder, Graph, Lock, NodeId, TreePath, debian};
 /// The lock's name for these packages.
 pub const SET: &str = "cuda-11.8";
 /// The toolkit with all libraries; the compiler that its nvcc works with; BLAS and LAPACK for PyTorch.
-pub const PACKAGES: [&str; 4] = ["nvidia-cuda-toolkit", "gcc-11", "g++-11", "libopenblas-dev"];
+pub const PACKAGES: [&str; 4] = ["nvidia-cuda-toolkit", COMPILERS[0], COMPILERS[1], COMPILERS[2]];
+/// Without the toolkit, where the base has it.
+pub const COMPILERS: [&str; 3] = ["gcc-11", "g++-11", "libopenblas-dev"];
 
 /// The lock's name for these distributions.
 pub const COLLECTION: &str = "cudnn-8.9";
@@ -100,6 +102,14 @@ pub fn layers(graph: &mut Graph, lock: &Lock, below: &[NodeId]) -> Result<Toolch
         layer(links, "ln -s … /usr/local/cuda-11.8 /usr/local/cuda".to_owned()),
     ];
     Ok(Toolchain { root, layers })
+}
+
+/// The toolchain over a base that has CUDA and cuDNN: what else compiling needs.
+pub fn compilers(graph: &mut Graph, lock: &Lock, set: &str, below: &[NodeId]) -> Toolchain {
+    let tree = debian::unpack_set(graph, &lock.debian, set, "compilers", below);
+    let created_by = format!("apt-get install --no-install-recommends {}", COMPILERS.join(" "));
+    let layer = Layer { tree, step: "toolchain".to_owned(), created_by };
+    Toolchain { root: below.iter().copied().chain([tree]).collect(), layers: vec![layer] }
 }
 
 fn cudnn(graph: &mut Graph, lock: &Lock, root: &[NodeId]) -> Result<Layer, RecipeError> {

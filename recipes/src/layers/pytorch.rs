@@ -79,17 +79,22 @@ pub fn source() -> GitSource {
     }
 }
 
-/// From the repository to `/opt/pytorch`.
+/// From the repository to `/opt/pytorch`. `tools` is the lock's name for [`PACKAGES`].
 ///
 /// # Errors
 /// The lock lacks the source, or what its build needs.
-pub fn layer(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Result<Layer, RecipeError> {
+pub fn layer(
+    graph: &mut Graph,
+    lock: &Lock,
+    toolchain: &Toolchain,
+    tools: &str,
+) -> Result<Layer, RecipeError> {
     let missing = |what: &str| RecipeError(format!("the lock has no {what} `{SOURCE}`"));
     let GitSource { url, commit } =
         lock.requirements.git.get(SOURCE).cloned().ok_or_else(|| missing("source"))?;
     let files = Git { url, commit, folder: TreePath::new(FOLDER)? };
     let files = graph.add("pytorch source", Builder::Git(files));
-    let mut root = with_tools(graph, lock, toolchain);
+    let mut root = with_tools(graph, lock, toolchain, tools);
     let requirements = Group {
         what: "pytorch's build requirements",
         step: "source build",
@@ -114,9 +119,9 @@ pub fn layer(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Result<La
     })
 }
 
-/// The toolchain, and what is needed for building alone.
-fn with_tools(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Vec<NodeId> {
-    let tools = debian::unpack_set(graph, &lock.debian, SET, "pytorch's build tools", &toolchain.root);
+/// The toolchain, and what is needed for building alone: the set `tools`.
+fn with_tools(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain, tools: &str) -> Vec<NodeId> {
+    let tools = debian::unpack_set(graph, &lock.debian, tools, "pytorch's build tools", &toolchain.root);
     let mut root = toolchain.root.clone();
     root.push(tools);
     root
@@ -127,7 +132,12 @@ fn with_tools(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Vec<Node
 ///
 /// # Errors
 /// A version of Python in the lock that is no part of a path.
-pub fn sdists(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Result<Build, RecipeError> {
+pub fn sdists(
+    graph: &mut Graph,
+    lock: &Lock,
+    toolchain: &Toolchain,
+    tools: &str,
+) -> Result<Build, RecipeError> {
     const OWN: [&str; 10] = [
         "TORCH_CUDA_ARCH_LIST",
         "PATH",
@@ -140,7 +150,7 @@ pub fn sdists(graph: &mut Graph, lock: &Lock, toolchain: &Toolchain) -> Result<B
         "CCACHE_COMPILERCHECK",
         "CCACHE_MAXSIZE",
     ];
-    let mut build = Build::new(lock, with_tools(graph, lock, toolchain))?;
+    let mut build = Build::new(lock, with_tools(graph, lock, toolchain, tools))?;
     let shared = ENVIRONMENT.into_iter().filter(|(name, _)| OWN.contains(name));
     let cupy = [
         ("CUDA_PATH", "/usr/local/cuda"),

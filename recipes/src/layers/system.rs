@@ -10,7 +10,8 @@ pub const SET: &str = "system";
 pub const PACKAGES: [&str; 6] = ["build-essential", "curl", "git", "python3", "python3-dev", "tini"];
 
 pub fn layer(graph: &mut Graph, lock: &Lock, base: &Base) -> Layer {
-    let tree = debian::unpack_set(graph, &lock.debian, SET, "system dependencies", &[base.debian]);
+    let set = base.set(SET);
+    let tree = debian::unpack_set(graph, &lock.debian, &set, "system dependencies", &base.root);
     Layer {
         tree,
         step: "system dependencies".to_owned(),

@@ -27,9 +27,9 @@ use std::sync::mpsc::Sender;
 use assemble_layers::{BlobDigest, DiffId};
 
 use super::archive::Stream;
+use super::push::Built;
 use crate::oci::{Assembled, Reference};
 use crate::realise::Event;
-use crate::store::Store;
 use crate::{Error, Kind, Result};
 use engine::{Held, Kept};
 
@@ -55,12 +55,11 @@ pub struct Loaded {
 /// The engine's; those of the store.
 pub fn load(
     engine: &Engine,
-    store: &Store,
-    image: &Assembled,
+    built: &Built<'_>,
     names: &[Reference],
     events: &Sender<Event>,
 ) -> Result<Loaded> {
-    let loading = Loading { engine, store, image, names, events };
+    let loading = Loading { engine, built, image: built.image, names, events };
     let (id, loaded) = loading.ensure()?;
     for name in names {
         engine.tag(id, name)?;
@@ -70,7 +69,7 @@ pub fn load(
 
 struct Loading<'a> {
     engine: &'a Engine,
-    store: &'a Store,
+    built: &'a Built<'a>,
     image: &'a Assembled,
     names: &'a [Reference],
     events: &'a Sender<Event>,
@@ -202,11 +201,12 @@ impl Loading<'_> {
     }
 
     fn send(&self, spared: &BTreeSet<BlobDigest>, sent: &mut u64) -> Result<()> {
+        (self.built.obtain)(&|digest| !spared.contains(&digest))?;
         let archive = Stream::without(self.image, spared)?;
         let size = archive.size()?;
         let result = self.engine.load(size, &mut |out| {
             let mut progress = Progress { out, done: 0, size, reported: None, events: self.events };
-            let result = archive.write(self.store, &mut progress);
+            let result = archive.write(self.built.store, &mut progress);
             *sent += progress.done;
             result
         });

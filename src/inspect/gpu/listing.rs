@@ -118,6 +118,14 @@ pub fn of_layer(
     Ok(listing)
 }
 
+/// Whether nothing of a layer need be read.
+///
+/// # Errors
+/// Those of the store.
+pub fn is_recorded(engine: &Engine<'_>, diff_id: DiffId, select: Select<'_>) -> Result<bool> {
+    Ok(recorded(engine, select.key(diff_id))?.is_some())
+}
+
 fn recorded(engine: &Engine<'_>, key: Key) -> Result<Option<Listing>> {
     let Some((record, had)) = engine.record(key)? else { return Ok(None) };
     let Outcome::Listing { blob } = record.outcome else { return Ok(None) };

@@ -15,7 +15,7 @@ mod fatbin;
 mod inspection;
 mod listing;
 mod promise;
-pub(super) mod tar;
+mod tar;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

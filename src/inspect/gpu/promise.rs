@@ -5,7 +5,7 @@ use assemble_layers::{Image, Key};
 
 use super::listing::{self, Library, Listing, Select};
 use super::{Architecture, Code};
-use crate::realise::{Engine, RealisedLayer};
+use crate::realise::{Engine, Had, RealisedLayer};
 use crate::{Error, Kind, Result};
 
 /// Checks every promise of an image whose layers are real. A library is read once: what it carries
@@ -16,8 +16,12 @@ use crate::{Error, Kind, Result};
 pub fn keep_promises(engine: &Engine<'_>, image: &Image, layers: &[RealisedLayer]) -> Result<()> {
     for promise in &image.promises {
         let mut seen = Listing::default();
-        for layer in layers {
+        // A base image is what it is: the promise is about what the recipe adds.
+        for layer in layers.iter().filter(|layer| layer.had != Had::Base) {
             let select = Select::Named(&promise.library);
+            if !listing::is_recorded(engine, layer.diff_id, select)? {
+                engine.obtain(image, layers, |it| it.diff_id == layer.diff_id)?;
+            }
             seen = seen.under(listing::of_layer(engine, layer.diff_id, Some(layer.packed), select)?);
         }
         let warnings = check(promise, &seen.libraries).map_err(|error| {

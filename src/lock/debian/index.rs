@@ -63,6 +63,14 @@ impl<'a> Package<'a> {
         provided(self.field("Provides").unwrap_or_default())
     }
 
+    /// The source package that it was built from, and that one's version (Policy 5.6.1).
+    pub fn source(&self) -> (&'a str, &'a str) {
+        let field = self.field("Source").unwrap_or(self.name);
+        let (name, version) = field.split_once(" (").unwrap_or((field, ""));
+        let version = version.trim_end_matches(')');
+        (name, if version.is_empty() { self.version.0 } else { version })
+    }
+
     /// Debian's priorities in apt's order; what has none comes last.
     pub fn priority(&self) -> usize {
         let priorities = ["required", "important", "standard", "optional"];
@@ -131,6 +139,15 @@ impl<'a> Universe<'a> {
 
     pub fn ids(&self) -> impl Iterator<Item = PackageId> + use<> {
         (0..self.packages.len()).map(PackageId)
+    }
+
+    /// What a listing's text is about, each package as the first listing has it.
+    pub fn all_of(&self, text: &str) -> Vec<PackageId> {
+        let found = stanzas(text).filter_map(|stanza| {
+            let field = |name: &str| fields(stanza).find(|(field, _)| *field == name).map(|(_, value)| value);
+            self.exact(field("Package")?, field("Version")?)
+        });
+        found.collect()
     }
 
     /// All versions that go by a name.

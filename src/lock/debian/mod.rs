@@ -10,13 +10,14 @@ mod release;
 mod resolver;
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use assemble_layers::lock::{Deb, Debian, DebianRequirements};
 
 use crate::error::{Error, Kind, Result};
 use crate::fetch::Fetcher;
 use archive::{Reader, Suite};
-use index::{Listing, Package, Universe};
+use index::{Listing, Package, PackageId, Universe};
 use release::Keyring;
 use resolver::{Because, Pins, Problem, Resolver};
 
@@ -25,6 +26,39 @@ use resolver::{Because, Pins, Problem, Resolver};
 pub struct Previous<'a> {
     pub requirements: &'a DebianRequirements,
     pub debian: &'a Debian,
+}
+
+/// What a base image has: packages that are there already, and the keys that it trusts.
+pub struct Installed {
+    /// dpkg's `status`.
+    status: String,
+    keyring: Keyring,
+}
+
+impl Installed {
+    /// Of the files of its root in a folder; `status` is dpkg's.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn read(root: &Path, status: String) -> Result<Self> {
+        let mut keyring = Keyring::debian();
+        for folder in ["etc/apt/trusted.gpg.d", "etc/apt/keyrings", "usr/share/keyrings"] {
+            let Ok(files) = fs_err::read_dir(root.join(folder)) else { continue };
+            for file in files {
+                keyring.add(&fs_err::read(file?.path())?);
+            }
+        }
+        Ok(Self { status, keyring })
+    }
+
+    /// The stanzas of what is installed, and not only its configuration.
+    fn stanzas(&self) -> String {
+        let installed =
+            |stanza: &&str| stanza.lines().any(|line| line.trim_end() == "Status: install ok installed");
+        let held = |stanza: &&str| stanza.lines().any(|line| line.trim_end() == "Status: hold ok installed");
+        let stanzas = self.status.split("\n\n").filter(|stanza| installed(stanza) || held(stanza));
+        stanzas.collect::<Vec<_>>().join("\n\n")
+    }
 }
 
 /// What is to be resolved, and what shall stay.
@@ -37,6 +71,8 @@ pub struct Request<'a> {
     pub update: &'a [String],
     /// In seconds since 1970: what makes a Release expired.
     pub now: u64,
+    /// What the sets are installed over, where that is an image.
+    pub installed: Option<&'a Installed>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +97,10 @@ pub struct Resolution {
 /// # Errors
 /// [`Kind::Network`] if a suite cannot be had, signed; [`Kind::Conflict`] if a set cannot be met.
 pub fn resolve(fetcher: &Fetcher, request: &Request<'_>) -> Result<Resolution> {
-    resolve_signed(fetcher, request, &Keyring::debian())
+    match request.installed {
+        Some(installed) => resolve_signed(fetcher, request, &installed.keyring),
+        None => resolve_signed(fetcher, request, &Keyring::debian()),
+    }
 }
 
 fn resolve_signed(fetcher: &Fetcher, request: &Request<'_>, keyring: &Keyring) -> Result<Resolution> {
@@ -79,13 +118,21 @@ fn resolve_signed(fetcher: &Fetcher, request: &Request<'_>, keyring: &Keyring) -
         now: request.now,
     };
     let suites = read_suites(&reader, &requirements.suites)?;
-    let universe = Universe::new(listings(&suites), &requirements.architecture);
-    let debian = choose(&universe, request)?;
+    let installed = request.installed.map(Installed::stanzas);
+    let mut listings = listings(&suites);
+    // Last, so that what the archive lists as well is taken from there.
+    listings.extend(installed.as_ref().map(|text| Listing { suite: usize::MAX, pin: INSTALLED, text }));
+    let universe = Universe::new(listings, &requirements.architecture);
+    let there = installed.as_deref().map_or(Vec::new(), |text| universe.all_of(text));
+    let debian = choose(&universe, &there, request)?;
     let mut warnings: Vec<String> = suites.iter().flat_map(|suite| suite.warnings.clone()).collect();
     warnings.extend(moved(&universe, request, &debian));
     let timestamp = suites.iter().map(|suite| suite.date).max();
     Ok(Resolution { debian, warnings, timestamp })
 }
+
+/// What apt gives a version that is installed and listed nowhere (apt_preferences(5)).
+const INSTALLED: u16 = 100;
 
 /// All suites at once.
 fn read_suites(reader: &Reader<'_>, names: &[String]) -> Result<Vec<Suite>> {
@@ -107,16 +154,17 @@ fn listings(suites: &[Suite]) -> Vec<Listing<'_>> {
 }
 
 /// Resolves with the locked versions; those that stand in the way are let go, and it starts over.
-fn choose<'a>(universe: &Universe<'a>, request: &Request<'a>) -> Result<Debian> {
+fn choose<'a>(universe: &Universe<'a>, there: &[PackageId], request: &Request<'a>) -> Result<Debian> {
     let mut pins = pins(universe, request);
     loop {
-        let mut resolver = Resolver::new(universe, pins.clone());
+        let mut resolver = Resolver::new(universe, pins.clone()).over(there);
         let sets = &request.requirements.sets;
         let outcome =
             sets.iter().try_for_each(|set| resolver.add_set(&set.name, set.essential, &set.packages));
         let outcome = outcome.map_err(|problem| conflict(problem, request.requirements)).and_then(|()| {
             let mut package = resolver
                 .chosen()
+                .filter(|(_, chosen)| !matches!(chosen.because, Because::Installed))
                 .map(|(package, chosen)| {
                     let automatic = matches!(chosen.because, Because::Needed { .. });
                     deb(package, chosen.set, automatic, request.requirements)

@@ -35,6 +35,17 @@ impl Keyring {
         SignedPublicKey::from_bytes_many(bytes)?.collect::<Result<_, _>>().map(Self)
     }
 
+    /// Adds the keys of a file, armoured or not; those of kinds that are not known here verify nothing.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let keys = match bytes.starts_with(b"-----BEGIN") {
+            true => {
+                SignedPublicKey::from_armor_many(bytes).map(|(keys, _)| keys.flatten().collect::<Vec<_>>())
+            }
+            false => SignedPublicKey::from_bytes_many(bytes).map(|keys| keys.flatten().collect()),
+        };
+        self.0.extend(keys.unwrap_or_default());
+    }
+
     /// Whether one of the keys, or its subkeys for signing, made this signature.
     fn made(&self, signature: &Signature, text: &str, now: u64) -> bool {
         self.0.iter().any(|key| {

@@ -24,6 +24,8 @@ use crate::debian::relation::{Dependency, Relation};
 /// Why a package is there.
 #[derive(Clone, Copy, Debug)]
 pub enum Because<'a> {
+    /// The image that is built upon has it.
+    Installed,
     /// This set names it.
     Asked { set: &'a str },
     /// This set takes all `Essential: yes`.
@@ -61,8 +63,9 @@ pub struct Resolver<'u, 'a> {
     demanded: HashMap<&'a str, PackageId>,
     set: &'a str,
     chosen: HashMap<&'a str, Chosen<'a>>,
-    /// What was chosen, in order, so that it can be undone.
-    trail: Vec<&'a str>,
+    /// What was chosen, in order, and what stood there before: an older version that was installed. So it
+    /// can be undone.
+    trail: Vec<(&'a str, Option<Chosen<'a>>)>,
     refused: HashMap<PackageId, Problem>,
     /// Pinned packages that stood in the way, where their newest versions would not.
     outgrown: RefCell<BTreeSet<&'a str>>,
@@ -80,6 +83,18 @@ impl<'u, 'a> Resolver<'u, 'a> {
             refused: HashMap::new(),
             outgrown: RefCell::default(),
         }
+    }
+
+    /// Over what is installed. It is believed to fit together.
+    #[must_use]
+    pub fn over(mut self, installed: &[PackageId]) -> Self {
+        for id in installed {
+            let chosen = self.as_chosen(*id, Because::Installed);
+            let name = self.universe.get(*id).name;
+            self.chosen.insert(name, chosen);
+            self.trail.push((name, None));
+        }
+        self
     }
 
     /// Adds a set over those before it.
@@ -110,7 +125,11 @@ impl<'u, 'a> Resolver<'u, 'a> {
                 }
             }
         }
-        added.into_iter().try_for_each(|id| self.complete(id))
+        added.into_iter().try_for_each(|id| {
+            self.complete(id)?;
+            self.upgrade_siblings(id);
+            Ok(())
+        })
     }
 
     /// What was chosen, by name.
@@ -165,7 +184,9 @@ impl<'u, 'a> Resolver<'u, 'a> {
 
     /// Chooses a package and all that it needs; if that fails, nothing has happened.
     fn install(&mut self, id: PackageId, because: Because<'a>) -> Result<(), Problem> {
-        if self.chosen.contains_key(self.universe.get(id).name) {
+        let name = self.universe.get(id).name;
+        let old = self.chosen.get(name).map(|chosen| chosen.package);
+        if old.is_some_and(|old| old == id || !self.is_installed(old)) {
             return Ok(());
         }
         if let Some(problem) = self.refused.get(&id) {
@@ -173,31 +194,97 @@ impl<'u, 'a> Resolver<'u, 'a> {
         }
         let before = self.trail.len();
         let outcome = self.choose(id, because).and_then(|()| self.complete(id));
+        let outcome = outcome.and_then(|()| if old.is_some() { self.follow(id) } else { Ok(()) });
+        if outcome.is_ok() {
+            self.upgrade_siblings(id);
+        }
         if let Err(problem) = &outcome {
-            for name in self.trail.drain(before..) {
-                self.chosen.remove(name);
+            for (name, replaced) in self.trail.drain(before..).rev() {
+                match replaced {
+                    Some(chosen) => self.chosen.insert(name, chosen),
+                    None => self.chosen.remove(name),
+                };
             }
             self.refused.insert(id, problem.clone());
         }
         outcome
     }
 
-    fn choose(&mut self, id: PackageId, because: Because<'a>) -> Result<(), Problem> {
+    fn is_installed(&self, id: PackageId) -> bool {
+        let chosen = self.chosen.get(self.universe.get(id).name);
+        chosen.is_some_and(|chosen| chosen.package == id && matches!(chosen.because, Because::Installed))
+    }
+
+    /// After an upgrade: whatever is installed and needed the old version is upgraded as well.
+    fn follow(&mut self, upgraded: PackageId) -> Result<(), Problem> {
+        let name = self.universe.get(upgraded).name;
+        let installed = self.chosen.values().map(|chosen| chosen.package).filter(|id| self.is_installed(*id));
+        let mut broken: Vec<(PackageId, &'a str)> = Vec::new();
+        for id in installed {
+            let package = self.universe.get(id);
+            let entries = package.relations("Pre-Depends").chain(package.relations("Depends"));
+            let unmet = entries
+                .filter(|entry| entry.alternatives.iter().any(|relation| relation.name == name))
+                .find(|entry| !entry.alternatives.iter().any(|relation| self.is_satisfied(relation)));
+            broken.extend(unmet.map(|entry| (id, entry.text)));
+        }
+        broken.sort_unstable_by_key(|(id, _)| *id);
+        for (id, entry) in broken {
+            // One of the others may have brought it along.
+            if !self.is_installed(id) {
+                continue;
+            }
+            let package = self.universe.get(id);
+            let newest = self.universe.newest(package.name).filter(|newest| *newest != id);
+            let stuck = || Problem {
+                message: format!("`{name}` cannot be upgraded"),
+                details: vec![format!(
+                    "`{} {}` is installed and needs `{entry}`, and no newer version of it is listed",
+                    package.name, package.version
+                )],
+            };
+            self.install(newest.ok_or_else(stuck)?, Because::Needed { by: upgraded, entry })?;
+        }
+        Ok(())
+    }
+
+    /// What is installed of the same source goes along to the same version, if it can (apt.conf(5),
+    /// `APT::Get::Upgrade-By-Source-Package`).
+    fn upgrade_siblings(&mut self, of: PackageId) {
+        let source = self.universe.get(of).source();
+        let installed = self.chosen.values().map(|chosen| chosen.package).filter(|id| self.is_installed(*id));
+        let newest = installed.filter_map(|id| {
+            let newest = self.universe.newest(self.universe.get(id).name)?;
+            (newest != id && self.universe.get(newest).source() == source).then_some(newest)
+        });
+        let mut siblings: Vec<_> = newest.collect();
+        siblings.sort_unstable();
+        for sibling in siblings {
+            let _ = self.install(sibling, Because::Needed { by: of, entry: "the same source package" });
+        }
+    }
+
+    fn as_chosen(&self, id: PackageId, because: Because<'a>) -> Chosen<'a> {
         let package = self.universe.get(id);
         let negative = ["Conflicts", "Breaks"].into_iter().flat_map(|field| {
             let entries = package.relations(field).flat_map(|entry| entry.alternatives);
             entries.map(move |relation| (field, relation))
         });
-        let chosen = Chosen {
+        Chosen {
             package: id,
             set: self.set,
             because,
             negative: negative.collect(),
             provides: package.provides().collect(),
-        };
+        }
+    }
+
+    fn choose(&mut self, id: PackageId, because: Because<'a>) -> Result<(), Problem> {
+        let name = self.universe.get(id).name;
+        let chosen = self.as_chosen(id, because);
         self.check_conflicts(&chosen)?;
-        self.trail.push(package.name);
-        self.chosen.insert(package.name, chosen);
+        let replaced = self.chosen.insert(name, chosen);
+        self.trail.push((name, replaced));
         Ok(())
     }
 
@@ -243,8 +330,11 @@ impl<'u, 'a> Resolver<'u, 'a> {
     fn candidates(&self, relation: &Relation<'a>) -> Vec<PackageId> {
         let mut found = Vec::new();
         if let Some(id) = self.candidate(relation.name) {
+            let newer = self.universe.newest(relation.name).filter(|_| self.is_installed(id));
             if fits(self.universe.get(id), relation) {
                 found.push(id);
+            } else if let Some(newer) = newer.filter(|newer| fits(self.universe.get(*newer), relation)) {
+                found.push(newer);
             } else if self.newest_instead(id).is_some_and(|newest| fits(newest, relation)) {
                 self.outgrown.borrow_mut().insert(self.universe.get(id).name);
             }
@@ -279,7 +369,9 @@ impl<'u, 'a> Resolver<'u, 'a> {
 
     /// `Conflicts` and `Breaks`, both ways.
     fn check_conflicts(&self, new: &Chosen<'a>) -> Result<(), Problem> {
-        for old in self.trail.iter().map(|name| &self.chosen[name]) {
+        let name = self.universe.get(new.package).name;
+        let others = self.trail.iter().map(|(name, _)| *name).filter(|other| *other != name);
+        for old in others.map(|name| &self.chosen[name]) {
             for (one, other) in [(new, old), (old, new)] {
                 if let Some((field, relation)) = self.conflict(one, other) {
                     return Err(self.conflicting(one, other, field, &relation));
@@ -307,6 +399,7 @@ impl<'u, 'a> Resolver<'u, 'a> {
     /// From the set down to a package, a line each.
     fn chain(&self, because: Because<'a>, package: &str) -> Vec<String> {
         match because {
+            Because::Installed => vec![format!("`{package}` is installed in the base image")],
             Because::Asked { set } => vec![format!("set `{set}` asks for `{package}`")],
             Because::Essential { set } => {
                 vec![format!("`{package}` is essential, and set `{set}` takes those")]

@@ -67,12 +67,13 @@ fn requirements(packages: &str) -> DebianRequirements {
             name: "system".into(),
             essential: false,
             packages: packages.split_whitespace().map(str::to_owned).collect(),
+            over: None,
         }],
     }
 }
 
 fn request(requirements: &DebianRequirements) -> Request<'_> {
-    Request { requirements, previous: None, update: &[], now: DATE + DAY }
+    Request { requirements, previous: None, update: &[], now: DATE + DAY, installed: None }
 }
 
 fn versions(debian: &Debian) -> Vec<String> {

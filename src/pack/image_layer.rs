@@ -1,0 +1,191 @@
+//! The tar of an image's layer, whoever made it → a tree whose contents are ranges of that tar (OCI
+//! image-spec, `layer.md`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, Read};
+
+use assemble_layers::tree::{OPAQUE, RawBytes};
+use assemble_layers::{BlobDigest, Content, Entry, Kind, Tree, TreePath};
+use flate2::bufread::MultiGzDecoder;
+use tar::EntryType;
+
+use super::untar::{self, Next, WHITEOUT, damaged, padding, skip};
+use super::zstd;
+use crate::Result;
+
+/// More entries than this are no layer.
+const ENTRIES: usize = 5_000_000;
+
+/// The tar of a packed layer; how it is packed, its first bytes say.
+///
+/// # Errors
+/// Those of `layer`; a frame of zstd that is none.
+pub fn unpacked<'a>(mut layer: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> {
+    Ok(match layer.fill_buf()? {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(layer)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Frames::new(layer)),
+        _ => Box::new(layer),
+    })
+}
+
+/// Reads a tar to its end. `blob` is where its bytes are.
+///
+/// Devices and pipes are left out, and attributes but for capabilities: the tree is for running
+/// commands over, where they have no use; the layer itself stays as it is.
+///
+/// # Errors
+/// A tar that is damaged or hostile; a hard link to what is not in it.
+pub fn read(tar: impl Read, blob: BlobDigest) -> Result<Tree> {
+    let mut tar = Counted { inner: tar, at: 0 };
+    let mut layer = Layer::default();
+    while let Some(next) = untar::next(&mut tar)? {
+        let content = Content::Plain { blob, offset: tar.at, length: next.size };
+        let whole = next.size.checked_add(padding(next.size)).ok_or_else(|| damaged("a size is none"))?;
+        layer.add(next, content)?;
+        skip(&mut tar.by_ref().take(whole))?;
+    }
+    layer.finish()
+}
+
+#[derive(Default)]
+struct Layer {
+    /// The last of a name counts.
+    entries: BTreeMap<TreePath, Entry>,
+    /// What of lower layers is gone.
+    gone: BTreeSet<TreePath>,
+    /// Folders whose content in lower layers is gone; `None` is the root.
+    opaque: BTreeSet<Option<TreePath>>,
+}
+
+impl Layer {
+    fn add(&mut self, next: Next, content: Content) -> Result<()> {
+        let Some(path) = normal(&next.path)? else { return Ok(()) };
+        if let Some(name) = path.name().strip_prefix(WHITEOUT) {
+            return self.add_whiteout(&path, name);
+        }
+        let kind = match next.kind {
+            EntryType::Directory => Kind::Directory,
+            EntryType::Regular | EntryType::Continuous => Kind::File(content),
+            EntryType::Symlink => Kind::Symlink(RawBytes(next.link.clone())),
+            EntryType::Link => {
+                let target = normal(&next.link)?;
+                Kind::Hardlink(target.ok_or_else(|| damaged(format!("`{path}` is a link to nothing")))?)
+            }
+            EntryType::Char | EntryType::Block | EntryType::Fifo => return Ok(()),
+            other => return Err(damaged(format!("`{path}` is of a kind that layers have not: {other:?}"))),
+        };
+        if self.entries.len() >= ENTRIES {
+            return Err(damaged(format!("it has more than {ENTRIES} entries")));
+        }
+        let capability = |(name, value): (Vec<u8>, Vec<u8>)| match &name[..] {
+            b"security.capability" => Some(("security.capability".to_owned(), RawBytes(value))),
+            _ => None,
+        };
+        let (mode, uid, gid, mtime) = (next.mode()?, next.uid()?, next.gid()?, next.mtime()?);
+        let xattrs = next.xattrs.into_iter().filter_map(capability).collect();
+        self.entries.insert(path.clone(), Entry { path, kind, mode, uid, gid, mtime, xattrs });
+        Ok(())
+    }
+
+    fn add_whiteout(&mut self, path: &TreePath, name: &[u8]) -> Result<()> {
+        if path.name() == OPAQUE {
+            self.opaque.insert(path.parent());
+        } else if !name.starts_with(WHITEOUT) {
+            // What is left are notes of AUFS: `.wh..wh.plnk`.
+            self.gone.insert(match path.parent() {
+                Some(folder) => folder.join(name)?,
+                None => TreePath::new(name)?,
+            });
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Tree> {
+        self.order_links()?;
+        for path in std::mem::take(&mut self.gone) {
+            match self.entries.get(&path).map(|entry| &entry.kind) {
+                None => drop(self.entries.insert(path.clone(), whiteout(path))),
+                // The new folder hides the old one.
+                Some(Kind::Directory) => drop(self.opaque.insert(Some(path))),
+                Some(_) => {}
+            }
+        }
+        for folder in self.opaque {
+            let path = match folder {
+                Some(folder) => folder.join(OPAQUE)?,
+                None => TreePath::new(OPAQUE)?,
+            };
+            self.entries.insert(path.clone(), whiteout(path));
+        }
+        Ok(Tree::new(self.entries.into_values().collect())?)
+    }
+
+    /// In a tree the first name of a file, by its path, is the file, and the others are links to it; in
+    /// a tar it is the one that comes first.
+    fn order_links(&mut self) -> Result<()> {
+        let mut names: BTreeMap<TreePath, BTreeSet<TreePath>> = BTreeMap::new();
+        for path in self.entries.keys() {
+            let file = self.file_of(path)?;
+            if file != *path {
+                names.entry(file).or_default().insert(path.clone());
+            }
+        }
+        for (file, mut all) in names {
+            let entry = self.entries[&file].clone();
+            all.insert(file);
+            let first = all.pop_first().expect("a file and its links");
+            for path in all {
+                let link = Entry { path: path.clone(), kind: Kind::Hardlink(first.clone()), ..entry.clone() };
+                self.entries.insert(path, link);
+            }
+            self.entries.insert(first.clone(), Entry { path: first, ..entry });
+        }
+        Ok(())
+    }
+
+    /// What a chain of hard links ends at.
+    fn file_of(&self, path: &TreePath) -> Result<TreePath> {
+        let mut at = path;
+        for _ in 0..self.entries.len() {
+            match self.entries.get(at).map(|entry| &entry.kind) {
+                Some(Kind::Hardlink(target)) => at = target,
+                Some(Kind::Directory) if at != path => break,
+                Some(_) => return Ok(at.clone()),
+                None => break,
+            }
+        }
+        Err(damaged(format!("`{path}` is a hard link to what is not in the layer")))
+    }
+}
+
+fn whiteout(path: TreePath) -> Entry {
+    Entry { kind: Kind::Whiteout, ..Entry::directory(path) }
+}
+
+/// `./usr//lib/` is `usr/lib`; the root itself is `None`.
+fn normal(path: &[u8]) -> Result<Option<TreePath>> {
+    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+    let path = parts.collect::<Vec<_>>().join(&b'/');
+    match path.is_empty() {
+        true => Ok(None),
+        false => TreePath::new(path).map(Some).map_err(damaged),
+    }
+}
+
+struct Counted<R> {
+    inner: R,
+    /// Bytes that were read.
+    at: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+#[path = "image_layer_tests.rs"]
+mod tests;

@@ -1,0 +1,178 @@
+use std::io::Cursor;
+
+use assemble_layers::{DiffId, Sha256};
+use tar::{Builder, Header};
+
+use super::*;
+
+fn header(kind: EntryType) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(0o640);
+    header.set_uid(7);
+    header.set_gid(8);
+    header.set_mtime(9);
+    header.set_size(0);
+    header
+}
+
+/// A tar by somebody else's writer, and what is read of it: a line an entry.
+struct Tar(Builder<Vec<u8>>);
+
+impl Default for Tar {
+    fn default() -> Self {
+        Self(Builder::new(Vec::new()))
+    }
+}
+
+impl Tar {
+    fn entry(mut self, kind: EntryType, path: &str, content: &str) -> Self {
+        let mut header = header(kind);
+        if kind == EntryType::Regular {
+            header.set_size(content.len() as u64);
+            self.0.append_data(&mut header, path, content.as_bytes()).unwrap();
+        } else {
+            self.0.append_link(&mut header, path, content).unwrap();
+        }
+        self
+    }
+
+    fn file(self, path: &str, content: &str) -> Self {
+        self.entry(EntryType::Regular, path, content)
+    }
+
+    fn folder(mut self, path: &str) -> Self {
+        let mut header = header(EntryType::Directory);
+        header.set_path(path).unwrap();
+        header.set_cksum();
+        self.0.append(&header, &[][..]).unwrap();
+        self
+    }
+
+    fn read(self) -> Result<Vec<String>> {
+        let bytes = self.0.into_inner().unwrap();
+        let tree = read(Cursor::new(&bytes), BlobDigest(Sha256::of(&bytes)))?;
+        let line = |entry: &Entry| {
+            let what = match &entry.kind {
+                Kind::Directory => "folder".to_owned(),
+                Kind::File(Content::Plain { offset, length, .. }) => {
+                    let range = *offset as usize..(offset + length) as usize;
+                    format!("file {}", String::from_utf8_lossy(&bytes[range]))
+                }
+                other => format!("{other:?}"),
+            };
+            format!("{} {what}", entry.path)
+        };
+        Ok(tree.entries().iter().map(line).collect())
+    }
+}
+
+#[test]
+fn contents_are_ranges_of_the_tar_and_names_of_any_length_are_read() {
+    let long = format!("{}/file", "d".repeat(150));
+    let tar = Tar::default().folder("./").folder("./a/").file("a/one", "first").file(&long, "second");
+    let expected = ["a folder".to_owned(), "a/one file first".to_owned(), format!("{long} file second")];
+    assert_eq!(tar.read().unwrap(), expected);
+}
+
+#[test]
+fn the_last_of_a_name_counts() {
+    assert_eq!(Tar::default().file("a", "old").file("./a", "new").read().unwrap(), ["a file new"]);
+}
+
+#[test]
+fn the_first_name_of_a_file_is_the_file() {
+    let tar = Tar::default()
+        .file("b", "text")
+        .entry(EntryType::Link, "a", "b")
+        .entry(EntryType::Link, "c", "a")
+        .entry(EntryType::Symlink, "d", "b");
+    let links = ["a file text", "b Hardlink(a)", "c Hardlink(a)", "d Symlink(RawBytes([98]))"];
+    assert_eq!(tar.read().unwrap(), links);
+    for target in ["nothing", "a", "../b"] {
+        let tar = Tar::default().file("b", "").entry(EntryType::Link, "a", target);
+        assert!(tar.read().is_err(), "{target}");
+    }
+}
+
+#[test]
+fn whiteouts_hide_what_is_below() {
+    let tar = Tar::default()
+        .file("etc/.wh.gone", "")
+        .file("var/.wh..wh..opq", "")
+        // A new folder in the place of an old one.
+        .file(".wh.new", "")
+        .folder("new")
+        .file("new/a", "x")
+        // A new file in the place of an old one.
+        .file(".wh.file", "")
+        .file("file", "y")
+        .file(".wh..wh.plnk", "");
+    let expected = [
+        "etc/gone Whiteout",
+        "file file y",
+        "new folder",
+        "new/.wh..wh..opq Whiteout",
+        "new/a file x",
+        "var/.wh..wh..opq Whiteout",
+    ];
+    assert_eq!(tar.read().unwrap(), expected);
+}
+
+#[test]
+fn devices_are_left_out_and_hostile_paths_refused() {
+    assert!(Tar::default().entry(EntryType::Fifo, "pipe", "x").read().unwrap().is_empty());
+    let mut header = header(EntryType::Regular);
+    header.as_gnu_mut().unwrap().name[..9].copy_from_slice(b"a/../../b");
+    header.set_cksum();
+    let mut tar = Tar::default();
+    tar.0.append(&header, &[][..]).unwrap();
+    assert!(tar.read().unwrap_err().to_string().contains(".."));
+}
+
+#[test]
+fn a_tar_that_ends_too_soon_is_damaged() {
+    let bytes = Tar::default().file("a", &"x".repeat(2000)).0.into_inner().unwrap();
+    let whole = BlobDigest(Sha256::of(&bytes));
+    for length in [600, 1000, 2500] {
+        assert!(read(&bytes[..length], whole).is_err(), "{length}");
+    }
+    // Without the blocks at its end it is whole.
+    assert_eq!(read(&bytes[..512 + 2048], whole).unwrap().entries().len(), 1);
+}
+
+/// Our own layers come back as the trees that they were.
+#[test]
+fn what_we_write_is_read_back() {
+    let path = |text: &str| TreePath::new(text).unwrap();
+    let blob = BlobDigest(Sha256::of(b"text"));
+    let content = Content::Plain { blob, offset: 0, length: 4 };
+    let mut file = Entry::file(path("a/file"), content, 0o4755);
+    file.xattrs.insert("security.capability".to_owned(), RawBytes(vec![1, 0, 255]));
+    (file.uid, file.gid, file.mtime) = (3_000_000, 5, 1_700_000_000);
+    let long = path(&"l".repeat(200));
+    let link = Entry::symlink(long, "t".repeat(200));
+    let tree = Tree::new(vec![Entry::directory(path("a")), file, whiteout(path("a/gone")), link]).unwrap();
+    let mut bytes = Vec::new();
+    for entry in tree.entries() {
+        bytes.extend(super::super::tar::header(entry).unwrap());
+        if let Kind::File(_) = entry.kind {
+            bytes.extend([&b"text"[..], super::super::tar::padding(4)].concat());
+        }
+    }
+    bytes.extend(super::super::tar::END);
+    let diff_id = DiffId(Sha256::of(&bytes));
+    let again = read(&bytes[..], BlobDigest(diff_id.0)).unwrap();
+    let plain = |tree: &Tree| -> Vec<Entry> {
+        let mut entries = tree.entries().to_vec();
+        for entry in &mut entries {
+            if let Kind::File(_) = entry.kind {
+                entry.kind = Kind::File(content);
+            } else if entry.kind == Kind::Whiteout {
+                *entry = whiteout(entry.path.clone());
+            }
+        }
+        entries
+    };
+    assert_eq!(plain(&again), plain(&tree));
+}

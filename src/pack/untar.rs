@@ -1,0 +1,194 @@
+//! Reading tars that anybody may have made: ustar, PAX's and GNU's long names. Like [`super::deb`], it
+//! takes the `tar` crate's headers and nothing else: its own handling of long names would hold a name
+//! of any size in memory.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use tar::{EntryType, Header};
+
+use super::content::read_full;
+use crate::{Error, Kind, Result};
+
+/// What stands before a file and is about it, in bytes: names, attributes, times.
+const EXTENSIONS_LIMIT: u64 = 1 << 20;
+
+/// `.wh.NAME` beside where NAME was (OCI image-spec, `layer.md`, "Whiteouts").
+pub const WHITEOUT: &[u8] = b".wh.";
+
+/// What stands before an entry's content.
+pub struct Next {
+    /// As it is written.
+    pub path: Vec<u8>,
+    /// What a link leads to.
+    pub link: Vec<u8>,
+    pub kind: EntryType,
+    /// Of its content, in bytes; padding follows it.
+    pub size: u64,
+    /// Extended attributes, by name.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    header: Header,
+    /// PAX's records that a header cannot hold.
+    numbers: BTreeMap<&'static str, u64>,
+}
+
+impl Next {
+    /// Of permissions and set-id bits.
+    ///
+    /// # Errors
+    /// A header without digits where some belong.
+    pub fn mode(&self) -> Result<u32> {
+        Ok(self.header.mode().map_err(damaged)? & 0o7777)
+    }
+
+    /// # Errors
+    /// As [`Next::mode`].
+    pub fn uid(&self) -> Result<u32> {
+        self.number("uid", Header::uid)?.try_into().map_err(damaged)
+    }
+
+    /// # Errors
+    /// As [`Next::mode`].
+    pub fn gid(&self) -> Result<u32> {
+        self.number("gid", Header::gid)?.try_into().map_err(damaged)
+    }
+
+    /// In seconds since 1970.
+    ///
+    /// # Errors
+    /// As [`Next::mode`].
+    pub fn mtime(&self) -> Result<u64> {
+        self.number("mtime", Header::mtime)
+    }
+
+    fn number(&self, name: &str, of_header: fn(&Header) -> std::io::Result<u64>) -> Result<u64> {
+        match self.numbers.get(name) {
+            Some(number) => Ok(*number),
+            None => of_header(&self.header).map_err(damaged),
+        }
+    }
+}
+
+/// What the entries before another one say of it.
+#[derive(Default)]
+struct Extensions {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    numbers: BTreeMap<&'static str, u64>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// That a tar cannot be read.
+pub fn damaged(how: impl std::fmt::Display) -> Error {
+    Error::new(Kind::Input, "a layer or archive cannot be read").detail(how)
+}
+
+/// How many bytes follow a content of `size` bytes.
+pub fn padding(size: u64) -> u64 {
+    size.wrapping_neg() % 512
+}
+
+/// The next entry of a tar; `None` at the end. Its content and padding are still to be read.
+///
+/// # Errors
+/// A tar that is damaged.
+pub fn next<R: Read>(tar: &mut R) -> Result<Option<Next>> {
+    let mut extensions = Extensions::default();
+    let mut header = Header::new_old();
+    loop {
+        // Two empty blocks end a tar; where the file ends instead, everything was there as well.
+        let read = read_full(tar, header.as_mut_bytes()).map_err(damaged)?;
+        if read < header.as_bytes().len() || header.as_bytes().iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let size = header.entry_size().map_err(damaged)?;
+        match header.entry_type() {
+            EntryType::GNULongName => extensions.path = Some(long_name(tar, size)?),
+            EntryType::GNULongLink => extensions.link = Some(long_name(tar, size)?),
+            EntryType::XHeader => extensions.read_pax(&extension(tar, size)?)?,
+            EntryType::XGlobalHeader => drop(extension(tar, size)?),
+            kind => {
+                let Extensions { path, link, numbers, xattrs } = extensions;
+                let own_link = || header.link_name_bytes().unwrap_or_default().into_owned();
+                return Ok(Some(Next {
+                    path: path.unwrap_or_else(|| header.path_bytes().into_owned()),
+                    link: link.unwrap_or_else(own_link),
+                    kind,
+                    size: numbers.get("size").copied().unwrap_or(size),
+                    xattrs,
+                    header,
+                    numbers,
+                }));
+            }
+        }
+    }
+}
+
+/// Reads what is left of an entry's content, and the padding after it.
+///
+/// # Errors
+/// The tar ends before.
+pub fn skip(left: &mut std::io::Take<impl Read>) -> Result<()> {
+    std::io::copy(left, &mut std::io::sink()).map_err(damaged)?;
+    match left.limit() {
+        0 => Ok(()),
+        _ => Err(damaged("it ends in the middle of an entry")),
+    }
+}
+
+fn long_name<R: Read>(tar: &mut R, size: u64) -> Result<Vec<u8>> {
+    let bytes = extension(tar, size)?;
+    Ok(bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())
+}
+
+/// The content of an entry that is about the next one.
+fn extension<R: Read>(tar: &mut R, size: u64) -> Result<Vec<u8>> {
+    if size > EXTENSIONS_LIMIT {
+        return Err(damaged(format!("{size} bytes stand before a file and are about it")));
+    }
+    let mut bytes = Vec::new();
+    tar.by_ref().take(size).read_to_end(&mut bytes).map_err(damaged)?;
+    skip(&mut tar.by_ref().take(padding(size)))?;
+    Ok(bytes)
+}
+
+impl Extensions {
+    /// Records `LENGTH KEY=VALUE\n` (POSIX pax, "Extended Header").
+    fn read_pax(&mut self, mut bytes: &[u8]) -> Result<()> {
+        let wrong = || damaged("a PAX record is none");
+        while !bytes.is_empty() {
+            let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(wrong)?;
+            let length = std::str::from_utf8(&bytes[..space]).ok().and_then(|text| text.parse().ok());
+            let length: usize = length.ok_or_else(wrong)?;
+            let record = bytes.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n"));
+            let record = record.ok_or_else(wrong)?;
+            let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(wrong)?;
+            self.add(&record[..equals], &record[equals + 1..]).ok_or_else(wrong)?;
+            bytes = &bytes[length..];
+        }
+        Ok(())
+    }
+
+    /// `None` if the value is none.
+    fn add(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
+        let number = || std::str::from_utf8(value).ok()?.parse().ok();
+        match name {
+            b"path" => self.path = Some(value.to_vec()),
+            b"linkpath" => self.link = Some(value.to_vec()),
+            b"size" => drop(self.numbers.insert("size", number()?)),
+            b"uid" => drop(self.numbers.insert("uid", number()?)),
+            b"gid" => drop(self.numbers.insert("gid", number()?)),
+            // A fraction is dropped; a time before 1970 is 1970.
+            b"mtime" => {
+                let seconds: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+                self.numbers.insert("mtime", seconds.max(0.0) as u64);
+            }
+            _ => {
+                if let Some(attribute) = name.strip_prefix(b"SCHILY.xattr.") {
+                    self.xattrs.insert(attribute.to_vec(), value.to_vec());
+                }
+            }
+        }
+        Some(())
+    }
+}
