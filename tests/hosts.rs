@@ -89,6 +89,7 @@ fn what_ci_has_made_a_developer_takes() {
     team.developer.set("DOCKER_HOST", engine.host());
     a_developer_takes_everything(&team, &page, &engine, &digest);
     a_changed_line_is_built_here(&team, &page, &engine);
+    layers_are_not_fetched_to_be_pushed(&team, &digest);
     peers::read_it(&team, &page, &engine, &digest);
     the_tag_moves_only_from_where_it_was(&team, &page);
 }
@@ -143,6 +144,21 @@ fn a_changed_line_is_built_here(team: &Team, page: &Page, engine: &Daemon) {
     let said = team.says(&mut team.developer.sh(load));
     assert_eq!(built(&said), ["application"], "{said}");
     assert_eq!(engine.run("small:tiny", &["python3", "-c", "import small; print(small.LINE)"]), "1");
+}
+
+/// A third machine, whose store is empty, tags what the cache holds.
+fn layers_are_not_fetched_to_be_pushed(team: &Team, digest: &str) {
+    let mut command = team.developer.command("assemble");
+    command.arg("image").arg("--project").arg(&team.ci.project).arg("--store");
+    command.arg(team.developer.path("third")).args(["--locked", "--quiet", "--cache"]);
+    command.args([format!("{REGISTRY}/team/cache"), "--push".to_owned(), format!("{REGISTRY}/team/third:1")]);
+    let (printed, requests) = team.asked(|| team.prints(&mut command));
+    assert_eq!(printed, digest);
+    let layers = &team.small.built.layers;
+    let fetched = |layer: &&small::Layer| {
+        requests.iter().any(|it| it.starts_with("GET ") && it.contains(&*layer.digest))
+    };
+    assert_eq!(layers.iter().filter(fetched).count(), 0, "{requests:#?}");
 }
 
 /// Three jobs: of a first commit, of an older and slower one, and of one that overtakes it.
