@@ -17,7 +17,7 @@ pub fn read_it(team: &Team, page: &Page, engine: &Daemon, digest: &str) {
     // podman refuses a longer path than 50 characters.
     let run = tempfile::Builder::new().prefix("assemble-hosts-").tempdir_in("/tmp").unwrap();
     let storage = format!(
-        "[storage]\ndriver = \"vfs\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n",
+        "[storage]\ndriver = \"overlay\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n",
         folder.join("podman").display(),
         run.path().display()
     );
