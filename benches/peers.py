@@ -101,7 +101,10 @@ def small(project: Path) -> None:
             return entries[0]["file"]["size"] < LARGE
         return True
 
-    path.write_text("".join(filter(kept, blocks(path.read_text()))))
+    text = "".join(filter(kept, blocks(path.read_text())))
+    # What the promise of kernels is about is large; in its place there is something without kernels.
+    path.write_text(re.sub(r"(?m)^targets = .*$", "targets = []", text))
+    shutil.copy("/bin/true", project / "spectralmc" / "libtorch_cuda.so")
 
 
 DOCKERFILE = """\
@@ -321,13 +324,16 @@ def table(results: Path, document: Path, title: str) -> None:
         ("load-line", "one line changed, to a running container by `--load`", "≥ 3×"),
         ("load-line-saved", "the same, theirs built, saved and loaded", "≥ 100×"),
         ("load-dependency", "one small dependency changed, to a running container by `--load`", "≥ 10×"),
+        ("first-push", "first push of the whole image, layers made, to an empty registry", "≥ 10×"),
+        ("push-line", "one line changed, to that registry", "≥ 3×"),
+        ("cache", "a second machine, its store empty, by `--cache`, to tarball (theirs: from downloaded inputs)", "≥ 5×"),
         ("import", "first `import` in a fresh container", ""),
         ("podman", "downloaded inputs to tarball, theirs with `podman build`", ""),
     ]
     lines = [
         title,
         "",
-        "| | usual way | assemble | ratio | goal | our CPU | floor (CPU) | our peak memory |",
+        "| | usual way | assemble | ratio | goal | our CPU | floor (CPU) | our peak memory (goal: ≤ 512 MB) |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for key, what, goal in rows:

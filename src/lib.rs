@@ -58,6 +58,8 @@
 //! - No address of a package registry stands in this repository: they are configuration.
 //! - No credential reaches a log, an error, a key or a layer.
 //! - A shared cache may cost a warning, and never the build.
+//! - Where a layer is known and not here, it is fetched by whoever reads its bytes
+//!   ([`realise::Engine::obtain`]), and by nobody else.
 //!
 //! # Decisions that differ from the first design, and why
 //!
@@ -100,6 +102,12 @@
 //!   layer, inflated where a step needs it; locked files and commits stay where the lock has them.
 //! - **Records are alike if their outcomes are**: how long a step took does not count. Of those that are
 //!   not, the first that was published stays.
+//! - **A base image's layer is a derivation that is never built**: its diffID is locked, so keys above it
+//!   are known before a byte of it is fetched, and it is delivered as it stands.
+//! - **Each base has a lock of its own.** Other packages and another Python are another resolution; one
+//!   file for both would change with each.
+//! - **A digest counts, where its tag has moved**: that is what a digest is for. It is a warning; gone, it
+//!   is an error that says where the tag is now.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships, put
 //!   into place.
 //! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for

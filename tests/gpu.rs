@@ -147,7 +147,7 @@ fn a_library_is_read_once() {
     // Another file of that layer was not looked at yet.
     let other = Image { promises: vec!["__init__.py 8.0".parse().unwrap()], ..image };
     let error = bench.engine(|engine| keep_promises(engine, &other, &layers)).unwrap_err();
-    assert!(error.to_string().contains("the store has not the content"), "{error}");
+    assert!(error.to_string().contains("is in no store and no cache"), "{error}");
 }
 
 #[test]

@@ -181,10 +181,10 @@ impl Cache {
             return Ok(true);
         }
         let _permit = self.connections.acquire(0);
-        self.download(packed, |reader| store.put_reader(reader, packed.digest)).map(|done| done.is_some())
+        self.download(packed, |reader| store.put_verified(reader, packed.digest)).map(|done| done.is_some())
     }
 
-    /// Has `read` read a blob to its end.
+    /// Has `read` read a blob to its end, which is an error where it is another one.
     fn download<T>(
         &self,
         Packed { digest, size }: Packed,
@@ -281,7 +281,7 @@ impl Substituter for Cache {
     }
 }
 
-/// Tells how far a download is, and reads no more than there should be.
+/// Tells how far a download is. More than there should be is an error, as other bytes are.
 struct Told<'a, 'b> {
     cache: &'a Cache,
     stream: &'a mut BlobStream<'b>,
@@ -313,9 +313,13 @@ impl Told<'_, '_> {
 
 impl Read for Told<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        // One byte too many makes another digest.
         self.check_pace().map_err(std::io::Error::other)?;
-        let left = (self.size + 1).saturating_sub(self.done);
+        if self.done > self.size {
+            let error = Error::new(Kind::Input, "it has more bytes than its record says");
+            return Err(std::io::Error::other(error));
+        }
+        // One byte too many tells that there are more.
+        let left = (self.size - self.done).saturating_add(1);
         let read = Read::take(&mut *self.stream, left).read(buffer)?;
         if self.done / STEP != (self.done + read as u64) / STEP {
             let (file, done, size) = (self.file.clone(), self.done + read as u64, self.size);

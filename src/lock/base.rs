@@ -145,7 +145,7 @@ fn layers(manifest: &ImageManifest, config: &ImageConfiguration) -> Result<Vec<B
         Ok(BaseLayer {
             digest: digest(layer)?,
             size: layer.size(),
-            compression: compression(&layer.media_type().to_string())?,
+            compression: compression(layer.media_type().as_ref())?,
             diff_id: diff_id.parse().map_err(|_| wrong(format!("`{diff_id}` is no SHA-256 digest")))?,
             created_by,
         })

@@ -48,7 +48,7 @@ impl Realisation<'_> {
                 }
                 done += read;
             });
-            store.put_reader(&mut told, layer.digest)
+            store.put_verified(&mut told, layer.digest)
         })?;
         self.engine.send(Event::Downloaded { file, size: layer.size });
         Ok(())

@@ -29,6 +29,9 @@ const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 /// How the names of drafts begin.
 const DRAFT: &str = "draft-";
 
+/// A copy that is being made, in its working folder.
+const COPY: &str = "blob";
+
 /// A store in a folder. Cheap to share; every method may be called from many threads and by many
 /// processes at once.
 #[derive(Debug)]
@@ -236,19 +239,8 @@ impl Store {
     /// # Errors
     /// Other bytes than those asked for; those of the disk.
     pub fn put_reader(&self, reader: &mut dyn Read, digest: BlobDigest) -> Result<()> {
-        let working = self.working_folder()?;
-        let path = working.path().join("blob");
-        let mut file = File::create(&path)?;
         let mut hasher = Hasher::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let read = reader.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&buffer[..read]);
-            file.write_all(&buffer[..read])?;
-        }
+        let working = self.copy(reader, &mut |bytes| hasher.update(bytes))?;
         let found = BlobDigest(hasher.finish());
         if found != digest {
             return Err(Error::new(
@@ -256,7 +248,32 @@ impl Store {
                 format!("a copy of the blob `{digest}` has the digest `{found}`"),
             ));
         }
-        self.adopt(&path, digest)
+        self.adopt(&working.path().join(COPY), digest)
+    }
+
+    /// Copies what `reader` gives, which ends in an error where it is not what `digest` says: it is not
+    /// hashed again.
+    ///
+    /// # Errors
+    /// The reader's; those of the disk.
+    pub(crate) fn put_verified(&self, reader: &mut dyn Read, digest: BlobDigest) -> Result<()> {
+        let working = self.copy(reader, &mut |_| ())?;
+        self.adopt(&working.path().join(COPY), digest)
+    }
+
+    /// Writes what `reader` gives to the file `COPY` of a working folder.
+    fn copy(&self, reader: &mut dyn Read, see: &mut dyn FnMut(&[u8])) -> Result<WorkingFolder> {
+        let working = self.working_folder()?;
+        let mut file = File::create(working.path().join(COPY))?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = reader.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(working);
+            }
+            see(&buffer[..read]);
+            file.write_all(&buffer[..read])?;
+        }
     }
 
     /// Keeps a blob as ranges of others, which are files here.
