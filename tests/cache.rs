@@ -363,6 +363,27 @@ fn only_what_is_signed_by_the_key_is_taken() {
     assert_one_warning(&team.warnings(), &["no record of this key"]);
 }
 
+/// Whoever signs takes nothing that others have made, and does not put his name to it.
+#[test]
+fn what_stands_unsigned_is_neither_taken_nor_signed() {
+    let (fake, image, layers) = filled(good);
+    let secret = SecretKey::generate().unwrap();
+    let public = secret.public();
+    let ci = Team::new();
+    ci.bench.store.put_bytes(&wheel()).unwrap();
+    let cache = Arc::new(ci.cache(&fake.host()).with_keys(Vec::new(), Some(secret)));
+    let built = ci.realise_with(&image, &cache);
+    assert_eq!(had(&built), [Had::Built; 3]);
+    assert_same(&ci, &built, &layers);
+    assert_eq!(ci.publish(&image, &cache).unwrap(), Published::default());
+    assert_one_warning(&ci.warnings(), &["no key of `--cache-key` has signed", "to an empty repository"]);
+
+    let team = Team::new();
+    team.bench.store.put_bytes(&wheel()).unwrap();
+    let cache = team.cache(&fake.host()).with_keys(vec![public], None);
+    assert_eq!(had(&team.realise(&image, Some(cache))), [Had::Built; 3]);
+}
+
 /// `assemble cache keygen`, as it is called.
 #[test]
 fn a_key_is_made_for_its_owner_alone() {
