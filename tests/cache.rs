@@ -363,6 +363,27 @@ fn only_what_is_signed_by_the_key_is_taken() {
     assert_one_warning(&team.warnings(), &["no record of this key"]);
 }
 
+/// Whoever signs takes nothing that others have made, and does not put his name to it.
+#[test]
+fn what_stands_unsigned_is_neither_taken_nor_signed() {
+    let (fake, image, layers) = filled(good);
+    let secret = SecretKey::generate().unwrap();
+    let public = secret.public();
+    let ci = Team::new();
+    ci.bench.store.put_bytes(&wheel()).unwrap();
+    let cache = Arc::new(ci.cache(&fake.host()).with_keys(Vec::new(), Some(secret)));
+    let built = ci.realise_with(&image, &cache);
+    assert_eq!(had(&built), [Had::Built; 3]);
+    assert_same(&ci, &built, &layers);
+    assert_eq!(ci.publish(&image, &cache).unwrap(), Published::default());
+    assert_one_warning(&ci.warnings(), &["no key of `--cache-key` has signed", "to an empty repository"]);
+
+    let team = Team::new();
+    team.bench.store.put_bytes(&wheel()).unwrap();
+    let cache = team.cache(&fake.host()).with_keys(vec![public], None);
+    assert_eq!(had(&team.realise(&image, Some(cache))), [Had::Built; 3]);
+}
+
 /// `assemble cache keygen`, as it is called.
 #[test]
 fn a_key_is_made_for_its_owner_alone() {
@@ -380,4 +401,31 @@ fn a_key_is_made_for_its_owner_alone() {
     let again = keygen().output().unwrap();
     assert_eq!(again.status.code(), Some(7), "{again:?}");
     assert_eq!(SecretKey::read(&path).unwrap().public().to_string(), public.trim_end());
+}
+
+/// What lies in the project is in the image.
+#[test]
+fn a_secret_key_that_an_image_would_hold_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = folder.path().join("project");
+    std::fs::create_dir(&project).unwrap();
+    std::fs::write(project.join("pyproject.toml"), "[project]\nname = \"demo\"\nversion = \"1\"\n").unwrap();
+    let run = |secret: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_assemble"));
+        command.args(["image", "--locked", "--variant", "binary"]).arg("--project").arg(&project);
+        command.arg("--store").arg(folder.path().join("store"));
+        command.arg("--cache-secret").arg(folder.path().join(secret));
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for secret in ["project/secret", "outside"] {
+        std::fs::write(folder.path().join(secret), "").unwrap();
+    }
+    let (code, said) = run("project/secret");
+    assert!(code == Some(2) && said.contains("lies in the project"), "{said}");
+    // Where it is ignored, or elsewhere, it goes on, to find that there is no lock.
+    assert_eq!(run("outside").0, Some(3));
+    std::fs::write(project.join(".dockerignore"), "secret\n").unwrap();
+    let (code, said) = run("project/secret");
+    assert!(code == Some(3) && said.contains("there is no"), "{said}");
 }

@@ -4,6 +4,8 @@
 //! Each engine is the test's own. They need root and minutes, so this runs where `ASSEMBLE_REAL=1`
 //! asks for it, as `.ci/run` does.
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "support/engines.rs"]
 mod engines;
 #[path = "support/podman.rs"]
@@ -20,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use assemble_layers::digest::Hasher;
+use certificates::certificates;
 use engines::{Daemon, Fault, Proxy};
 use small::{Built, Small};
 use support::{output, skipped};
@@ -211,7 +214,7 @@ fn docker_with_its_classic_store() {
 fn docker_with_containerds_store() {
     let Some(small) = scene() else { return };
     let keys = small.path("keys");
-    certificates(&keys);
+    certificates(&keys, "IP:127.0.0.1");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let scene = Scene::new("containerd", Daemon::containerd(Some((&keys, port))), small);
     let info = output(&mut scene.engine.docker(&["info", "--format", "{{json .DriverStatus}}"]));
@@ -275,23 +278,6 @@ fn an_image_that_was_loaded_broken(scene: &Scene) {
     scene.runs();
 }
 
-/// An authority, and certificates of it for the engine and for its user.
-fn certificates(folder: &Path) {
-    fs::create_dir(folder).unwrap();
-    let script = r#"
-        cd "$0"
-        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem
-        sign() {
-            openssl req -newkey rsa:2048 -nodes -subj "/CN=$1" -keyout "$2" -out request.pem
-            echo "$4" >extensions
-            openssl x509 -req -days 2 -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -extfile extensions -out "$3"
-        }
-        sign server server-key.pem server.pem "subjectAltName=IP:127.0.0.1"
-        sign client key.pem cert.pem "extendedKeyUsage=clientAuth"
-    "#;
-    output(Command::new("bash").args(["-euc", script]).arg(folder));
-}
-
 fn over_tls(scene: &Scene, keys: &Path, port: u16) {
     scene.change_a_line();
     let command = || {
@@ -304,7 +290,7 @@ fn over_tls(scene: &Scene, keys: &Path, port: u16) {
     scene.runs();
     // Without a certificate of the authority's, and to another authority's engine.
     let others = scene.small.path("other keys");
-    certificates(&others);
+    certificates(&others, "IP:127.0.0.1");
     let (code, said) = small::fails(command().env("DOCKER_CERT_PATH", &others));
     assert!(code == 5 && said.contains("certificate"), "{said}");
     let (code, said) = small::fails(command().env("DOCKER_CERT_PATH", "/nowhere"));

@@ -53,6 +53,17 @@ const SECRET: &str = "hunter2";
 /// `me:hunter2`.
 const LOGIN: &str = "Basic bWU6aHVudGVyMg==";
 
+/// Answers that the next try may do without.
+const PASSING: [&str; 7] = [
+    "429 Too Many Requests",
+    "429 Too Many Requests\r\nRetry-After: 1",
+    "503 Service Unavailable",
+    "503 Service Unavailable\r\nRetry-After: 3600",
+    "503 Service Unavailable\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT",
+    "408 Request Timeout",
+    "500 Internal Server Error",
+];
+
 fn settings() -> Settings {
     let patience = Patience {
         tries: 3,

@@ -110,9 +110,10 @@ impl Cache {
     }
 
     /// Takes records that one of these keys has signed, where there are any, and no others; signs those
-    /// that it publishes.
+    /// that it publishes. Whoever signs believes nobody else: what he makes goes to those who believe him.
     #[must_use]
-    pub fn with_keys(mut self, trusted: Vec<PublicKey>, secret: Option<SecretKey>) -> Self {
+    pub fn with_keys(mut self, mut trusted: Vec<PublicKey>, secret: Option<SecretKey>) -> Self {
+        trusted.extend(secret.as_ref().map(SecretKey::public));
         (self.keys, self.secret) = (trusted, secret);
         self
     }
@@ -159,7 +160,7 @@ impl Cache {
                 true => Ok(None),
                 false => {
                     Err(Error::new(Kind::Input, "it has records that no key of `--cache-key` has signed")
-                        .hint("they are not taken; what signs is `--cache-secret`, where they are published"))
+                        .hint("they are not taken, and stay as they are: publish with `--cache-secret` to an empty repository"))
                 }
             },
             document => Ok(document),

@@ -45,7 +45,8 @@ pub struct Arguments {
     /// several times).
     #[arg(long = "cache-to", value_name = "HOST/NAME", value_parser = super::session::cache_repository)]
     caches_to: Vec<Repository>,
-    /// Sign what is published by the key in this file; `assemble cache keygen` makes one.
+    /// Sign what is published by the key in this file, and take only what is signed; `assemble cache
+    /// keygen` makes one.
     #[arg(long, value_name = "FILE", env = "ASSEMBLE_CACHE_SECRET")]
     cache_secret: Option<PathBuf>,
     /// Annotate the image's manifest; this changes its digest (may be given several times).

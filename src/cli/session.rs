@@ -228,8 +228,14 @@ impl<'a> Session<'a> {
     /// the file `secret`.
     ///
     /// # Errors
-    /// There is to be no network; the secret key cannot be read.
+    /// There is to be no network; the secret key cannot be read, or would be in the image.
     pub fn share_with(&mut self, repositories: &[Repository], secret: Option<&Path>) -> Result<()> {
+        if let Some(secret) = secret.filter(|secret| self.is_in_image(secret)) {
+            let message = format!("the secret key `{}` lies in the project", secret.display());
+            return Err(Error::new(Kind::Usage, message)
+                .detail("the image would hold it, and whoever has the image could sign")
+                .hint("keep it outside of the project, or name it in `.dockerignore`"));
+        }
         for repository in repositories {
             let secret = secret.map(SecretKey::read).transpose()?;
             let cache = Arc::new(cache(self.options, repository, secret, &self.events)?);
@@ -342,13 +348,18 @@ impl<'a> Session<'a> {
 
     /// Says that an archive lies among the project's files, where the next build would find it.
     pub fn warn_unless_ignored(&self, path: &Path) {
-        if project::contains(&self.options.project, path).unwrap_or(false) {
+        if self.is_in_image(path) {
             let text = format!(
                 "`{}` lies in the project and is not in `.dockerignore`: the next image would hold it",
                 path.display()
             );
             let _ = self.events.send(Event::Warning(text));
         }
+    }
+
+    /// Whether a file is there and is one of the project's.
+    fn is_in_image(&self, path: &Path) -> bool {
+        project::contains(&self.options.project, path).unwrap_or(false)
     }
 
     /// The image that the recipe declares.

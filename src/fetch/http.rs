@@ -2,10 +2,13 @@
 //!
 //! What passes is tried again, as `crate::http` has it. What does not pass is an error that names
 //! the host and what to do, and never a login. One connection a request: downloads run beside each
-//! other, and a stall of one must not hold up the rest.
+//! other, and a stall of one must not hold up the rest. A host that never answered is given up for good:
+//! hundreds of files that each wait for it would take an hour to say the same.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use assemble_layers::digest::{Hasher, Sha256};
 use reqwest::StatusCode;
@@ -45,6 +48,8 @@ pub struct Client {
     inner: reqwest::blocking::Client,
     logins: Logins,
     patience: Patience,
+    /// By name: nothing if it has ever answered, else what came of trying.
+    hosts: Mutex<BTreeMap<String, Option<Error>>>,
 }
 
 impl Client {
@@ -58,23 +63,39 @@ impl Client {
         builder: reqwest::blocking::ClientBuilder,
     ) -> Result<Self> {
         let inner = http::client(machine, &patience, builder)?;
-        Ok(Self { inner, logins: Logins::find(machine), patience })
+        Ok(Self { inner, logins: Logins::find(machine), patience, hosts: Mutex::default() })
     }
 
     /// A page of at most `limit` bytes.
     pub fn get(&self, address: &Address, accept: Option<&str>, limit: u64) -> Result<Page> {
-        self.patience.run(|| self.page(address, accept, limit))
+        self.patiently(address, || self.page(address, accept, limit))
     }
 
     /// As [`Client::get`]; `None` if the server says that there is no such page.
     pub fn find(&self, address: &Address, accept: Option<&str>, limit: u64) -> Result<Option<Page>> {
-        self.patience.run(|| {
+        self.patiently(address, || {
             let (response, at) = self.request(address, accept, 0)?;
             match response.status() {
                 StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
                 _ => read_page(response, at, limit).map(Some),
             }
         })
+    }
+
+    /// As often as patience has it, unless all that was in vain before.
+    fn patiently<T>(&self, address: &Address, attempt: impl FnMut() -> Result<T, Failure>) -> Result<T> {
+        if let Some(Some(error)) = self.hosts().get(&address.host()) {
+            return Err(error.clone());
+        }
+        self.patience.run(attempt).inspect_err(|error| {
+            if error.kind() == Kind::Network {
+                self.hosts().entry(address.host()).or_insert_with(|| Some(error.clone()));
+            }
+        })
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, BTreeMap<String, Option<Error>>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Downloads a file whose digest is known.
@@ -118,7 +139,7 @@ impl Client {
     ) -> Result<()> {
         loop {
             let reached = part.longest;
-            let whole = self.patience.run(|| match self.append(address, wanted, part, progress) {
+            let whole = self.patiently(address, || match self.append(address, wanted, part, progress) {
                 Err(Failure::Passing { .. }) if part.longest > reached => Ok(false),
                 outcome => outcome.map(|()| true),
             })?;
@@ -235,7 +256,9 @@ impl Client {
         } else if let Some((user, password)) = self.logins.of(at, redirected) {
             request = request.basic_auth(user, Some(password));
         }
-        request.send().map_err(|error| passing(unreachable(at, &error)))
+        let response = request.send().map_err(|error| passing(unreachable(at, &error)))?;
+        self.hosts().insert(at.host(), None);
+        Ok(response)
     }
 }
 

@@ -236,6 +236,24 @@ fn refused_connections_name_the_host_and_no_login() {
 }
 
 #[test]
+fn a_host_that_never_answered_is_given_up() {
+    let hangs_up = |_: usize, _: &_| Reply { bytes: Vec::new(), linger: Duration::ZERO };
+    let (server, client) = (Server::start(hangs_up), client(&Machine::default()));
+    let ask = |path: &str| client.get(&server.address(path), None, 10).err().unwrap().to_string();
+    let first = ask("/one");
+    assert!(first.contains("tried 3 times"), "{first}");
+    assert_eq!((ask("/another"), server.requests().len()), (first, 3));
+
+    // One that has answered may only be busy.
+    let server = Server::start(move |number, request| match number {
+        0 | 4 => ok(b"page"),
+        _ => hangs_up(number, request),
+    });
+    let ask = || client.get(&server.address("/"), None, 10);
+    assert!(ask().is_ok() && ask().is_err() && ask().is_ok());
+}
+
+#[test]
 fn pages_have_a_limit() {
     let server = Server::start(|_, _| ok(b"0123456789"));
     assert!(client(&Machine::default()).get(&server.address("/"), None, 10).is_ok());

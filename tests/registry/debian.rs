@@ -14,14 +14,18 @@ pub struct Registry {
 impl Registry {
     /// `None` where it is not installed.
     pub fn start() -> Option<Self> {
+        Self::serve(Command::new("docker-registry"), "http: {addr: '127.0.0.1:0'}")
+    }
+
+    /// The program, started in whatever way, with these sections of its configuration beside the log and
+    /// the storage. `None` where it cannot be started.
+    pub fn serve(mut command: Command, sections: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let configuration = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \
-             '127.0.0.1:0'}}\n",
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n{sections}\n",
             folder.path().join("data").display()
         );
         std::fs::write(folder.path().join("config.yml"), configuration).unwrap();
-        let mut command = Command::new("docker-registry");
         command.arg("serve").arg(folder.path().join("config.yml"));
         command.stdin(Stdio::null()).stdout(File::create(folder.path().join("access.log")).unwrap());
         let mut child = command.stderr(Stdio::piped()).spawn().ok()?;

@@ -13,6 +13,67 @@ fn a_promised_blob_that_is_not_there_to_read() {
 }
 
 #[test]
+fn what_passes_is_asked_for_again() {
+    for line in PASSING {
+        let fake = Fake::start(move |request| (request.before == 0).then(|| status(line))?);
+        let digest = fake.put_blob("team/app", b"blob");
+        fake.put_manifest("team/app", "1", b"{}");
+        assert_eq!(pull(&fake, digest, Some(4)).unwrap().as_deref(), Some(&b"blob"[..]), "{line}");
+        let client = client();
+        let manifest = remote!(fake, client, Pull).manifest(Which::Tag("1")).unwrap().unwrap();
+        assert_eq!((manifest.bytes.as_slice(), fake.requests().len()), (&b"{}"[..], 4), "{line}");
+    }
+}
+
+/// Its own pause would be an hour.
+#[test]
+fn the_registry_says_how_long_to_wait() {
+    let wait = "429 Too Many Requests\r\nRetry-After: 0";
+    let fake = Fake::start(move |request| (request.before == 0).then(|| status(wait))?);
+    let digest = fake.put_blob("team/app", b"blob");
+    let mut settings = settings();
+    let hour = Duration::from_secs(3600);
+    (settings.patience.pause, settings.patience.longest_pause) = (hour, hour);
+    let client = Client::new(Machine::default(), settings);
+    assert!(remote!(fake, client, Pull).has_blob(digest).unwrap());
+    assert_eq!(send(&client, &fake, b"another", None).unwrap(), Sent::Uploaded);
+}
+
+#[test]
+fn reading_may_be_forbidden() {
+    let fake = Fake::start(|_| error("403 Forbidden", "DENIED", "not for you"));
+    let digest = BlobDigest(Sha256::of(b"blob"));
+    let error = pull(&fake, digest, None).unwrap_err();
+    assert_says(&error, &["403", "DENIED: not for you", &digest.to_string(), &fake.host(), "hint: "]);
+    let client = client();
+    let error = remote!(fake, client, Pull).manifest(Which::Tag("1")).unwrap_err();
+    assert_says(&error, &["403", "DENIED: not for you", "`1`", &fake.host(), "hint: "]);
+    assert_eq!(fake.requests().len(), 2, "what is final is asked once");
+}
+
+#[test]
+fn a_download_that_gets_nowhere_is_given_up() {
+    let (bench, blob) = (Bench::new(), bytes(100_000));
+    let fake = Fake::start(|request| Some(Fault::Cut(if request.before == 0 { 100_000 } else { 0 })));
+    let digest = fake.put_blob("team/app", &blob);
+    let client = client();
+    let remote = remote!(fake, client, Pull);
+    let mut stream = remote.blob(digest, None).unwrap().unwrap();
+    let error = bench.store.put_reader(&mut stream, digest).unwrap_err();
+    assert_says(&error, &[&digest.to_string(), &fake.host(), "tried 3 times"]);
+    assert!(!bench.store.has_blob(digest));
+}
+
+#[test]
+fn a_manifest_that_is_cut_is_asked_for_again() {
+    let fake = Fake::start(|request| (request.before == 0).then_some(Fault::Cut(5)));
+    let digest = fake.put_manifest("team/app", "1", br#"{"layers":[]}"#);
+    let client = client();
+    let manifest = remote!(fake, client, Pull).manifest(Which::Tag("1")).unwrap().unwrap();
+    assert_eq!((manifest.digest, fake.requests().len()), (digest, 2));
+}
+
+#[test]
 fn a_download_that_is_cut_goes_on() {
     let blob = bytes(500_000);
     let fake = Fake::start(|request| {
@@ -51,8 +112,8 @@ fn other_bytes_than_the_digest_says_are_not_kept() {
     other[77] ^= 1;
     let mut longer = blob.clone();
     longer.push(0);
-    for (served, size) in [(&other, Some(400_000)), (&other, None), (&longer, Some(400_000)), (&longer, None)]
-    {
+    let shorter = blob[..399_999].to_vec();
+    for (served, size) in [other, longer, shorter].iter().flat_map(|it| [(it, Some(400_000)), (it, None)]) {
         let served = served.clone();
         let fake = Fake::start(move |_| Some(Fault::Answer("200 OK".to_owned(), served.clone())));
         let client = client();

@@ -18,6 +18,26 @@ fn a_token_that_expires_half_way_is_renewed() {
     }
 }
 
+/// The token of the first request is spent when the connection breaks off.
+#[test]
+fn a_token_that_expires_within_a_download_is_renewed() {
+    let guard = Guard::Bearer { uses: 1, login: Some(LOGIN.to_owned()) };
+    let fake = Fake::guarded(guard, |request| {
+        (request.is("GET", "/blobs/") && request.before == 1).then_some(Fault::Cut(300_000))
+    });
+    let blob = bytes(100_000);
+    let digest = fake.put_blob("team/app", &blob);
+    let client = client_with_password(&fake);
+    let remote = remote!(fake, client, Pull);
+    let mut read = Vec::new();
+    remote.blob(digest, Some(400_000)).unwrap().unwrap().read_to_end(&mut read).unwrap();
+    assert!(read == blob);
+    assert_eq!(fake.asked("GET", "/token").len(), 2);
+    let ranges = fake.asked("GET", "/blobs/").into_iter().map(|it| it.header("range").map(str::to_owned));
+    let rest = Some("bytes=300000-".to_owned());
+    assert_eq!(ranges.collect::<Vec<_>>(), [None, None, rest.clone(), rest]);
+}
+
 #[test]
 fn one_token_does_for_all_that_runs_at_once() {
     let guard = Guard::Bearer { uses: 1000, login: None };

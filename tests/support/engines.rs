@@ -27,9 +27,13 @@ pub struct Daemon {
 impl Daemon {
     /// The machine's own, with Docker's classic store.
     pub fn classic() -> Self {
+        Self::classic_by(Command::new("dockerd"))
+    }
+
+    /// The same, where the program is started in another way.
+    pub fn classic_by(mut command: Command) -> Self {
         let folder = folder("classic");
         let at = |name: &str| folder.path().join(name);
-        let mut command = Command::new("dockerd");
         command.arg("--data-root").arg(at("data")).arg("--exec-root").arg(at("exec"));
         command.arg("--pidfile").arg(at("pid")).args(["--iptables=false", "--bridge=none"]);
         command.arg("--host").arg(format!("unix://{}", at("socket").display()));
