@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use super::*;
-use crate::{Error, Kind};
+use crate::Kind;
 
 /// A package to be built: its control fields, conffiles and triggers, and a script that makes its
 /// files in the current folder.
