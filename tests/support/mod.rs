@@ -6,7 +6,7 @@ mod real;
 
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use assemble::Result;
 use assemble::oci::Assembled;
