@@ -15,7 +15,7 @@ use assemble::store::Store;
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::Git;
 use assemble_layers::{Builder, Commit, Content, DiffId, Graph, Kind as EntryKind, Tree};
-use support::{Bench, listing, output, path};
+use support::{Bench, child, folder_of_child, listing, output, path};
 
 /// A folder of repositories, and a store.
 struct Scene {
@@ -174,6 +174,29 @@ fn what_came_once_is_not_fetched_again() {
         }
     }
     assert_eq!(scene.fetch(&url, &commit).unwrap().0, diff_id);
+}
+
+/// As the first version of git's protocol has it: what is served is what branches and tags stand at. The
+/// setting is the user's, so it takes a process of its own.
+#[test]
+fn a_server_that_serves_no_single_commit_is_asked_for_everything() {
+    if folder_of_child().is_none() {
+        let test = "a_server_that_serves_no_single_commit_is_asked_for_everything";
+        let words = child(test, Path::new("/"));
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("GIT_CONFIG_COUNT", "1");
+        output(command.env("GIT_CONFIG_KEY_0", "protocol.version").env("GIT_CONFIG_VALUE_0", "0"));
+        return;
+    }
+    let scene = Scene::new();
+    scene.bench.write("app/a", "old");
+    let commit = scene.commit("app");
+    scene.bench.write("app/a", "new");
+    let later = scene.commit("app");
+    let (_, tree) = scene.fetch(&scene.url("app"), &commit).unwrap();
+    assert_eq!(listing(&scene.bench, &tree).last().unwrap().1, b"old");
+    let seen = scene.git_in(&scene.bench.store.git_folder(), &["rev-parse", "refs/seen/heads/main"]);
+    assert_eq!(seen, later.as_str());
 }
 
 #[test]

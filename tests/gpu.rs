@@ -23,6 +23,7 @@ use fatbin::{container, cubin, elf, ptx};
 use serde_json::Value;
 use support::{Bench, fetch, image, member, output, path, scheme, zip};
 
+const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 const LIBRARY: &str = "libdemo_cuda.so";
 
 /// A wheel with a library that has code for these architectures.
@@ -287,7 +288,7 @@ fn lock_with_torch(bench: &Bench, wheel: &[u8]) -> Lock {
 }
 
 fn committed() -> Lock {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assemble.lock");
+    let path = Path::new(PROJECT).join("assemble.lock");
     assemble::lock::read(&path).unwrap().unwrap()
 }
 
@@ -346,13 +347,14 @@ fn the_binary_variant_promises_what_its_wheel_is_for() {
     assert_eq!(promise.to_string(), "libtorch_cuda.so 7.5 8.0 8.6 9.0 10.0 12.0+PTX");
 }
 
-/// `assemble plan --variant auto` of this repository's recipes and lock.
-fn auto(arguments: &[&str], path: &Path) -> (bool, String) {
+/// `assemble plan --variant auto` of this repository's recipes.
+fn auto(arguments: &[&str], project: &Path, path: &Path) -> (bool, String) {
     let store = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_assemble"))
         .args(["plan", "--variant", "auto", "--offline", "--locked", "--store"])
         .arg(store.path())
-        .args(["--project", env!("CARGO_MANIFEST_DIR")])
+        .arg("--project")
+        .arg(project)
         .args(arguments)
         .env("PATH", path)
         .output()
@@ -362,26 +364,43 @@ fn auto(arguments: &[&str], path: &Path) -> (bool, String) {
 
 #[test]
 fn auto_takes_the_variant_that_serves_the_gpu() {
-    let nowhere = Path::new("/nonexistent");
+    let (project, nowhere) = (Path::new(PROJECT), Path::new("/nonexistent"));
     // By the committed lock, whose torch is the default index's.
-    let (done, said) = auto(&["--gpu", "8.6"], nowhere);
+    let (done, said) = auto(&["--gpu", "8.6"], project, nowhere);
     assert!(done && said.contains("`binary` is for 8.6 (RTX 3060"), "{said}");
-    let (done, said) = auto(&["--gpu", "8.6", "--gpu", "3.5"], nowhere);
+    let (done, said) = auto(&["--gpu", "8.6", "--gpu", "3.5"], project, nowhere);
     assert!(!done && said.contains("`binary` is not for 3.5: it promises libtorch_cuda.so 5.0"), "{said}");
-    let (done, said) = auto(&["--gpu", "86"], nowhere);
+    let (done, said) = auto(&["--gpu", "86"], project, nowhere);
     assert!(!done && said.contains("`86` is no compute capability"), "{said}");
 }
 
 #[test]
-fn auto_asks_the_driver() {
+fn auto_takes_the_source_variant_for_a_maxwell_gpu() {
     let bench = Bench::new();
-    let (done, said) = auto(&[], Path::new("/nonexistent"));
+    let project = bench.path("project");
+    output(Command::new("mkdir").arg(&project));
+    let names = ["pyproject.toml", "poetry.toml", "spectralmc"].map(|name| Path::new(PROJECT).join(name));
+    output(Command::new("cp").arg("-r").args(names).arg(&project));
+    // As the manifest has it: torch from PyTorch's own index.
+    let mut lock = committed();
+    lock.gpu.clear();
+    lock.python.sources.iter_mut().for_each(|source| source.served_by = ServedBy::Manifest);
+    assemble::lock::write(&project.join("assemble.lock"), &lock).unwrap();
+    let (done, said) = auto(&["--gpu", "5.2"], &project, Path::new("/nonexistent"));
+    assert!(done && said.contains("`source` is for 5.2 (GTX 960, GTX 970"), "{said}");
+    assert!(said.contains("`binary` is not for 5.2: it promises libtorch_cuda.so 7.5"), "{said}");
+}
+
+#[test]
+fn auto_asks_the_driver() {
+    let (bench, project) = (Bench::new(), Path::new(PROJECT));
+    let (done, said) = auto(&[], project, Path::new("/nonexistent"));
     assert!(!done && said.contains("hint: `--gpu X.Y`"), "{said}");
     // A stand-in for the driver's program: no GPU is at hand.
     let driver = |text: &str| {
         let program = bench.write("bin/nvidia-smi", format!("#!/bin/sh\n{text}\n"));
         std::fs::set_permissions(program, PermissionsExt::from_mode(0o755)).unwrap();
-        auto(&[], &bench.path("bin"))
+        auto(&[], project, &bench.path("bin"))
     };
     let (done, said) = driver(r#"[ "$1" = --query-gpu=compute_cap ] && printf '8.9\n8.6\n8.9\n'"#);
     assert!(done && said.contains("is for 8.6 (") && said.contains(", 8.9 ("), "{said}");

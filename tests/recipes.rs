@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use assemble_layers::image::PLATFORM;
 use assemble_layers::project::{ProjectFile, ProjectFileKind};
@@ -147,23 +147,29 @@ fn another_commit_reaches_the_source_build_and_another_mirror_does_not() {
     assert_eq!(changed(&image("binary", &lock, b""), &image("binary", &other, b"")), [""; 0]);
 }
 
-/// Nothing is there, and nothing is fetched: the graph is known all the same.
-#[test]
-fn the_plan_shows_pytorchs_commit_and_switches() {
+/// `assemble plan` where nothing is there and nothing is fetched: the graph is known all the same.
+fn plan(arguments: &[&str]) -> Output {
     let store = tempfile::tempdir().unwrap();
     let mut plan = Command::new(env!("CARGO_BIN_EXE_assemble"));
     plan.args(["plan", "--variant", "source", "--locked", "--offline", "--json", "--project", PROJECT]);
-    let output = plan.arg("--store").arg(store.path()).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let about = |name: &str| -> Vec<String> {
-        let step = plan["steps"].as_array().unwrap().iter().find(|step| step["name"] == name);
-        let about = step.unwrap_or_else(|| panic!("no step {name}"))["about"].as_array().unwrap().iter();
-        about.map(|line| line.as_str().unwrap().to_owned()).collect()
-    };
-    let [source] = &about("pytorch source")[..] else { panic!("not one line") };
+    plan.arg("--store").arg(store.path()).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What the plan says of a step.
+fn about(plan: &Output, name: &str) -> Vec<String> {
+    assert!(plan.status.success(), "{}", String::from_utf8_lossy(&plan.stderr));
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    let step = plan["steps"].as_array().unwrap().iter().find(|step| step["name"] == name);
+    let about = step.unwrap_or_else(|| panic!("no step {name}"))["about"].as_array().unwrap().iter();
+    about.map(|line| line.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_plan_shows_pytorchs_commit_and_switches() {
+    let plan = plan(&[]);
+    let [source] = &about(&plan, "pytorch source")[..] else { panic!("not one line") };
     assert!(source.ends_with(" at ee1b6804381c57161c477caa380a840a84167676"), "{source}");
-    let switches = about("pytorch");
+    let switches = about(&plan, "pytorch");
     for switch in [
         "TORCH_CUDA_ARCH_LIST=5.2",
         "USE_CUDA=1",
@@ -180,4 +186,36 @@ fn the_plan_shows_pytorchs_commit_and_switches() {
         assert!(switches.iter().any(|line| line == switch), "no {switch} in {switches:#?}");
     }
     assert!(!switches.iter().any(|line| line.starts_with("MAX_JOBS=")), "that is the machine's");
+}
+
+#[test]
+fn a_source_can_be_another_repository() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let git = |arguments: &[&str]| {
+        let who = ["-c", "user.name=A", "-c", "user.email=a@example.org"];
+        let output = Command::new("git").arg("-C").arg(&folder).args(who).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    git(&["init", "--quiet"]);
+    git(&["commit", "--quiet", "--allow-empty", "--message", "x"]);
+    let (folder, head) = (folder.to_str().unwrap(), git(&["rev-parse", "HEAD"]));
+    let other = "1234567890123456789012345678901234567890";
+    let source = |text: &str| plan(&["--source", &format!("pytorch={text}")]);
+    for place in [folder, "https://git.invalid/fork", "git@git.invalid:team/fork"] {
+        let plan = source(&format!("{place}@{other}"));
+        assert_eq!(about(&plan, "pytorch source"), [format!("{place} at {other}")]);
+    }
+    assert_eq!(about(&source(folder), "pytorch source"), [format!("{folder} at {head}")]);
+
+    for (arguments, word) in [
+        (["--source", "pytorch=https://git.invalid/fork"], "neither a folder nor URL@COMMIT"),
+        (["--source", "pytorch=https://git.invalid/fork@main"], "a commit is named whole"),
+        (["--source", "tensorflow=/"], "those that are compiled: `pytorch`"),
+        (["--git-mirror", "https://git.invalid/"], "it is not FROM=TO"),
+    ] {
+        let plan = plan(&arguments);
+        let said = String::from_utf8_lossy(&plan.stderr);
+        assert!(plan.status.code() == Some(2) && said.contains(word), "{arguments:?}: {said}");
+    }
 }

@@ -87,7 +87,7 @@ impl Place {
                 rest = after;
                 let end = base.rfind(['/', ':']).ok_or_else(outside)?;
                 // The host and what is before it stay.
-                if end <= self.root() || base.as_bytes()[end] == b':' {
+                if end < self.root() || base.as_bytes()[end] == b':' {
                     return Err(outside());
                 }
                 base.truncate(end);
@@ -102,11 +102,11 @@ impl Place {
         if self.local { Ok(Self { address, local: true }) } else { Self::remote(&address) }
     }
 
-    /// Where the host's name or the file system's root ends.
+    /// Where the host's name ends, or the file system's root.
     fn root(&self) -> usize {
         match self.address.split_once("://") {
             Some((protocol, rest)) => protocol.len() + 3 + rest.find('/').unwrap_or(rest.len()),
-            None => self.address.find(':').unwrap_or(0),
+            None => self.address.find(':').unwrap_or(1),
         }
     }
 
@@ -157,4 +157,44 @@ pub fn without_credentials(text: &str) -> String {
         shown.push_str(&part[host..]);
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn below(address: &str, url: &str) -> Option<String> {
+        let place = Place::given(address).unwrap().submodule(url).ok()?;
+        assert_eq!(place.is_local(), address.starts_with('/'));
+        Some(place.address().to_owned())
+    }
+
+    #[test]
+    fn a_submodule_may_stand_beside_its_repository() {
+        for (address, url, beside) in [
+            ("https://host/team/app", "../lib", "https://host/team/lib"),
+            ("https://host/team/app/", "./../../other/lib", "https://host/other/lib"),
+            ("https://host/app", "../lib", "https://host/lib"),
+            ("https://host/app", "./lib", "https://host/app/lib"),
+            ("git@host:team/app", "../lib", "git@host:team/lib"),
+            ("/srv/code/app", "../lib", "/srv/code/lib"),
+        ] {
+            assert_eq!(below(address, url).as_deref(), Some(beside), "{url} of {address}");
+        }
+    }
+
+    #[test]
+    fn a_submodule_stays_with_its_host() {
+        for (address, url) in [
+            ("https://host/app", "../../lib"),
+            ("https://host", "../lib"),
+            ("git@host:app", "../lib"),
+            ("git@host:team/app", "../../lib"),
+            ("/app", "../etc"),
+            ("/srv/app", "../../etc"),
+            ("https://host/team/app", "../x/../lib"),
+        ] {
+            assert_eq!(below(address, url), None, "{url} of {address}");
+        }
+    }
 }
