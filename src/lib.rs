@@ -47,7 +47,8 @@
 //! # Invariants
 //!
 //! - **Same lock, same bytes**: on any machine, at any time, as root or not, whatever the store, the
-//!   folder, the umask, the time zone, the number of jobs. `tests/variations.rs` holds it.
+//!   folder, the umask, the time zone, the number of jobs. `tests/variations.rs` holds it, and
+//!   `tests/source.rs` of what is compiled.
 //! - No name in an engine ever stands for an image that is not whole: names come last.
 //! - A key never holds a path of the machine, a time, an address, or a compressed digest.
 //! - Every builder has a version, and a golden test that fails if its bytes change and it does not.

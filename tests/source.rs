@@ -3,22 +3,35 @@
 //! (`tests/stand-in`), for the real one takes hours.
 //!
 //! Gigabytes and minutes, so it runs where `ASSEMBLE_REAL=1` asks for it; see `tests/end_to_end.rs`.
-//! It needs the network, a Docker engine, `git` and `ccache`, and 30 GB in the store.
+//! It needs what that needs, `git`, `ccache` and `newuidmap`, and 30 GB in the store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+#[path = "support/finished.rs"]
+mod finished;
+#[path = "support/podman.rs"]
+mod podman;
 #[path = "support/real.rs"]
 mod real;
+#[path = "support/user.rs"]
+mod user;
 
+use finished::{Finished, Loaded};
 use real::{run, say, step, text};
+use user::User;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_assemble");
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// What is needed here beside what reads the image.
+const TOOLS: [(&str, &str); 3] =
+    [("git", "git"), ("ccache", "ccache"), ("newuidmap", "`newuidmap` (package uidmap)")];
 
 /// More files than the machine compiles at once, so that it can be killed in their midst.
 const PARTS: usize = 16;
@@ -35,33 +48,35 @@ fn the_source_image_end_to_end() {
     scene.forget_compiled();
     step("a build is killed in the middle of compiling", || scene.kill_half_way());
     let built = step("started again, it compiles what was left", || scene.go_on());
-    step("an empty cache comes to the same bytes", || scene.build_again(&built, true));
-    step("so does a full one", || scene.build_again(&built, false));
+    step("a full cache comes to the same bytes", || scene.build_with_a_full_cache(&built));
+    step("so does an ordinary user, from the downloads alone", || scene.build_as_a_user(&built));
     step("a change of the application rebuilds one layer", || scene.change_application(&built));
+    step("a change of the manifest leaves the compiled layer", || scene.change_manifest(&built));
     step("both variants hold what they share once", || scene.compare_with_binary(&built));
-    let tag = format!("spectralmc:source-{}", std::process::id());
-    let image = step("`docker load` takes the archive", || scene.load(&tag));
-    step("torch is the compiled one, and the option is priced", || image.works());
-    drop(image);
+    let finished = Finished {
+        variant: "source",
+        group: "source-cupy",
+        torch: "2.4.1",
+        cuda: "11.8",
+        libraries: ["libcudart.so.11.0", "libnvrtc.so.11.2"],
+        assemble: &|arguments| scene.assemble(arguments),
+        built: &built,
+        folder: scene.folder.path(),
+        archive: &scene.archive(),
+    };
+    finished.holds(|image, gpus| {
+        step("torch is the compiled one, and nvcc is there", || scene.works(image));
+        step("`inspect --gpu` and `cuobjdump` agree", || scene.gpus(image, gpus));
+    });
     step("a requirement that the lock does not meet is named", || scene.unmet_requirement());
     step("a step that failed can be entered", || scene.failure());
 }
 
 fn missing() -> Option<String> {
-    if std::env::var_os("ASSEMBLE_REAL").is_none_or(|value| value != "1") {
-        return Some("it takes minutes and gigabytes; `ASSEMBLE_REAL=1` asks for it".to_owned());
-    }
-    if std::env::var_os("ASSEMBLE_STORE").is_none() {
-        return Some("`ASSEMBLE_STORE` must name a store that may keep 30 GB".to_owned());
-    }
-    for tool in ["git", "ccache", "docker"] {
-        if Command::new(tool).arg("--version").output().is_err() {
-            return Some(format!("it needs `{tool}`"));
-        }
-    }
-    let engine = Command::new("docker").arg("info").output().unwrap();
-    (!engine.status.success())
-        .then(|| "no Docker engine answers; `.ci/with-docker COMMAND` lends one".to_owned())
+    finished::missing(&TOOLS).or_else(|| {
+        let named = std::env::var_os("ASSEMBLE_STORE").is_some();
+        (!named).then(|| "`ASSEMBLE_STORE` must name a store that may keep 30 GB".to_owned())
+    })
 }
 
 /// A folder with the repositories and a copy of the project, and the store of the environment.
@@ -73,6 +88,8 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("source-").tempdir().unwrap();
+        // An ordinary user builds below it too.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let store = PathBuf::from(std::env::var_os("ASSEMBLE_STORE").unwrap());
         let stand_in = Path::new(PROJECT).join("tests/stand-in");
         let project = folder.path().join("project");
@@ -103,10 +120,10 @@ impl Scene {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    fn git(&self, name: &str, arguments: &[&str]) {
+    fn git(&self, name: &str, arguments: &[&str]) -> String {
         let mut git = Command::new("git");
         git.arg("-C").arg(self.path(name)).args(["-c", "protocol.file.allow=always", "-c", "user.name=A"]);
-        run(git.args(["-c", "user.email=a@example.org"]).args(arguments));
+        text(&run(git.args(["-c", "user.email=a@example.org"]).args(arguments)).stdout)
     }
 
     /// Commits the stand-in; `more` is appended to its requirements.
@@ -118,18 +135,27 @@ impl Scene {
         self.git("torch", &["commit", "--quiet", "--message", "torch"]);
     }
 
-    fn assemble(&self, verb: &str) -> Command {
+    fn archive(&self) -> PathBuf {
+        self.path("image.tar")
+    }
+
+    fn assemble(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.args([verb, "--variant", "source", "--project"]).arg(self.path("project"));
+        command.args(arguments).arg("--project").arg(self.path("project"));
         command.arg("--source").arg(format!("pytorch={}", self.path("torch").display()));
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
 
     fn image(&self) -> Command {
-        let mut command = self.assemble("image");
-        command.args(["--locked", "--json"]);
-        command
+        self.assemble(&["image", "--variant", "source", "--locked", "--json"])
+    }
+
+    /// A command in what a failed try of compiling left, or in what compiling starts from.
+    fn shell(&self, command: &[&str]) -> Command {
+        let mut shell = self.assemble(&["shell", "--variant", "source", "--step", "pytorch"]);
+        shell.arg("--").args(command);
+        shell
     }
 
     fn build(&self, arguments: &[&str]) -> Value {
@@ -138,7 +164,7 @@ impl Scene {
 
     /// Everything that the compiled step starts from, so that what follows is about compiling alone.
     fn prepare(&self) {
-        run(self.assemble("shell").args(["--step", "pytorch", "--", "true"]));
+        run(&mut self.shell(&["true"]));
     }
 
     /// Forgets what the compiled step came to, whatever source it was built from.
@@ -194,8 +220,7 @@ impl Scene {
     }
 
     fn go_on(&self) -> Value {
-        let archive = self.path("image.tar");
-        let built = self.build(&["--output", archive.to_str().unwrap()]);
+        let built = self.build(&["--output", self.archive().to_str().unwrap()]);
         let (hits, misses) = self.counted();
         // Beside the parts there are two files of its own, and what CMake tries before.
         say(&format!("    {hits} from the cache, {misses} compiled"));
@@ -204,16 +229,59 @@ impl Scene {
         built
     }
 
-    fn build_again(&self, built: &Value, emptied: bool) {
-        if emptied {
-            self.forget_compiled()
-        } else {
-            self.forget_result()
-        }
+    fn build_with_a_full_cache(&self, built: &Value) {
+        self.forget_result();
         let again = self.build(&["--offline"]);
         assert_eq!(again["digest"], built["digest"]);
         let (hits, _) = self.counted();
-        assert_eq!(hits as usize >= PARTS, !emptied, "{hits} hits");
+        assert!(hits as usize >= PARTS, "{hits} hits");
+    }
+
+    /// Into an empty store, with an empty cache, in another folder, by one job, under another umask, time
+    /// zone and locale, and the source out of mirrors of what is nowhere.
+    fn build_as_a_user(&self, built: &Value) {
+        let user = User::make();
+        let home = self.path("elsewhere");
+        std::fs::create_dir_all(home.join("store/blobs")).unwrap();
+        for name in ["project", "torch", "kernels"] {
+            run(Command::new("cp").arg("-r").arg(self.path(name)).arg(&home));
+        }
+        run(Command::new("chown").args(["-R", &format!("{}:", user.name)]).arg(&home));
+        self.link_downloads(&home.join("store/blobs"));
+        let program = self.path("assemble");
+        std::fs::copy(PROGRAM, &program).unwrap();
+
+        let script = "umask 077; export TZ=Pacific/Kiritimati LC_ALL=tr_TR.UTF-8; exec \"$@\"";
+        let words = user.words();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(["sh", "-euc", script, "sh"]).arg(program);
+        command.args(["image", "--variant", "source", "--locked", "--offline", "--json", "--jobs", "1"]);
+        command.arg("--project").arg(home.join("project")).arg("--store").arg(home.join("store"));
+        let commit = self.git("torch", &["rev-parse", "HEAD"]);
+        command.args(["--source", &format!("pytorch=https://git.invalid/torch@{commit}")]);
+        command.args(["--git-mirror", &format!("https://git.invalid/={}/", home.display())]);
+        let theirs: Value = serde_json::from_slice(&run(command.current_dir(&home)).stdout).unwrap();
+        let differing: Vec<_> = layers(built)
+            .iter()
+            .zip(layers(&theirs))
+            .filter(|(one, other)| one["diffid"] != other["diffid"])
+            .map(|(one, _)| &one["name"])
+            .collect();
+        assert_eq!(theirs["digest"], built["digest"], "layers with other contents: {differing:?}");
+        assert!(layers(&theirs).iter().all(|layer| layer["had"] == "built"), "{theirs}");
+        std::fs::remove_dir_all(home).unwrap();
+    }
+
+    /// What the lock names and the store has.
+    fn link_downloads(&self, blobs: &Path) {
+        let lock = std::fs::read_to_string(self.path("project/assemble.lock")).unwrap();
+        for digest in lock.split(|letter: char| !letter.is_ascii_hexdigit()).filter(|word| word.len() == 64) {
+            let (from, to) = (self.store.join("blobs").join(digest), blobs.join(digest));
+            if from.exists() && !to.exists() {
+                // Another file system has no links to it.
+                std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop)).unwrap();
+            }
+        }
     }
 
     fn change_application(&self, built: &Value) {
@@ -221,33 +289,45 @@ impl Scene {
         let known = std::fs::read_to_string(self.path(path)).unwrap();
         self.write(path, &format!("{known}# changed\n"));
         let changed = self.build(&["--offline"]);
-        let layers = changed["layers"].as_array().unwrap();
-        let new: Vec<_> =
-            layers.iter().filter(|layer| layer["had"] == "built").map(|it| &it["name"]).collect();
-        assert_eq!(new, ["application"]);
-        assert_ne!(changed["digest"], built["digest"]);
+        assert_eq!(steps_of_new_layers(&changed, built), ["application"]);
         self.write(path, &known);
+    }
+
+    /// A distribution more: Poetry resolves it, it is locked, and what describes the project names it.
+    fn change_manifest(&self, built: &Value) {
+        let names = ["project/pyproject.toml", "project/assemble.lock"];
+        let known = names.map(|name| std::fs::read_to_string(self.path(name)).unwrap());
+        let more = known[0].replacen("dependencies = [", "dependencies = [\n    \"tomli\",", 1);
+        self.write(names[0], &more);
+        let mut command = self.assemble(&["image", "--variant", "source", "--json"]);
+        if known[1].contains("served_by = \"default\"") {
+            command.args(["--index", "pytorch-cu128=pypi"]);
+        }
+        let output = run(&mut command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("+ tomli"), "{said}");
+        let changed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        // What it requires is checked again in the swap, which comes to the same bytes.
+        assert_eq!(steps_of_new_layers(&changed, built), ["manifest", "poetry install", "application"]);
+        for layer in layers(&changed).iter().filter(|layer| layer["step"] == "source build") {
+            assert_eq!(layer["had"], "reused");
+        }
+        names.iter().zip(known).for_each(|(name, text)| self.write(name, &text));
     }
 
     fn compare_with_binary(&self, built: &Value) {
         let mut command = Command::new(PROGRAM);
         command.args(["image", "--variant", "binary", "--locked", "--json", "--project"]);
         let binary: Value = serde_json::from_slice(&run(command.arg(self.path("project"))).stdout).unwrap();
-        let layers = |image: &Value, step: &str| -> BTreeSet<String> {
-            let of_step =
-                image["layers"].as_array().unwrap().iter().filter(|layer| layer["step"] == step).cloned();
-            of_step.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
+        let of_step = |image: &Value, step: &str| -> BTreeSet<String> {
+            layers(image).iter().filter(|layer| layer["step"] == step).map(digest).collect()
         };
         for step in ["system dependencies", "pip + poetry", "manifest", "application"] {
-            assert_eq!(layers(built, step), layers(&binary, step), "{step}");
+            assert_eq!(of_step(built, step), of_step(&binary, step), "{step}");
         }
-        assert!(layers(built, "base").is_subset(&layers(&binary, "base")));
+        assert!(of_step(built, "base").is_subset(&of_step(&binary, "base")));
         // One name in the store for each: as many as there are different ones.
-        let digests = |image: &Value| -> BTreeSet<String> {
-            let all = image["layers"].as_array().unwrap().iter();
-            all.map(|layer| layer["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned())
-                .collect()
-        };
+        let digests = |image: &Value| layers(image).iter().map(digest).collect::<BTreeSet<_>>();
         let (one, other) = (digests(built), digests(&binary));
         let there = |digest: &&String| {
             ["blobs", "spliced"].iter().filter(|folder| self.store.join(folder).join(digest).exists()).count()
@@ -255,23 +335,63 @@ impl Scene {
         let held: usize = one.union(&other).map(|digest| there(&digest)).sum();
         assert_eq!(held, one.len() + other.len() - one.intersection(&other).count());
         say(&format!("    {} layers and {} layers are {held} blobs", one.len(), other.len()));
-        let torch = |image: &Value| -> Vec<String> {
-            let names = image["layers"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|layer| layer["name"].as_str().unwrap().to_owned());
-            names.filter(|name| name.starts_with("torch ")).collect()
-        };
-        assert_eq!(torch(built), ["torch 2.4.1"], "binary torch is in no layer");
+        let names = layers(built).iter().map(|layer| layer["name"].as_str().unwrap());
+        let torch: Vec<_> = names.filter(|name| name.starts_with("torch ")).collect();
+        assert_eq!(torch, ["torch 2.4.1"], "binary torch is in no layer");
     }
 
-    fn load(&self, tag: &str) -> Loaded {
-        run(Command::new("docker").args(["load", "--input"]).arg(self.path("image.tar")));
-        std::fs::remove_file(self.path("image.tar")).unwrap();
-        run(Command::new("docker").args(["tag", "spectralmc:source", tag]));
-        run(Command::new("docker").args(["rmi", "spectralmc:source"]));
-        Loaded { tag: tag.to_owned() }
+    fn works(&self, image: &Loaded) {
+        let python = |code: &str| image.container(&["python3", "-c", code]);
+        assert_eq!(
+            python("import torch; print(torch.__file__, torch.__version__)"),
+            "/opt/pytorch/torch/__init__.py 2.4.1"
+        );
+        assert_eq!(python("import torch; print(torch.asum(1, -2, 3))"), "6.0");
+        let said = python("import torch; torch.main()");
+        assert!(said.starts_with("filelock ") && said.ends_with(" 8906"), "{said}");
+        assert!(!said.contains("/usr/src"), "{said}");
+        // CUDA's library is loaded and asked; without a driver it says so.
+        assert!(["35", "100"].contains(&&*python("import torch; print(torch.scale(1, 2))")));
+        assert_eq!(
+            python("import importlib.util as u; print(u.find_spec('cupy').origin)"),
+            "/usr/local/lib/python3.11/dist-packages/cupy/__init__.py"
+        );
+        for file in [
+            "include/cudnn.h",
+            "include/cuda_runtime.h",
+            "lib64/libcudart.so",
+            "lib64/libcudnn.so",
+            "nvvm/libdevice/libdevice.10.bc",
+        ] {
+            image.container(&["test", "-e", &format!("/usr/local/cuda/{file}")]);
+        }
+        let compile = "echo '__global__ void nothing() {}' >/tmp/it.cu && nvcc -arch=sm_52 -c -o /tmp/it.o /tmp/it.cu && nvcc --version";
+        assert!(image.container(&["sh", "-euc", compile]).contains("release 11.8"));
+    }
+
+    /// NVIDIA's own tool in the container says of what was compiled, and of CuPy, what ours says.
+    fn gpus(&self, image: &Loaded, inspected: &Value) {
+        let places = ["/opt/pytorch/", "/usr/local/lib/"];
+        let mut code: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for library in inspected["libraries"].as_array().unwrap() {
+            let path = library["path"].as_str().unwrap();
+            if places.iter().any(|place| path.starts_with(place)) {
+                let sm = library["sm"].as_array().unwrap().iter().map(|it| it.as_str().unwrap());
+                code.insert(path, sm.collect());
+            }
+        }
+        for (path, ours) in &code {
+            // `ELF file    1: libtorch_cuda.1.sm_52.cubin`
+            let listed = image.container(&["cuobjdump", "--list-elf", path]);
+            let sm = listed.lines().filter_map(|line| line.strip_suffix(".cubin")?.rsplit_once(".sm_"));
+            assert_eq!(&sm.map(|(_, architecture)| architecture).collect::<BTreeSet<_>>(), ours, "{path}");
+        }
+        assert_eq!(code["/opt/pytorch/torch/lib/libtorch_cuda.so"], BTreeSet::from(["52"]));
+        let all = inspected["capabilities"].as_array().unwrap();
+        let served: Vec<_> =
+            all.iter().filter(|it| it["serves"] == true).map(|it| &it["capability"]).collect();
+        assert_eq!(served, ["5.2"]);
+        say(&format!("    {code:?}"));
     }
 
     fn fails(&self, command: &mut Command) -> String {
@@ -299,65 +419,25 @@ impl Scene {
             "{said}"
         );
         assert!(said.contains("assemble shell"), "{said}");
-        let tail = ["--step", "pytorch", "--", "tail", "-n1", "torch/__init__.py"];
-        let left = run(self.assemble("shell").args(tail));
+        let left = run(&mut self.shell(&["tail", "-n1", "torch/__init__.py"]));
         assert_eq!(text(&left.stdout), "# STAND_IN_FAILS");
         let _ = std::fs::remove_dir_all(self.store.join("failed"));
     }
 }
 
-/// An image in the Docker engine, under a tag of its own that goes with this.
-struct Loaded {
-    tag: String,
+/// What `--json` says of each.
+fn layers(built: &Value) -> &Vec<Value> {
+    built["layers"].as_array().unwrap()
 }
 
-impl Loaded {
-    fn container(&self, command: &[&str]) -> String {
-        let mut docker = Command::new("docker");
-        text(&run(docker.args(["run", "--rm", "--network", "none"]).arg(&self.tag).args(command)).stdout)
-    }
-
-    fn works(&self) {
-        let python = |code: &str| self.container(&["python3", "-c", code]);
-        assert_eq!(
-            python("import torch; print(torch.__file__, torch.__version__)"),
-            "/opt/pytorch/torch/__init__.py 2.4.1"
-        );
-        assert_eq!(python("import torch; print(torch.asum(1, -2, 3))"), "6.0");
-        let said = python("import torch; torch.main()");
-        assert!(said.starts_with("filelock ") && said.ends_with(" 8906"), "{said}");
-        assert!(!said.contains("/usr/src"), "{said}");
-        // CUDA's library is loaded and asked; without a driver it says so.
-        assert!(["35", "100"].contains(&&*python("import torch; print(torch.scale(1, 2))")));
-        assert_eq!(
-            python("import importlib.util as u; print(u.find_spec('cupy').origin)"),
-            "/usr/local/lib/python3.11/dist-packages/cupy/__init__.py"
-        );
-        let library = "/opt/pytorch/torch/lib/libtorch_cuda.so";
-        let listed = self.container(&["cuobjdump", "--list-elf", library]);
-        let elf: Vec<_> = listed.lines().filter(|line| line.starts_with("ELF file")).collect();
-        assert!(elf.len() == 1 && elf[0].ends_with(".sm_52.cubin"), "{listed}");
-        assert_eq!(self.container(&["python3", "-m", "pip", "check"]), "No broken requirements found.");
-        assert_eq!(self.container(&["dpkg", "--audit"]), "");
-        let nvcc = self.container(&["nvcc", "--version"]);
-        assert!(nvcc.contains("release 11.8"), "{nvcc}");
-        for file in [
-            "nvcc",
-            "../include/cudnn.h",
-            "../include/cuda_runtime.h",
-            "../lib64/libcudnn.so",
-            "../nvvm/libdevice/libdevice.10.bc",
-        ] {
-            self.container(&["test", "-e", &format!("/usr/local/cuda/bin/{file}")]);
-        }
-        let priced: Value =
-            serde_json::from_str(&self.container(&["python3", "-m", "spectralmc", "--json"])).unwrap();
-        assert!(priced["agree"] == true && priced["versions"]["torch"] == "2.4.1", "{priced}");
-    }
+/// Of a layer, as its file in the store is named.
+fn digest(layer: &Value) -> String {
+    layer["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned()
 }
 
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        let _ = Command::new("docker").args(["rmi", &self.tag]).output();
-    }
+/// The steps of the layers that an image has and one before it has not.
+fn steps_of_new_layers<'a>(image: &'a Value, before: &Value) -> Vec<&'a str> {
+    let known: BTreeSet<_> = layers(before).iter().map(digest).collect();
+    let new = layers(image).iter().filter(|layer| !known.contains(&digest(layer)));
+    new.map(|layer| layer["step"].as_str().unwrap()).collect()
 }

@@ -12,6 +12,8 @@ mod debian;
 #[path = "support/small.rs"]
 mod small;
 mod support;
+#[path = "support/user.rs"]
+mod user;
 
 use std::ffi::OsString;
 use std::fs;
@@ -23,6 +25,7 @@ use std::process::{Command, Stdio};
 use assemble_layers::{BlobDigest, Lock, Sha256};
 use small::{Small, build, fails, is_root, scene};
 use support::{member, output, skipped, zip};
+use user::User;
 
 /// The scene, or nothing to test.
 macro_rules! scene_or_return {
@@ -79,10 +82,7 @@ fn root_and_an_ordinary_user_build_the_same() {
         return skipped("only root can make an ordinary user, to compare with");
     }
     let user = User::make();
-    let [uid, gid] = user.ids();
-    let words =
-        ["setpriv", &format!("--reuid={uid}"), &format!("--regid={gid}"), "--init-groups", "--reset-env"];
-    vary(small, "an ordinary user", &[], &words.map(OsString::from));
+    vary(small, "an ordinary user", &[], &user.words());
 }
 
 /// Builds from an empty store, in another folder, from a copy of the project, and compares.
@@ -516,31 +516,4 @@ fn wrapped(command: &Command, words: &[OsString]) -> Command {
         wrapped.current_dir(folder);
     }
     wrapped
-}
-
-/// An ordinary user with subordinate ids, gone with the value.
-struct User {
-    name: String,
-}
-
-impl User {
-    fn make() -> Self {
-        let name = format!("assemble-small-{}", std::process::id());
-        let options = ["--system", "--user-group", "--no-create-home", "--add-subids-for-system"];
-        output(Command::new("useradd").args(options).arg(&name));
-        Self { name }
-    }
-
-    fn ids(&self) -> [String; 2] {
-        ["-u", "-g"].map(|which| {
-            let id = output(Command::new("id").arg(which).arg(&self.name));
-            String::from_utf8(id).unwrap().trim().to_owned()
-        })
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        output(Command::new("userdel").arg(&self.name));
-    }
 }

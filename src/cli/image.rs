@@ -1,11 +1,12 @@
 //! `assemble image`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use assemble_layers::recipe::Base;
-use assemble_layers::{BlobDigest, Image, Lock, Recipes};
+use assemble_layers::{BlobDigest, Builder, Image, Recipes};
 use serde_json::json;
 
 use super::choice::{Choice, Declared};
@@ -107,25 +108,26 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     })?;
     inspect::gpu::keep_promises(&session.engine(), &image, &layers)?;
     let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
-    let published = session.publish(&image, &layers)?;
     let annotations = arguments.annotations.iter().cloned().collect();
     let assembled = oci::assemble(&image, layers)?.annotated(&annotations)?;
     let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
         session.engine().obtain(&image, &assembled.layers, |layer| wanted(layer.packed.digest))
     };
     let built = Built { store: &session.store, image: &assembled, obtain: &obtain };
+    let obtain_own = || session.engine().obtain(&image, &assembled.layers, |layer| layer.had != Had::Base);
     match &target {
         // Whoever else takes it asks for what he lacks.
+        Target::Store if session.publishes_what_others_have() => obtain_own()?,
         Target::Store if arguments.load || !destinations.is_empty() => {}
-        Target::Store => {
-            session.engine().obtain(&image, &assembled.layers, |layer| layer.had != Had::Base)?
-        }
+        Target::Store => obtain_own()?,
         _ => obtain(&|_| true)?,
     }
+    // Before it is pushed, which has its layers mounted from there.
+    let published = session.publish(&image, &assembled.layers)?;
     deliver(&session, &assembled, &names, &target)?;
     let loaded = engine.map(|engine| deliver::docker::load(&engine, &built, &names, &reporter.events()));
     let loaded = loaded.transpose()?;
-    let pushed = push(&session, &lock, &built, &destinations)?;
+    let pushed = push(&session, &image, &built, &destinations)?;
     reporter.finish();
     if !arguments.options.quiet {
         eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
@@ -202,21 +204,31 @@ fn deliver(session: &Session<'_>, image: &Assembled, names: &[Reference], target
 
 fn push(
     session: &Session<'_>,
-    lock: &Lock,
+    image: &Image,
     built: &Built<'_>,
     destinations: &[Destination],
 ) -> Result<Vec<Pushed>> {
     if destinations.is_empty() {
         return Ok(Vec::new());
     }
-    for base in lock.base.values() {
-        let blobs = base.layer.iter().map(|layer| layer.digest);
-        deliver::remember(&session.store, &base.repository.parse()?, blobs)?;
+    for (repository, blobs) in layers_of_bases(image) {
+        deliver::remember(&session.store, &repository.parse()?, blobs)?;
     }
     let client = session.options.registries.client(Patience::default());
     let events = session.events.clone();
     Push { client: &client, source: built, parts: &built.parts(), memory: Some(&session.store), events }
         .run(destinations)
+}
+
+/// By the repository that has them.
+fn layers_of_bases(image: &Image) -> BTreeMap<&str, BTreeSet<BlobDigest>> {
+    let mut held: BTreeMap<&str, BTreeSet<BlobDigest>> = BTreeMap::new();
+    for layer in &image.layers {
+        if let Builder::ImageLayer(layer) = &image.graph.node(layer.tree).builder {
+            held.entry(&layer.repository).or_default().insert(layer.digest);
+        }
+    }
+    held
 }
 
 /// Where the image went beside files.

@@ -245,6 +245,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Whether a cache is filled that may lack what is taken from another one.
+    pub fn publishes_what_others_have(&self) -> bool {
+        self.caches.len() > 1 && self.shared.iter().any(|shared| shared.is_published_to)
+    }
+
     /// Gives the caches what they lack of an image, where that was asked for, and remembers what they
     /// hold. What goes wrong with one is a warning.
     ///

@@ -42,6 +42,8 @@ pub enum NamedBy {
     Apt(PathBuf),
     /// The snapshot archive as it was then, in seconds since 1970.
     Snapshot(u64),
+    /// A base image's own apt: nobody on this machine.
+    Base,
 }
 
 /// Everything that is configured.
@@ -106,6 +108,7 @@ impl Archives {
             None => self.apt_sources_of(suite),
         };
         archives.extend(self.snapshots_of(suite)?);
+        archives.extend(self.bases_of(suite));
         if archives.is_empty() {
             return Err(Error::new(
                 Kind::Usage,
@@ -135,9 +138,7 @@ impl Archives {
             !lists(source) && source.suites.iter().any(|listed| is_security(listed) == is_security(suite))
         };
         let mut archives: Vec<Archive> = Vec::new();
-        let bases = self.bases.as_ref().map_or(Vec::new(), |bases| bases());
-        let own = self.apt.iter().filter(lists).chain(self.apt.iter().filter(same_kind));
-        for source in own.chain(bases.iter().filter(lists)) {
+        for source in self.apt.iter().filter(lists).chain(self.apt.iter().filter(same_kind)) {
             if archives.iter().all(|known| known.address != source.address) {
                 archives.push(Archive {
                     address: source.address.clone(),
@@ -147,6 +148,16 @@ impl Archives {
             }
         }
         archives
+    }
+
+    fn bases_of(&self, suite: &str) -> Vec<Archive> {
+        let sources = self.bases.as_ref().map_or(Vec::new(), |bases| bases());
+        let listing = sources.into_iter().filter(|source| source.suites.iter().any(|listed| listed == suite));
+        let archive = |AptSource { address, may_be_expired, .. }: AptSource| {
+            let may_be_expired = self.may_be_expired || may_be_expired;
+            Archive { address, named_by: NamedBy::Base, may_be_expired }
+        };
+        listing.map(archive).collect()
     }
 
     /// The snapshot of the lock's time, and that of the day after: a mirror may have been ahead of

@@ -5,7 +5,7 @@
 //! other, and a stall of one must not hold up the rest. A host that never answered is given up for good:
 //! hundreds of files that each wait for it would take an hour to say the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -50,6 +50,8 @@ pub struct Client {
     patience: Patience,
     /// By name: nothing if it has ever answered, else what came of trying.
     hosts: Mutex<BTreeMap<String, Option<Error>>>,
+    /// Hosts that nobody on this machine named.
+    strangers: Mutex<BTreeSet<String>>,
 }
 
 impl Client {
@@ -63,7 +65,13 @@ impl Client {
         builder: reqwest::blocking::ClientBuilder,
     ) -> Result<Self> {
         let inner = http::client(machine, &patience, builder)?;
-        Ok(Self { inner, logins: Logins::find(machine), patience, hosts: Mutex::default() })
+        Ok(Self {
+            inner,
+            logins: Logins::find(machine),
+            patience,
+            hosts: Mutex::default(),
+            strangers: Mutex::default(),
+        })
     }
 
     /// A page of at most `limit` bytes.
@@ -92,6 +100,22 @@ impl Client {
                 self.hosts().entry(address.host()).or_insert_with(|| Some(error.clone()));
             }
         })
+    }
+
+    /// Takes an address for one that somebody else chose: as with a redirect, a login that is for any host
+    /// is not for it, and in plain text none is.
+    pub fn mistrust(&self, address: &Address) {
+        self.strangers().insert(address.host());
+    }
+
+    fn login(&self, at: &Address, redirected: bool) -> Option<(&str, &str)> {
+        let stranger = self.strangers().contains(&at.host());
+        let allowed = !stranger || at.is_encrypted();
+        self.logins.of(at, redirected || stranger).filter(|_| allowed)
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hosts(&self) -> MutexGuard<'_, BTreeMap<String, Option<Error>>> {
@@ -253,7 +277,7 @@ impl Client {
         }
         if let Some((user, password)) = login {
             request = request.basic_auth(user, password);
-        } else if let Some((user, password)) = self.logins.of(at, redirected) {
+        } else if let Some((user, password)) = self.login(at, redirected) {
             request = request.basic_auth(user, Some(password));
         }
         let response = request.send().map_err(|error| passing(unreachable(at, &error)))?;

@@ -297,3 +297,18 @@ fn circles_end() {
     let error = client(&Machine::default()).get(&server.address("/"), None, 10).err().unwrap();
     assert!(error.message().contains("circles"), "{error}");
 }
+
+#[test]
+fn a_stranger_gets_no_login_that_is_for_any_host() {
+    let server = Server::start(|_, request| {
+        ok(if request.header("authorization").is_some() { &b"known"[..] } else { b"unknown" })
+    });
+    let folder = TempDir::new().unwrap();
+    fs_err::write(folder.path().join("netrc"), "default login me password secret\n").unwrap();
+    let machine = Machine::new(folder.path(), [("NETRC", "/netrc")]);
+    let client = client(&machine);
+    let address = server.address("/page");
+    assert_eq!(client.get(&address, None, 100).unwrap().bytes, b"known");
+    client.mistrust(&address);
+    assert_eq!(client.get(&address, None, 100).unwrap().bytes, b"unknown");
+}

@@ -64,7 +64,10 @@ impl Machine {
         named.or_else(|| Some(self.home()?.join(".config")))
     }
 
+    /// A path that leaves the machine's root leads nowhere.
     fn locate(&self, path: &Path) -> Option<PathBuf> {
-        Some(self.root.as_ref()?.join(path.strip_prefix("/").unwrap_or(path)))
+        let leaves = path.components().any(|part| part == std::path::Component::ParentDir);
+        let below = path.strip_prefix("/").unwrap_or(path);
+        self.root.as_ref().filter(|_| !leaves).map(|root| root.join(below))
     }
 }

@@ -27,7 +27,7 @@ pub(crate) use date::parse as parse_date;
 pub use machine::Machine;
 pub use network::{Network, Places};
 
-use debian::{Archives, BaseSources};
+use debian::{Archive, Archives, BaseSources, NamedBy};
 use http::{Client, Patience, Wanted};
 use python::{Indexes, Listed};
 
@@ -112,7 +112,7 @@ impl Fetcher {
             }
             Origin::Debian { suite, path } => {
                 let mut errors = Vec::new();
-                for archive in self.archives.of(suite)? {
+                for archive in self.archives_of(suite)? {
                     match archive.address.join(path).and_then(|address| get(&address)) {
                         Ok(()) => return Ok(()),
                         Err(error) if error.kind() == Kind::Network => errors.push(error),
@@ -142,6 +142,18 @@ impl Fetcher {
 
     pub fn archives(&self) -> &Archives {
         &self.archives
+    }
+
+    /// The addresses that may serve a suite, the likeliest first. Those that only a base image names are
+    /// told apart.
+    ///
+    /// # Errors
+    /// None is known.
+    pub fn archives_of(&self, suite: &str) -> Result<Vec<Archive>> {
+        let archives = self.archives.of(suite)?;
+        let strangers = archives.iter().filter(|archive| archive.named_by == NamedBy::Base);
+        strangers.for_each(|archive| self.client.mistrust(&archive.address));
+        Ok(archives)
     }
 
     /// # Errors

@@ -145,7 +145,7 @@ impl realise::Fetcher for Network {
                 Kind::Network,
                 format!("`{repository}` no longer has the layer `{digest}`"),
             )
-            .hint("registries forget images; a copy elsewhere is named by `--base-image NAME=REFERENCE`")),
+            .hint("registries forget images; `assemble lock --base registry --base-image NAME=REFERENCE` locks a copy elsewhere")),
         }
     }
 }

@@ -82,7 +82,7 @@ impl Finding<'_> {
                 _ => error,
             }
             .hint(
-                "the recipe names the digest; a copy elsewhere is named by `--base-image NAME=REFERENCE`",
+                "the recipe names the digest; `assemble lock --base registry --base-image NAME=REFERENCE` locks a copy elsewhere",
             ));
         };
         let moved = points_to.filter(|other| *other != digest);

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use assemble_layers::derivation::NodeId;
-use assemble_layers::lock::{BaseImage, DebianRequirements, Lock, Python, Requirements, ServedBy, VERSION};
+use assemble_layers::lock::{
+    BaseImage, Debian, DebianRequirements, Lock, Python, Requirements, ServedBy, VERSION,
+};
 use assemble_layers::{BlobDigest, Graph, base_image, debian as debian_graph};
 use tempfile::TempDir;
 
@@ -111,7 +113,15 @@ impl Maker<'_> {
             }
             let found = base::find(&client, &reference)?;
             found.warning.into_iter().for_each(|warning| self.engine.warn(warning));
-            Ok((name.clone(), found.image))
+            let mut image = found.image;
+            // What was read in the same image before is still so.
+            let same =
+                known.and_then(|lock| lock.base.get(name)).filter(|old| old.manifest == image.manifest);
+            if let Some(old) = same {
+                image.suites.clone_from(&old.suites);
+                image.components.clone_from(&old.components);
+            }
+            Ok((name.clone(), image))
         });
         images.collect()
     }
@@ -123,10 +133,10 @@ impl Maker<'_> {
         let sets = &self.requirements.debian.sets;
         let over: BTreeSet<Option<&str>> = sets.iter().map(|set| set.over.as_deref()).collect();
         let update = update.of_debian(known);
-        let (mut package, mut created) = (Vec::new(), None);
+        let (mut package, mut created, mut pythons) = (Vec::new(), None, BTreeMap::new());
         for over in over {
             let same = |lock: &&Lock| over.is_none_or(|name| is_same(lock, known, name));
-            let previous = Some(&*lock).filter(same).and(known).map(|known| requirements(known, over));
+            let previous = Some(&*lock).filter(same).and(known).map(|known| previous(known, over));
             let root = match over {
                 Some(name) => self.base_root(&engine, lock, known, name, &update)?,
                 None => None,
@@ -136,20 +146,20 @@ impl Maker<'_> {
                 network.fetcher()?,
                 &debian::Request {
                     requirements: &asked,
-                    previous: previous.as_ref().zip(known).map(|(requirements, known)| debian::Previous {
-                        requirements,
-                        debian: &known.debian,
-                    }),
+                    previous: previous
+                        .as_ref()
+                        .map(|(requirements, debian)| debian::Previous { requirements, debian }),
                     update: &update,
                     now: self.now,
                     installed: root.as_ref(),
                 },
             )?;
             resolved.warnings.into_iter().for_each(|warning| self.engine.warn(warning));
-            let ours = |set: &str| asked.sets.iter().any(|asked| asked.name == set);
-            package.extend(resolved.debian.package.into_iter().filter(|deb| ours(&deb.set)));
+            pythons.extend(python_of(&resolved.debian, root.as_ref()).map(|python| (over, python)));
+            package.extend(resolved.debian.package);
             created = created.max(resolved.timestamp);
         }
+        check_pythons(&pythons)?;
         let place = |name: &str| sets.iter().position(|set| set.name == name);
         package.sort_by(|one, other| (place(&one.set), &one.name).cmp(&(place(&other.set), &other.name)));
         lock.debian.package = package;
@@ -245,6 +255,34 @@ fn requirements(lock: &Lock, over: Option<&str>) -> DebianRequirements {
     requirements
 }
 
+/// What was asked for then, and what it came to.
+fn previous(known: &Lock, over: Option<&str>) -> (DebianRequirements, Debian) {
+    let requirements = requirements(known, over);
+    let ours = |deb: &&assemble_layers::lock::Deb| requirements.sets.iter().any(|set| set.name == deb.set);
+    let package = known.debian.package.iter().filter(ours).cloned().collect();
+    (requirements, Debian { package })
+}
+
+/// The version of Python that an image comes to have: `3.11`.
+fn python_of(debian: &Debian, installed: Option<&Installed>) -> Option<String> {
+    let added = debian.package.iter().find(|deb| deb.name == PYTHON).map(|deb| deb.version.as_str());
+    let version = added.or_else(|| installed?.version(PYTHON))?;
+    Some(version.splitn(3, ['.', '-', '+', '~']).take(2).collect::<Vec<_>>().join("."))
+}
+
+/// One lock has one Python: its wheels and their folders are those of that version.
+fn check_pythons(pythons: &BTreeMap<Option<&str>, String>) -> Result<()> {
+    let distinct: BTreeSet<_> = pythons.values().collect();
+    if distinct.len() <= 1 {
+        return Ok(());
+    }
+    let error = Error::new(Kind::Conflict, "the base images bring different versions of Python");
+    let line =
+        |(over, python): (&Option<&str>, &String)| format!("`{}`: {python}", over.unwrap_or("archive"));
+    let error = pythons.iter().map(line).fold(error, Error::detail);
+    Err(error.hint("`--base-image NAME=REFERENCE` names another; what is locked together has one Python"))
+}
+
 fn distinct<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for name in names {
@@ -265,6 +303,9 @@ fn root_of(engine: &Engine<'_>, image: &BaseImage) -> Result<TempDir> {
         || Error::new(Kind::Store, format!("a layer of `{}` vanished from the store", image.repository));
     base_root(engine.store, image)?.ok_or_else(gone)
 }
+
+/// The package that is Python's version.
+const PYTHON: &str = "python3";
 
 /// The package whose set is the last that Poetry needs: what comes after it is gigabytes of others'.
 const LAST: &str = "python3-venv";

@@ -284,6 +284,15 @@ def sources_of(project: Poetry, request: Request) -> list[Entry]:
     ]
 
 
+def toml_reader() -> Any:
+    """Python's own, or before 3.11 the one that Poetry brings."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:
+        import tomli as tomllib
+    return tomllib
+
+
 def check_python(project: Poetry, bases: list[tuple[str, str]]) -> None:
     from poetry.core.constraints.version import Version
 
@@ -356,7 +365,7 @@ def poetry_lock(answer: dict[str, Any], sources: list[Entry], url: Callable[[str
 
 def lock(request: Request, copy: Poetry, sources: list[Entry]) -> dict[str, Any]:
     """Let Poetry lock the working copy; its lock file's content."""
-    import tomllib
+    tomllib = toml_reader()
 
     import tomlkit
 
@@ -428,7 +437,7 @@ def build_requirements(
     A backend may ask for more when it is called; setuptools asks for `wheel`, in some versions.
     """
     import tarfile
-    import tomllib
+    tomllib = toml_reader()
     import zipfile
     from io import BytesIO
 

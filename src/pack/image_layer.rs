@@ -13,8 +13,8 @@ use super::untar::{self, Next, WHITEOUT, damaged, padding, skip};
 use super::zstd;
 use crate::Result;
 
-/// More entries than this are no layer.
-const ENTRIES: usize = 5_000_000;
+/// A layer has no more bytes of names and links than this: some three million usual ones.
+const NAMES: usize = 256 << 20;
 
 /// The tar of a packed layer; how it is packed, its first bytes say.
 ///
@@ -49,6 +49,8 @@ pub fn read(tar: impl Read, blob: BlobDigest) -> Result<Tree> {
 
 #[derive(Default)]
 struct Layer {
+    /// Bytes of names and links.
+    names: usize,
     /// The last of a name counts.
     entries: BTreeMap<TreePath, Entry>,
     /// What of lower layers is gone.
@@ -60,6 +62,10 @@ struct Layer {
 impl Layer {
     fn add(&mut self, next: Next, content: Content) -> Result<()> {
         let Some(path) = normal(&next.path)? else { return Ok(()) };
+        self.names += next.path.len() + next.link.len();
+        if self.names > NAMES {
+            return Err(damaged(format!("its names have more than {NAMES} bytes")));
+        }
         if let Some(name) = path.name().strip_prefix(WHITEOUT) {
             return self.add_whiteout(&path, name);
         }
@@ -68,15 +74,19 @@ impl Layer {
             EntryType::Regular | EntryType::Continuous => Kind::File(content),
             EntryType::Symlink => Kind::Symlink(RawBytes(next.link.clone())),
             EntryType::Link => {
-                let target = normal(&next.link)?;
-                Kind::Hardlink(target.ok_or_else(|| damaged(format!("`{path}` is a link to nothing")))?)
+                let nowhere =
+                    || damaged(format!("`{path}` is a hard link to what is not before it in the layer"));
+                let target = normal(&next.link)?.filter(|target| *target != path).ok_or_else(nowhere)?;
+                // What it is another name of is the file itself, so that no chain is ever followed.
+                match self.entries.get(&target).map(|entry| &entry.kind) {
+                    None | Some(Kind::Directory) => return Err(nowhere()),
+                    Some(Kind::Hardlink(file)) => Kind::Hardlink(file.clone()),
+                    Some(_) => Kind::Hardlink(target),
+                }
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => return Ok(()),
             other => return Err(damaged(format!("`{path}` is of a kind that layers have not: {other:?}"))),
         };
-        if self.entries.len() >= ENTRIES {
-            return Err(damaged(format!("it has more than {ENTRIES} entries")));
-        }
         let capability = |(name, value): (Vec<u8>, Vec<u8>)| match &name[..] {
             b"security.capability" => Some(("security.capability".to_owned(), RawBytes(value))),
             _ => None,
@@ -124,10 +134,14 @@ impl Layer {
     /// a tar it is the one that comes first.
     fn order_links(&mut self) -> Result<()> {
         let mut names: BTreeMap<TreePath, BTreeSet<TreePath>> = BTreeMap::new();
-        for path in self.entries.keys() {
-            let file = self.file_of(path)?;
-            if file != *path {
-                names.entry(file).or_default().insert(path.clone());
+        for (path, entry) in &self.entries {
+            let Kind::Hardlink(file) = &entry.kind else { continue };
+            match self.entries.get(file).map(|entry| &entry.kind) {
+                // Something else took the file's place after the link was made.
+                None | Some(Kind::Directory | Kind::Hardlink(_)) => {
+                    return Err(damaged(format!("what `{path}` is a hard link to is no file any more")));
+                }
+                Some(_) => drop(names.entry(file.clone()).or_default().insert(path.clone())),
             }
         }
         for (file, mut all) in names {
@@ -141,20 +155,6 @@ impl Layer {
             self.entries.insert(first.clone(), Entry { path: first, ..entry });
         }
         Ok(())
-    }
-
-    /// What a chain of hard links ends at.
-    fn file_of(&self, path: &TreePath) -> Result<TreePath> {
-        let mut at = path;
-        for _ in 0..self.entries.len() {
-            match self.entries.get(at).map(|entry| &entry.kind) {
-                Some(Kind::Hardlink(target)) => at = target,
-                Some(Kind::Directory) if at != path => break,
-                Some(_) => return Ok(at.clone()),
-                None => break,
-            }
-        }
-        Err(damaged(format!("`{path}` is a hard link to what is not in the layer")))
     }
 }
 

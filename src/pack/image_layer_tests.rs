@@ -176,3 +176,20 @@ fn what_we_write_is_read_back() {
     };
     assert_eq!(plain(&again), plain(&tree));
 }
+
+#[test]
+fn what_stands_before_a_file_is_limited_in_all() {
+    let value = vec![b'x'; 600 << 10];
+    let extended = |times: usize| {
+        let mut tar = Tar::default();
+        for number in 0..times {
+            let name = format!("SCHILY.xattr.user.{number}");
+            tar.0.append_pax_extensions([(name.as_str(), &value[..])]).unwrap();
+        }
+        tar.file("a", "").read()
+    };
+    assert!(extended(1).is_ok());
+    assert!(extended(2).unwrap_err().to_string().contains("stand before a file"));
+    let long = "d/".repeat(2100) + "file";
+    assert!(Tar::default().file(&long, "").read().unwrap_err().to_string().contains("4096"));
+}

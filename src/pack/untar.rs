@@ -13,6 +13,9 @@ use crate::{Error, Kind, Result};
 /// What stands before a file and is about it, in bytes: names, attributes, times.
 const EXTENSIONS_LIMIT: u64 = 1 << 20;
 
+/// A name, in bytes: Linux takes none that is longer.
+const NAME_LIMIT: usize = 4096;
+
 /// `.wh.NAME` beside where NAME was (OCI image-spec, `layer.md`, "Whiteouts").
 pub const WHITEOUT: &[u8] = b".wh.";
 
@@ -94,6 +97,7 @@ pub fn padding(size: u64) -> u64 {
 /// A tar that is damaged.
 pub fn next<R: Read>(tar: &mut R) -> Result<Option<Next>> {
     let mut extensions = Extensions::default();
+    let mut left = EXTENSIONS_LIMIT;
     let mut header = Header::new_old();
     loop {
         // Two empty blocks end a tar; where the file ends instead, everything was there as well.
@@ -102,17 +106,29 @@ pub fn next<R: Read>(tar: &mut R) -> Result<Option<Next>> {
             return Ok(None);
         }
         let size = header.entry_size().map_err(damaged)?;
-        match header.entry_type() {
+        let kind = header.entry_type();
+        let is_extension = kind.is_gnu_longname() || kind.is_gnu_longlink() || is_pax(kind);
+        if is_extension {
+            let enough = || {
+                damaged(format!("more than {EXTENSIONS_LIMIT} bytes stand before a file and are about it"))
+            };
+            left = left.checked_sub(size).ok_or_else(enough)?;
+        }
+        match kind {
             EntryType::GNULongName => extensions.path = Some(long_name(tar, size)?),
             EntryType::GNULongLink => extensions.link = Some(long_name(tar, size)?),
             EntryType::XHeader => extensions.read_pax(&extension(tar, size)?)?,
             EntryType::XGlobalHeader => drop(extension(tar, size)?),
             kind => {
                 let Extensions { path, link, numbers, xattrs } = extensions;
-                let own_link = || header.link_name_bytes().unwrap_or_default().into_owned();
+                let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
+                let link = link.unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
+                if path.len().max(link.len()) > NAME_LIMIT {
+                    return Err(damaged(format!("a name of it has more than {NAME_LIMIT} bytes")));
+                }
                 return Ok(Some(Next {
-                    path: path.unwrap_or_else(|| header.path_bytes().into_owned()),
-                    link: link.unwrap_or_else(own_link),
+                    path,
+                    link,
                     kind,
                     size: numbers.get("size").copied().unwrap_or(size),
                     xattrs,
@@ -136,16 +152,17 @@ pub fn skip(left: &mut std::io::Take<impl Read>) -> Result<()> {
     }
 }
 
+fn is_pax(kind: EntryType) -> bool {
+    kind.is_pax_local_extensions() || kind.is_pax_global_extensions()
+}
+
 fn long_name<R: Read>(tar: &mut R, size: u64) -> Result<Vec<u8>> {
     let bytes = extension(tar, size)?;
     Ok(bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())
 }
 
-/// The content of an entry that is about the next one.
+/// The content of an entry that is about the next one; its size was checked.
 fn extension<R: Read>(tar: &mut R, size: u64) -> Result<Vec<u8>> {
-    if size > EXTENSIONS_LIMIT {
-        return Err(damaged(format!("{size} bytes stand before a file and are about it")));
-    }
     let mut bytes = Vec::new();
     tar.by_ref().take(size).read_to_end(&mut bytes).map_err(damaged)?;
     skip(&mut tar.by_ref().take(padding(size)))?;

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use assemble_layers::derivation::Node;
 use assemble_layers::encode::Encoder;
-use assemble_layers::image::Compression;
+use assemble_layers::image::{Compression, Layer};
 use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, image};
 
 use crate::pack::{Contents, gzip};
@@ -142,6 +142,17 @@ impl Engine<'_> {
                     .detail("a cache has its record, and no longer its bytes")
                     .hint("run it again: what was built now is in the store"))
             }
+        }
+    }
+
+    /// Puts one layer into the store, packed, if it is not there.
+    ///
+    /// # Errors
+    /// As [`Engine::obtain`].
+    pub fn obtain_layer(&self, image: &Image, layer: &Layer, packed: Packed) -> Result<()> {
+        match self.store.has_blob(packed.digest) {
+            true => Ok(()),
+            false => Realisation::new(self, &image.graph).layer_in_store(layer.tree),
         }
     }
 

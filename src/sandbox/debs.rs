@@ -89,7 +89,13 @@ pub fn unpack(
     let packages = package::open_all(packages, threads)?;
     let root = Root::new(root);
     let database = Database::read(&root)?;
-    let set: Vec<_> = packages.iter().map(|package| (package.name.clone(), package.automatic)).collect();
+    // An upgrade leaves it as it is whether somebody asked for the package.
+    let is_new = |package: &&Package| {
+        let old = database.find(&package.name, &package.architecture).map(|old| &database.packages[old]);
+        !old.is_some_and(|old| old.is_present()) || !package.automatic
+    };
+    let set: Vec<_> =
+        packages.iter().filter(is_new).map(|package| (package.name.clone(), package.automatic)).collect();
     let mut scripts = Scripts::new(&root, execute, &packages, &database);
     let native = if database.is_empty() {
         bootstrap(&mut scripts, &packages, threads)?

@@ -91,12 +91,20 @@ impl Loading<'_> {
             return Ok((id, Loaded { sent: 0, spared: self.size_of(&all) }));
         }
         let mut sent = 0;
-        match self.load_rest(&mut sent) {
-            Ok(Some((id, spared))) => return Ok((id, Loaded { sent, spared })),
-            Ok(None) => {}
+        match self.spared() {
+            Ok(spared) if !spared.is_empty() => {
+                self.obtain(&spared)?;
+                match self.load_rest(&spared, &mut sent) {
+                    Ok(id) => return Ok((id, Loaded { sent, spared: self.size_of(&spared) })),
+                    Err(error) if error.kind() != Kind::Network => return Err(error),
+                    Err(doubt) => self.warn(&doubt),
+                }
+            }
+            Ok(_) => {}
             Err(error) if error.kind() != Kind::Network => return Err(error),
             Err(doubt) => self.warn(&doubt),
         }
+        self.obtain(&BTreeSet::new())?;
         self.send(&BTreeSet::new(), &mut sent)?;
         match self.found()? {
             Some((id, _)) => Ok((id, Loaded { sent, spared: 0 })),
@@ -104,15 +112,16 @@ impl Loading<'_> {
         }
     }
 
-    /// Sends what the engine seems to lack, if that is not all; returns what was spared, in bytes.
-    fn load_rest(&self, sent: &mut u64) -> Result<Option<(BlobDigest, u64)>> {
-        let spared = self.spared()?;
-        if spared.is_empty() {
-            return Ok(None);
-        }
-        self.send(&spared, sent)?;
+    /// Has all layers here but those that are not sent. What goes wrong is no fault of the engine's.
+    fn obtain(&self, spared: &BTreeSet<BlobDigest>) -> Result<()> {
+        (self.built.obtain)(&|digest| !spared.contains(&digest))
+    }
+
+    /// Sends what the engine seems to lack.
+    fn load_rest(&self, spared: &BTreeSet<BlobDigest>, sent: &mut u64) -> Result<BlobDigest> {
+        self.send(spared, sent)?;
         match self.found()? {
-            Some((id, Trust::Whole)) => Ok(Some((id, self.size_of(&spared)))),
+            Some((id, Trust::Whole)) => Ok(id),
             _ => Err(self.not_held()),
         }
     }
@@ -201,7 +210,6 @@ impl Loading<'_> {
     }
 
     fn send(&self, spared: &BTreeSet<BlobDigest>, sent: &mut u64) -> Result<()> {
-        (self.built.obtain)(&|digest| !spared.contains(&digest))?;
         let archive = Stream::without(self.image, spared)?;
         let size = archive.size()?;
         let result = self.engine.load(size, &mut |out| {

@@ -27,7 +27,11 @@ impl Inspection {
     /// # Errors
     /// Those of the store.
     pub fn of_made(engine: &Engine<'_>, image: &Image, layers: &[(DiffId, Option<Packed>)]) -> Result<Self> {
-        let listings = at_once(layers, engine.jobs, |(diff_id, packed)| {
+        let layers: Vec<_> = image.layers.iter().zip(layers).collect();
+        let listings = at_once(&layers, engine.jobs, |(layer, (diff_id, packed))| {
+            if let (Some(packed), false) = (packed, listing::is_recorded(engine, *diff_id, Select::All)?) {
+                engine.obtain_layer(image, layer, *packed)?;
+            }
             listing::of_layer(engine, *diff_id, *packed, Select::All)
         })?;
         Ok(Self::new(image.promises.clone(), listings))

@@ -25,6 +25,9 @@ pub struct Reader<'a> {
     pub fetcher: &'a Fetcher,
     pub keyring: &'a Keyring,
     pub components: &'a [String],
+    /// Whose archives count; whoever signs for a base image's own keys, if absent. Then a suite may lack
+    /// some of the components, for other suites have them.
+    pub origin: Option<&'a str>,
     pub architecture: &'a str,
     /// In seconds since 1970.
     pub now: u64,
@@ -37,7 +40,7 @@ impl Reader<'_> {
     /// None has: a line for each says why.
     pub fn suite(&self, name: &str) -> Result<Suite> {
         let mut failures = Vec::new();
-        for archive in self.fetcher.archives().of(name)? {
+        for archive in self.fetcher.archives_of(name)? {
             match self.suite_at(&archive, name) {
                 Ok(mut suite) => {
                     suite.warnings.extend(failures.iter().map(Error::message).map(str::to_owned));
@@ -48,7 +51,7 @@ impl Reader<'_> {
                 Err(error) => failures.extend(error),
             }
         }
-        let mut error = Error::new(Kind::Network, format!("no archive serves the suite `{name}` of Debian"));
+        let mut error = Error::new(Kind::Network, format!("no archive serves the suite `{name}`"));
         for failure in failures {
             error = error.detail(failure.message());
             for detail in failure.details() {
@@ -76,7 +79,7 @@ impl Reader<'_> {
         };
         let text = verify(&page.bytes, self.keyring, self.now).map_err(wrong)?;
         let release = Release::parse(&text).map_err(wrong)?;
-        release.check(name).map_err(wrong)?;
+        release.check(name, self.origin).map_err(wrong)?;
         let mut warnings = Vec::new();
         if let Some(days) = release.expired_for(now_for(archive, self.now)) {
             let expired = wrong(format!("expired {days} days ago"));
@@ -98,6 +101,9 @@ impl Reader<'_> {
         for component in self.components {
             for architecture in architectures {
                 let folder = format!("{component}/binary-{architecture}");
+                if self.origin.is_none() && listed_as(release, &folder).is_none() {
+                    continue;
+                }
                 texts.push(self.index(base, release, &folder)?);
             }
         }
@@ -107,11 +113,7 @@ impl Reader<'_> {
     /// `Packages` of a folder, in the smallest form that is listed.
     fn index(&self, base: &Address, release: &Release, folder: &str) -> Result<String> {
         let plain = format!("{folder}/Packages");
-        let form = [".xz", ".gz", ""].into_iter().find_map(|ending| {
-            let path = format!("{plain}{ending}");
-            Some((ending, release.file(&path)?, path))
-        });
-        let Some((ending, listed, path)) = form else {
+        let Some((ending, listed, path)) = listed_as(release, folder) else {
             return Err(Error::new(Kind::Input, format!("`{}` does not list `{plain}`", base.host()))
                 .detail(base)
                 .hint("the recipe's `components` and `architecture` name what the suite does not have"));
@@ -146,11 +148,19 @@ impl Reader<'_> {
     }
 }
 
+/// How a folder's `Packages` is listed: its ending, what it is, its path.
+fn listed_as(release: &Release, folder: &str) -> Option<(&'static str, Listed, String)> {
+    [".xz", ".gz", ""].into_iter().find_map(|ending| {
+        let path = format!("{folder}/Packages{ending}");
+        Some((ending, release.file(&path)?, path))
+    })
+}
+
 /// A snapshot is judged by its own time: it shall be as it was then.
 fn now_for(archive: &Archive, now: u64) -> u64 {
     match archive.named_by {
         NamedBy::Snapshot(time) => now.min(time),
-        NamedBy::User | NamedBy::Apt(_) => now,
+        NamedBy::User | NamedBy::Apt(_) | NamedBy::Base => now,
     }
 }
 

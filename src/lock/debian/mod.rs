@@ -52,6 +52,14 @@ impl Installed {
         Ok(Self { status, keyring })
     }
 
+    /// The version of a package that is installed.
+    pub fn version(&self, package: &str) -> Option<&str> {
+        let stanzas = self.status.split("\n\n");
+        let mut own =
+            stanzas.filter(|stanza| index::fields(stanza).any(|field| field == ("Package", package)));
+        index::fields(own.next()?).find(|(name, _)| *name == "Version").map(|(_, version)| version)
+    }
+
     /// The stanzas of what is installed, and not only its configuration.
     fn stanzas(&self) -> String {
         let installed =
@@ -115,6 +123,7 @@ fn resolve_signed(fetcher: &Fetcher, request: &Request<'_>, keyring: &Keyring) -
         fetcher,
         keyring,
         components: &requirements.components,
+        origin: if request.installed.is_some() { None } else { Some("Debian") },
         architecture: &requirements.architecture,
         now: request.now,
     };

@@ -173,10 +173,10 @@ impl Release {
         })
     }
 
-    /// Whether this is the suite that was asked for, of Debian.
-    pub fn check(&self, suite: &str) -> Result<(), Wrong> {
-        if self.origin != "Debian" {
-            return Err(format!("is of `{}`, not of `Debian`", self.origin));
+    /// Whether this is the suite that was asked for, of that origin if one is named.
+    pub fn check(&self, suite: &str, origin: Option<&str>) -> Result<(), Wrong> {
+        if let Some(origin) = origin.filter(|origin| self.origin != *origin) {
+            return Err(format!("is of `{}`, not of `{origin}`", self.origin));
         }
         if suite != self.codename && suite != self.suite {
             return Err(format!("is of `{}` (`{}`), not of `{suite}`", self.codename, self.suite));

@@ -139,13 +139,19 @@ fn what_a_release_says() {
     assert!(release.by_hash && !release.lists_all_apart);
     assert_eq!(release.file("main/binary-amd64/Packages.xz").unwrap().sha256, Sha256::of(b""));
     assert_eq!(release.file("main/binary-amd64/Packages.gz"), None);
-    assert!(release.check("bookworm").is_ok() && release.check("oldstable").is_ok());
-    assert_eq!(release.check("trixie").unwrap_err(), "is of `bookworm` (`oldstable`), not of `trixie`");
+    assert!(
+        release.check("bookworm", Some("Debian")).is_ok()
+            && release.check("oldstable", Some("Debian")).is_ok()
+    );
+    assert_eq!(
+        release.check("trixie", Some("Debian")).unwrap_err(),
+        "is of `bookworm` (`oldstable`), not of `trixie`"
+    );
     let week = 7 * 24 * 60 * 60;
     assert_eq!(release.expired_for(release.date + week), None);
     assert_eq!(release.expired_for(release.date + 2 * week), Some(7));
     let other = Release::parse(&RELEASE.replace("Origin: Debian", "Origin: Docker")).unwrap();
-    assert_eq!(other.check("bookworm").unwrap_err(), "is of `Docker`, not of `Debian`");
+    assert_eq!(other.check("bookworm", Some("Debian")).unwrap_err(), "is of `Docker`, not of `Debian`");
     assert!(Release::parse(&RELEASE.replace("Jul 2026", "Juli")).is_err());
 }
 

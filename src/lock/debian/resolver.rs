@@ -215,6 +215,14 @@ impl<'u, 'a> Resolver<'u, 'a> {
         chosen.is_some_and(|chosen| chosen.package == id && matches!(chosen.because, Because::Installed))
     }
 
+    /// What takes the place of an installed version: the locked one, or the newest. Never an older one.
+    fn upgrade(&self, installed: PackageId) -> Option<PackageId> {
+        let package = self.universe.get(installed);
+        let pinned = self.pins.get(package.name).copied().filter(|id| *id != installed);
+        let to = pinned.or_else(|| self.universe.newest(package.name))?;
+        (self.universe.get(to).version > package.version).then_some(to)
+    }
+
     /// After an upgrade: whatever is installed and needed the old version is upgraded as well.
     fn follow(&mut self, upgraded: PackageId) -> Result<(), Problem> {
         let name = self.universe.get(upgraded).name;
@@ -235,7 +243,7 @@ impl<'u, 'a> Resolver<'u, 'a> {
                 continue;
             }
             let package = self.universe.get(id);
-            let newest = self.universe.newest(package.name).filter(|newest| *newest != id);
+            let newest = self.upgrade(id);
             let stuck = || Problem {
                 message: format!("`{name}` cannot be upgraded"),
                 details: vec![format!(
@@ -254,8 +262,8 @@ impl<'u, 'a> Resolver<'u, 'a> {
         let source = self.universe.get(of).source();
         let installed = self.chosen.values().map(|chosen| chosen.package).filter(|id| self.is_installed(*id));
         let newest = installed.filter_map(|id| {
-            let newest = self.universe.newest(self.universe.get(id).name)?;
-            (newest != id && self.universe.get(newest).source() == source).then_some(newest)
+            let newest = self.upgrade(id)?;
+            (self.universe.get(newest).source() == source).then_some(newest)
         });
         let mut siblings: Vec<_> = newest.collect();
         siblings.sort_unstable();
@@ -330,7 +338,7 @@ impl<'u, 'a> Resolver<'u, 'a> {
     pub(super) fn candidates(&self, relation: &Relation<'a>) -> Vec<PackageId> {
         let mut found = Vec::new();
         if let Some(id) = self.candidate(relation.name) {
-            let newer = self.universe.newest(relation.name).filter(|_| self.is_installed(id));
+            let newer = if self.is_installed(id) { self.upgrade(id) } else { None };
             if fits(self.universe.get(id), relation) {
                 found.push(id);
             } else if let Some(newer) = newer.filter(|newer| fits(self.universe.get(*newer), relation)) {
@@ -364,7 +372,9 @@ impl<'u, 'a> Resolver<'u, 'a> {
     pub(super) fn newest_instead(&self, id: PackageId) -> Option<&Package<'a>> {
         let name = self.universe.get(id).name;
         let newest = self.universe.newest(name).filter(|newest| *newest != id)?;
-        (self.pins.get(name) == Some(&id)).then(|| self.universe.get(newest))
+        let pinned = self.pins.get(name);
+        let pins = pinned == Some(&id) || (pinned.is_some_and(|to| *to != newest) && self.is_installed(id));
+        pins.then(|| self.universe.get(newest))
     }
 
     /// `Conflicts` and `Breaks`, both ways.

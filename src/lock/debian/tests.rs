@@ -173,3 +173,66 @@ fn requirements_that_cannot_be_met_are_a_conflict() {
     let hint = "  hint: the recipe's sets say what is asked for; it looks into bookworm (main) for amd64";
     assert_eq!(error.to_string().lines().last(), Some(hint));
 }
+
+/// An image that has these packages and trusts nobody but Debian.
+fn installed(lines: &str) -> Installed {
+    let status = packages(lines).replace("Architecture:", "Status: install ok installed\nArchitecture:");
+    Installed { status, keyring: Keyring::debian() }
+}
+
+fn over(archive: &Archive, image: &Installed, request: Request<'_>) -> Vec<String> {
+    let resolution = archive.resolve(&Request { installed: Some(image), ..request }, false).unwrap();
+    versions(&resolution.debian)
+}
+
+#[test]
+fn an_image_s_archive_is_whoever_its_keys_are_of() {
+    let mut archive = Archive::new("tini 1");
+    archive.release = archive.release.replace("Debian", "Ubuntu");
+    let mut asked = requirements("tini");
+    // Another suite of the image's has this one.
+    asked.components.push("universe".into());
+    assert_eq!(over(&archive, &installed(""), request(&asked)), ["tini 1"]);
+}
+
+#[test]
+fn what_is_installed_and_fits_stays_and_the_rest_is_upgraded() {
+    let archive = Archive::new(
+        "a 1; Depends: libc (>= 1)\nb 1; Depends: libc (= 2)\nlibc 2; Source: glibc\n\
+         bin 2; Source: glibc; Depends: libc (= 2)\nother 2; Depends: libc (= 2)",
+    );
+    let image =
+        installed("libc 1; Source: glibc\nbin 1; Source: glibc; Depends: libc (= 1)\nother 1; Depends: libc");
+    assert_eq!(over(&archive, &image, request(&requirements("a libc"))), ["a 1"]);
+    // What is of the same source goes along, and what needed the old version.
+    assert_eq!(over(&archive, &image, request(&requirements("b"))), ["b 1", "bin 2", "libc 2"]);
+    // It is said what stands in the way.
+    let stuck = installed("libc 1\nold 1; Depends: libc (= 1)");
+    let asked = requirements("b");
+    let request = Request { installed: Some(&stuck), ..request(&asked) };
+    let error = archive.resolve(&request, false).unwrap_err().to_string();
+    assert!(error.contains("`old 1` is installed and needs `libc (= 1)`"), "{error}");
+}
+
+#[test]
+fn a_locked_upgrade_holds_and_nothing_is_made_older() {
+    let asked = requirements("dev");
+    let image = installed("libc 1");
+    let locked = Archive::new("dev 2; Depends: libc (= 2)\nlibc 2")
+        .resolve(&Request { installed: Some(&image), ..request(&asked) }, false);
+    let locked = locked.unwrap().debian;
+    assert_eq!(versions(&locked), ["dev 2", "libc 2"]);
+    // A newer one is listed beside it, and something else moves.
+    let later = Archive::new(
+        "dev 2; Depends: libc (= 2)\ndev 3; Depends: libc (= 3)\nlibc 2\nlibc 3\nmore 1; Depends: libc (>= 2)",
+    );
+    let more = requirements("dev more");
+    let previous = Some(Previous { requirements: &asked, debian: &locked });
+    let again = over(&later, &image, Request { previous, ..request(&more) });
+    assert_eq!(again, ["dev 2", "libc 2", "more 1"]);
+    // A mirror that lags behind the image has only what is older.
+    let behind = installed("libc 3");
+    let lagging = Archive::new("dev 2; Depends: libc (= 2)\nlibc 2");
+    let request = Request { installed: Some(&behind), ..request(&asked) };
+    assert_eq!(lagging.resolve(&request, false).unwrap_err().kind(), Kind::Conflict);
+}
