@@ -19,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use assemble_layers::Sha256;
+use assemble_layers::lock::ServedBy;
 use small::{Small, fails, is_root, scene};
 use support::output;
 use user::User;
@@ -314,6 +315,8 @@ fn a_distribution_that_is_locked_reaches_an_index_and_nothing_else() {
         let lock = assemble::lock::read(&caller.project.join("assemble.lock")).unwrap().unwrap();
         let hostile = lock.python.packages.iter().find(|one| one.name == "hostile").unwrap();
         assert_eq!(hostile.source.as_deref(), Some("private"));
+        let private = lock.python.sources.iter().find(|source| source.name == "private").unwrap();
+        assert_eq!(private.served_by, ServedBy::Other, "it is where `--index` says");
         assert_eq!(lock.python.packages.len(), small.lock.python.packages.len() + 1);
     }
 }

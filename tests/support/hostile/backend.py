@@ -247,6 +247,9 @@ def tell(what):
 
 
 def try_all():
+    # Whoever reads what this says would wait for a process that stays.
+    for number in (1, 2):
+        os.dup2(os.open("/tmp/said", os.O_WRONLY | os.O_CREAT), number)
     everything = [*tries, *attack.tries]
     for function in everything:
         try:
