@@ -1,6 +1,8 @@
-//! Long builds: how many jobs the machine bears, and how far they are.
+//! Long builds: how many jobs the machine bears, how long they take, and how far they are.
 
 use std::time::{Duration, Instant};
+
+use assemble_layers::Builder;
 
 /// How many jobs of `memory` bytes each this machine bears: as many as it has cores, as long as the
 /// memory that is free now suffices; at least one.
@@ -15,6 +17,16 @@ fn available(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
+}
+
+/// How long a step takes, roughly, of which nothing is known but its kind.
+pub fn expected<Input>(builder: &Builder<Input>) -> Duration {
+    Duration::from_secs(match builder {
+        // Whoever says how many compilers may run has much to compile.
+        Builder::Run(run) if run.effort.jobs.is_some() => 3600,
+        Builder::Run(_) | Builder::UnpackDebs(_) | Builder::Git(_) => 60,
+        Builder::Fetch(_) | Builder::ImageLayer(_) | Builder::Files(_) | Builder::UnpackWheels(_) => 5,
+    })
 }
 
 /// Reads ninja's own counter, `[12/345] …`, and reckons from it.
