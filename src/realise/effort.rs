@@ -1,22 +1,26 @@
 //! Long builds: how many jobs the machine bears, how long they take, and how far they are.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use assemble_layers::Builder;
 
-/// How many jobs of `memory` bytes each this machine bears: as many as it has cores, as long as the
-/// memory that is free now suffices; at least one.
+use super::limits;
+
+/// What one of the builders needs that work at once, in bytes: what is packed and unpacked goes through
+/// buffers, and a package's files through memory.
+const BUILDER: u64 = 512 << 20;
+
+/// How many jobs of `memory` bytes each this process may run: as many as it has cores, as long as the
+/// memory that is free now suffices, both by the limits of its container; at least one.
 pub fn jobs(memory: u64) -> u64 {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
+    let (cores, free) = (limits::cores(), limits::memory(Path::new("/")));
     cores.min(free.map_or(cores, |free| free / memory.max(1))).max(1)
 }
 
-/// `MemAvailable` in bytes (proc_meminfo(5)).
-fn available(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
+/// How many builders may work at once, where nobody says it.
+pub fn builders() -> usize {
+    usize::try_from(jobs(BUILDER)).unwrap_or(1)
 }
 
 /// How long a step takes, roughly, of which nothing is known but its kind.
@@ -109,7 +113,6 @@ mod tests {
     #[test]
     fn there_is_always_one_job() {
         assert_eq!(jobs(u64::MAX), 1);
-        assert!(jobs(1) >= 1 && jobs(0) >= 1);
-        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   24061512 kB\n"), Some(24_061_512 << 10));
+        assert!(jobs(1) >= 1 && jobs(0) >= 1 && builders() >= 1);
     }
 }

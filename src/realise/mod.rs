@@ -18,6 +18,7 @@ mod download;
 mod effort;
 mod event;
 mod image_layer;
+mod limits;
 mod permits;
 mod plan;
 mod promise;
@@ -26,6 +27,7 @@ mod shell;
 
 pub use base_root::{base_root, dpkg_status};
 pub use download::{Fetcher, NoFetcher};
+pub use effort::builders;
 pub use event::{Event, Had};
 pub use plan::{Plan, Planned, State, Step};
 pub use results::{Held, Shareable};

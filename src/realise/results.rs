@@ -1,9 +1,11 @@
 //! What an image came to, step by step, as others can take it instead of building it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, Key, Sha256, Tree, image};
 
+use super::plan::Identity;
 use super::{Engine, packing_key};
 use crate::Result;
 use crate::store::{Outcome, Packed, Record};
@@ -99,6 +101,34 @@ impl Engine<'_> {
             }
         }
         Ok(shareable)
+    }
+
+    /// Of what [`Engine::shareable`] gives, what took at least as long and is as it will stay: a layer's
+    /// tree when it is packed. What is packed of it is with it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn expensive(&self, image: &Image, took: Duration) -> Result<Vec<Shareable>> {
+        let mut layers = BTreeSet::new();
+        for layer in &image.layers {
+            if let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? {
+                layers.insert(BlobDigest(digest));
+            }
+        }
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let all = self.shareable(image, &[])?;
+        let is_unpacked = |held: &Held| !held.is_inflated() && layers.contains(&held.blob);
+        let is_expensive =
+            |it: &&Shareable| it.record.milliseconds >= took && !it.blobs.iter().any(is_unpacked);
+        let expensive: Vec<_> = all.iter().filter(is_expensive).cloned().collect();
+        let packed: BTreeSet<_> =
+            expensive.iter().flat_map(|it| &it.blobs).map(|held| held.stored.digest).collect();
+        let is_packed_of_it = |it: &&Shareable| {
+            !is_expensive(it)
+                && matches!(it.record.outcome, Outcome::Packed(it) if packed.contains(&it.digest))
+        };
+        let packings = all.iter().filter(is_packed_of_it).cloned();
+        Ok(expensive.iter().cloned().chain(packings).collect())
     }
 
     /// The blobs that a record names, if all of them are here.
