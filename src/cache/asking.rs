@@ -91,7 +91,7 @@ impl Cache {
         cost: Duration,
         request: impl Fn() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        if lock(&self.unusable).contains(&(blob.digest, blob.size)) {
+        if lock(&self.unusable).contains_key(&(blob.digest, blob.size)) {
             return Ok(None);
         }
         let cost = cost.max(Duration::from_millis(of.record.milliseconds));
@@ -107,7 +107,8 @@ impl Cache {
             }
             Err(error) => Some(error),
         };
-        lock(&self.unusable).insert((blob.digest, blob.size));
+        let trouble = if error.is_none() { Trouble::Gone } else { Trouble::Unreadable };
+        lock(&self.unusable).insert((blob.digest, blob.size), trouble);
         let name = &of.record.name;
         match error {
             None => self.tell(Trouble::Gone, name, || {

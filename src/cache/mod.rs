@@ -69,8 +69,8 @@ pub struct Cache {
     slow: AtomicBool,
     /// How long was waited for blobs that did not come.
     fruitless: Mutex<Duration>,
-    /// Blobs that turned out to be gone, or something else, with the sizes that they should have.
-    unusable: Mutex<BTreeSet<(BlobDigest, u64)>>,
+    /// What turned out to be wrong with blobs, by their digests and the sizes that they should have.
+    unusable: Mutex<BTreeMap<(BlobDigest, u64), Trouble>>,
     /// Blobs that were read or sent in this run.
     sound: Mutex<BTreeSet<BlobDigest>>,
     /// The lock of a blob is held while it is taken.
@@ -184,7 +184,7 @@ impl Cache {
     /// Whether something that a record names was asked for and was not there as it should be.
     fn is_broken(&self, document: &Document) -> bool {
         let unusable = lock(&self.unusable);
-        document.stored().any(|stored| unusable.contains(&(stored.digest, stored.size)))
+        document.stored().any(|stored| unusable.contains_key(&(stored.digest, stored.size)))
     }
 }
 

@@ -163,12 +163,12 @@ impl Cache {
         let named = documents.flat_map(Document::stored).map(|stored| (stored.digest, stored.size));
         let mut doubtful: BTreeSet<_> = named.collect();
         doubtful.retain(|(digest, _)| !lock(&self.sound).contains(digest));
-        doubtful.retain(|blob| !lock(&self.unusable).contains(blob));
+        doubtful.retain(|blob| !lock(&self.unusable).contains_key(blob));
         at_once(doubtful, |(digest, size)| {
             match remote.has_blob(digest)? {
-                true => lock(&self.sound).insert(digest),
-                false => lock(&self.unusable).insert((digest, size)),
-            };
+                true => drop(lock(&self.sound).insert(digest)),
+                false => drop(lock(&self.unusable).insert((digest, size), Trouble::Gone)),
+            }
             Ok(())
         })
     }
@@ -197,9 +197,11 @@ impl Cache {
         }
         let uploads = Uploads::new(remote, &goods, mounts, self.events.clone());
         // What could not be read is sent, though the registry may say that it has it.
-        let (lost, others): (Vec<_>, Vec<_>) = blobs.into_iter().partition(|blob| self.is_lost(blob.digest));
+        let is_lost = |blob: &Packed| lock(&self.unusable).keys().any(|(lost, _)| *lost == blob.digest);
+        let (lost, others): (Vec<_>, Vec<_>) = blobs.into_iter().partition(is_lost);
         let records = AtomicUsize::new(0);
         let sent = uploads.all(others).and_then(|()| uploads.send_all(lost)).and_then(|()| {
+            self.read_back()?;
             at_once(drafts, |draft| {
                 records.fetch_add(usize::from(self.put(remote, &uploads, &draft)?), Ordering::Relaxed);
                 Ok(())
@@ -209,8 +211,24 @@ impl Cache {
         sent
     }
 
-    fn is_lost(&self, digest: BlobDigest) -> bool {
-        lock(&self.unusable).iter().any(|(lost, _)| *lost == digest)
+    /// Reads what could not be read, now that it was sent again. Some registries keep what they have,
+    /// whatever they are sent under its digest.
+    fn read_back(&self) -> Result<()> {
+        let unreadable = lock(&self.unusable).clone();
+        let unreadable = unreadable.into_iter().filter(|(_, trouble)| *trouble == Trouble::Unreadable);
+        at_once(unreadable, |((digest, size), _)| {
+            let read = |reader: &mut dyn Read| Ok(std::io::copy(reader, &mut std::io::sink())?);
+            match self.download(Packed { digest, size }, read) {
+                Ok(Some(_)) => drop(lock(&self.unusable).remove(&(digest, size))),
+                _ => self.tell(Trouble::Unmended, &digest.to_string(), || {
+                    let kept = format!("it keeps its copy of `{digest}`, which cannot be used");
+                    Error::new(Kind::Input, kept)
+                        .detail("it was sent again, and is no better")
+                        .hint("remove that blob at the registry: the next `--cache-to` sends it")
+                }),
+            }
+            Ok(())
+        })
     }
 
     /// Publishes a record, unless somebody else has done so meanwhile; whether it did.
@@ -269,8 +287,9 @@ impl Cache {
 
     /// The record is there now, and its blobs.
     fn note(&self, draft: &Draft<'_>) {
-        lock(&self.sound).extend(draft.blobs.iter().map(|blob| blob.digest));
-        lock(&self.unusable).retain(|(lost, _)| draft.blobs.iter().all(|blob| blob.digest != *lost));
+        lock(&self.unusable).retain(|(lost, _), trouble| {
+            *trouble == Trouble::Unreadable || draft.blobs.iter().all(|blob| blob.digest != *lost)
+        });
         let key = draft.lacking.result.key;
         if let Ok(Found::Record(document)) = document::read(key, &draft.manifest, &self.keys) {
             lock(&self.known).insert(key, Known::Record(Arc::new(document)));

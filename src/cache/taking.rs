@@ -63,7 +63,7 @@ impl Cache {
 
     /// Has `read` read a blob to its end, which is an error where it is another one. `None` where it is
     /// gone.
-    fn download<T>(
+    pub(super) fn download<T>(
         &self,
         Packed { digest, size }: Packed,
         read: impl FnOnce(&mut dyn Read) -> Result<T>,

@@ -17,6 +17,8 @@ pub(super) enum Trouble {
     Gone,
     /// A blob that cannot be read, or is something else.
     Unreadable,
+    /// The same, though it was sent again.
+    Unmended,
     /// What is tagged by a key is no record of it.
     Foreign,
     /// A record that an earlier version wrote.
@@ -37,6 +39,7 @@ impl Trouble {
         match self {
             Self::Gone => "it has no bytes for the records of",
             Self::Unreadable => "it has unreadable blobs of",
+            Self::Unmended => "it keeps its copies of",
             Self::Foreign => "no records of their keys are",
             Self::Older => "an earlier version wrote",
             Self::Untrusted => "nobody who is trusted signed",

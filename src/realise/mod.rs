@@ -194,10 +194,17 @@ impl Engine<'_> {
 
     /// A key's record, from the store or a cache; `cost` is what it costs to do without.
     pub(crate) fn record(&self, key: Key, cost: Duration) -> Result<Option<(Record, Had)>> {
+        self.record_but(key, cost, &[])
+    }
+
+    /// As [`Engine::record`], but nothing that a cache says and that is `dropped`.
+    fn record_but(&self, key: Key, cost: Duration, dropped: &[Outcome]) -> Result<Option<(Record, Had)>> {
         if let Some(record) = self.store.record(key)? {
             return Ok(Some((record, Had::Reused)));
         }
-        Ok(self.first_cache(|cache| cache.record(key, cost)).map(|record| (record, Had::Substituted)))
+        let believed = |record: &Record| !dropped.contains(&record.outcome);
+        let record = self.first_cache(|cache| Ok(cache.record(key, cost)?.filter(believed)));
+        Ok(record.map(|record| (record, Had::Substituted)))
     }
 
     /// Takes a blob from the first cache that has it; whether one had. `of` is the key whose record or
@@ -292,11 +299,8 @@ impl<'a> Realisation<'a> {
     /// The result of a key, from the store or a cache.
     fn find(&self, node: NodeId, key: Key) -> Result<Option<Realised>> {
         let expected = expected(&self.graph.node(node).builder);
-        let record = match self.promises.is_dropped(key) {
-            true => self.engine.store.record(key)?.map(|record| (record, Had::Reused)),
-            false => self.engine.record(key, expected)?,
-        };
-        let Some((record, had)) = record else { return Ok(None) };
+        let dropped = self.promises.dropped(key);
+        let Some((record, had)) = self.engine.record_but(key, expected, &dropped)? else { return Ok(None) };
         let Outcome::Tree { diff_id, size } = record.outcome else { return Ok(None) };
         let cost = expected.max(Duration::from_millis(record.milliseconds));
         if had == Had::Substituted {
@@ -415,9 +419,12 @@ impl<'a> Realisation<'a> {
                 return Ok((packed, Had::Substituted, started.elapsed()));
             }
         }
-        let realised = self.tree_with_content(node)?;
-        // It may have come to something else than was promised.
-        let key = packing_key(realised.diff_id);
+        let content = self.tree_with_content(node)?;
+        if content.diff_id != realised.diff_id {
+            // It came to something else than was promised, which may be packed somewhere.
+            return self.packed(node, &content, elsewhere);
+        }
+        let realised = content;
         let _permit = self.work.acquire(self.urgencies[node.index()] - 1);
         let started = Instant::now();
         let name = &self.graph.node(node).name;
@@ -428,8 +435,8 @@ impl<'a> Realisation<'a> {
             }
             result => result,
         }?;
-        self.engine.send(Event::Packed { name: name.clone() });
         self.put_packed(key, name.clone(), packed, started.elapsed())?;
+        self.engine.send(Event::Packed { name: name.clone() });
         Ok((packed, Had::Built, started.elapsed()))
     }
 

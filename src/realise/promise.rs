@@ -1,9 +1,8 @@
 //! Records whose bytes nobody has: built again, and planned again where that came to something else.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-
 use std::time::Duration;
 
 use assemble_layers::{DiffId, Image, Key, NodeId};
@@ -16,15 +15,15 @@ use crate::store::Outcome;
 /// What was found out of promises in one walk over a graph.
 #[derive(Default)]
 pub(super) struct Promises {
-    /// Keys that no cache is asked for any more.
-    dropped: Mutex<BTreeSet<Key>>,
+    /// What keys were said to come to. No cache is believed in it any more.
+    dropped: Mutex<HashMap<Key, Vec<Outcome>>>,
     /// Whether one came to something else. What was planned upon it does not hold then.
     broken: AtomicBool,
 }
 
 impl Promises {
-    pub(super) fn is_dropped(&self, key: Key) -> bool {
-        lock(&self.dropped).contains(&key)
+    pub(super) fn dropped(&self, key: Key) -> Vec<Outcome> {
+        lock(&self.dropped).get(&key).cloned().unwrap_or_default()
     }
 
     pub(super) fn were_broken(&self) -> bool {
@@ -80,11 +79,11 @@ impl Engine<'_> {
 }
 
 impl Realisation<'_> {
-    /// Builds what a record promises and nobody has.
+    /// Makes what a record promises and nobody has: another cache may have another result, and its bytes.
     pub(super) fn keep_promise(&self, node: NodeId, promised: &Realised) -> Result<Realised> {
         let store = self.engine.store;
-        lock(&self.promises.dropped).insert(promised.key);
         let outcome = Outcome::Tree { diff_id: promised.diff_id, size: promised.size };
+        lock(&self.promises.dropped).entry(promised.key).or_default().push(outcome);
         // Another process may have built it by now.
         if store.record(promised.key)?.is_some_and(|record| record.outcome == outcome) {
             store.forget(promised.key)?;

@@ -146,7 +146,12 @@ fn a_blob_that_cannot_be_read_is_passed_over_alone() {
         || Fault::Answer("403 Forbidden".to_owned(), Vec::new()),
     ];
     for fault in faults {
-        let fake = Fake::copy(&first, move |request| request.is("GET", &format!("/blobs/{bad}")).then(fault));
+        let mended = AtomicBool::new(false);
+        let fake = Fake::copy(&first, move |request| {
+            mended.fetch_or(request.is("PUT", &bad.hex()), Relaxed);
+            let is_bad = request.is("GET", &format!("/blobs/{bad}")) && !mended.load(Relaxed);
+            is_bad.then(fault)
+        });
         let expected = [Had::Built, Had::Substituted, Had::Substituted];
         let team = Team::new();
         let cache = Arc::new(team.cache(&fake.host()));
@@ -162,7 +167,42 @@ fn a_blob_that_cannot_be_read_is_passed_over_alone() {
         let sent = fake.asked("PUT", "/blobs/uploads/");
         let sent = sent.iter().filter(|put| put.target.contains(&bad.hex())).count();
         assert_eq!((sent, fake.asked("HEAD", &bad.to_string()).len()), (1, heads));
+        assert_eq!(team.warnings(), [""; 0]);
+        takes_everything(&fake.host(), &image, &layers);
     }
+}
+
+/// Debian's registry with an empty file for a blob: it says that the blob is there, and keeps that file
+/// when it is sent again. That is said, and what to do.
+#[test]
+fn a_registry_that_keeps_a_broken_blob_is_told_of() {
+    let Some(registry) = Registry::start() else {
+        return skipped("a broken blob in Debian's registry needs `docker-registry`");
+    };
+    let (ci, image, layers) = builder();
+    ci.publish(&image, &ci.cache(&registry.host)).unwrap();
+    let bad = layers[0].packed.digest;
+    let file = registry.blob_file(&bad.hex());
+    std::fs::write(&file, "").unwrap();
+
+    let team = Team::new();
+    let cache = Arc::new(team.cache(&registry.host));
+    let built = team.realise_with(&image, &cache);
+    assert_eq!(had(&built), [Had::Built, Had::Substituted, Had::Substituted]);
+    assert_same(&team, &built, &layers);
+    team.publish(&image, &cache).unwrap();
+    let warnings = team.warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    assert!(warnings[0].contains("cannot be used"), "{warnings:#?}");
+    assert!(warnings[1].contains("keeps its copy") && warnings[1].contains(&bad.hex()), "{warnings:#?}");
+
+    // Whoever does what the hint says is done.
+    std::fs::remove_file(&file).unwrap();
+    let team = Team::new();
+    let cache = Arc::new(team.cache(&registry.host));
+    team.realise_with(&image, &cache);
+    team.publish(&image, &cache).unwrap();
+    takes_everything(&registry.host, &image, &layers);
 }
 
 /// Twelve layers whose blobs are gone or wrong: one warning, and at the end a line that names the others.

@@ -202,3 +202,18 @@ fn what_cannot_be_replaced_is_a_warning() {
     assert_eq!(warnings.len(), 2, "{warnings:#?}");
     assert!(warnings[1].contains("cannot be replaced") && warnings[1].contains(&tag), "{warnings:#?}");
 }
+
+/// Two caches: the first has lost its bytes, and the second has another result, with its bytes.
+#[test]
+fn another_cache_s_result_is_taken_where_the_first_has_lost_its_own() {
+    let (lost, image) = without_bytes(good);
+    let (whole, _, honest) = filled(good);
+    let team = Team::new();
+    let caches = [&lost, &whole].map(|fake| Box::new(team.cache(&fake.host())) as Box<dyn Substituter>);
+    let layers = team.bench.engine(|engine| {
+        Engine { caches: &caches, events: team.events.clone(), ..*engine }.realise(&image).unwrap()
+    });
+    // Neither is anything built, nor is the wheel at hand.
+    assert_eq!(had(&layers), [Had::Substituted; 3]);
+    assert_same(&team, &layers, &honest);
+}
