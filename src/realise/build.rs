@@ -384,7 +384,7 @@ impl Realisation<'_> {
             command.binds.push(Bind { source, target: PathBuf::from(&cache.path), writable: true });
         }
         if let Some(jobs) = &run.effort.jobs {
-            let count = effort::jobs(jobs.memory);
+            let count = effort::jobs(jobs.memory, self.engine.sandbox.limits().memory);
             command.environment.insert(jobs.variable.clone(), count.to_string());
         }
         Ok(command)

@@ -11,16 +11,17 @@ use super::limits;
 /// buffers, and a package's files through memory.
 const BUILDER: u64 = 512 << 20;
 
-/// How many jobs of `memory` bytes each this process may run: as many as it has cores, as long as the
-/// memory that is free now suffices, both by the limits of its container; at least one.
-pub fn jobs(memory: u64) -> u64 {
-    let (cores, free) = (limits::cores(), limits::memory(Path::new("/")));
-    cores.min(free.map_or(cores, |free| free / memory.max(1))).max(1)
+/// How many jobs of `memory` bytes each this process may run, with `most` for all of them: as many as it
+/// has cores, as long as the memory that is free now suffices, both by the limits of its container; at
+/// least one.
+pub fn jobs(memory: u64, most: u64) -> u64 {
+    let free = limits::memory(Path::new("/")).unwrap_or(u64::MAX).min(most);
+    limits::cores().min(free / memory.max(1)).max(1)
 }
 
 /// How many builders may work at once, where nobody says it.
 pub fn builders() -> usize {
-    usize::try_from(jobs(BUILDER)).unwrap_or(1)
+    usize::try_from(jobs(BUILDER, u64::MAX)).unwrap_or(1)
 }
 
 /// How long a step takes, roughly, of which nothing is known but its kind.
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn there_is_always_one_job() {
-        assert_eq!(jobs(u64::MAX), 1);
-        assert!(jobs(1) >= 1 && jobs(0) >= 1 && builders() >= 1);
+        assert_eq!((jobs(u64::MAX, u64::MAX), jobs(1 << 20, 3 << 19), jobs(1, 0)), (1, 1, 1));
+        assert!(jobs(1, u64::MAX) >= 1 && jobs(0, u64::MAX) >= 1 && builders() >= 1);
     }
 }
