@@ -217,15 +217,17 @@ fn made(command: &mut Command) -> (String, String) {
 }
 
 /// Starts a command and waits until it says something.
+#[track_caller]
 fn started(mut command: Command, word: &str) -> (Child, BufReader<std::process::ChildStderr>) {
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap());
-    let mut lines = String::new();
-    loop {
-        let before = lines.len();
-        assert!(said.read_line(&mut lines).unwrap() > 0, "it ended before it said `{word}`: {lines}");
-        if lines[before..].contains(word) {
-            return (child, said);
+    let (mut line, mut lines) = (String::new(), String::new());
+    while !line.contains(word) {
+        line.clear();
+        if said.read_line(&mut line).unwrap() == 0 {
+            panic!("{} before it said `{word}`: {lines}", child.wait().unwrap());
         }
+        lines += &line;
     }
+    (child, said)
 }

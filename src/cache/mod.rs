@@ -152,7 +152,7 @@ impl Cache {
         let known = match manifest {
             None => Known::Nothing,
             Some(manifest) => match document::read(key, &manifest.bytes, &self.keys) {
-                Ok(Found::Record(document)) => Known::Record(Arc::new(document)),
+                Ok(Found::Record(document)) => Known::Record(document),
                 Ok(Found::Untrusted) => {
                     self.tell(Trouble::Untrusted, &key.hex(), || {
                         Error::new(Kind::Input, "it has records that no key of `--cache-key` has signed").hint(

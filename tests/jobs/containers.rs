@@ -85,6 +85,8 @@ pub fn a_container_of_podman_takes_everything() {
         assert!(machine.path("it.tar").exists());
     }
     // With what the page says, it is built, to the same bytes.
+    let page = include_str!("../../docs/ci.md");
+    assert!(page.contains(&format!("- podman: `{}`", BUILDS.join(" "))));
     let (built, said) = made(&mut podman.image(&Machine::new(), &BUILDS, first, last));
     assert_eq!(built, digest);
     assert!(said.contains("built     first"), "{said}");
