@@ -48,7 +48,7 @@ impl Patience {
                 Ok(value) => return Ok(value),
                 Err(Failure::Lasting(error)) => return Err(error),
                 Err(Failure::Passing { error, .. }) if left == 0 => {
-                    return Err(error.detail(format!("tried {} times", self.tries.max(1))));
+                    return Err(error.detail(format!("tried {} times", self.tries.max(1))).passing());
                 }
                 Err(Failure::Passing { pause: asked, .. }) => {
                     std::thread::sleep(asked.unwrap_or(pause).min(self.longest_pause));
@@ -103,7 +103,9 @@ pub fn client(machine: &Machine, patience: &Patience, builder: ClientBuilder) ->
 }
 
 pub fn passes(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+    let lasts = matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::INSUFFICIENT_STORAGE);
+    status.is_server_error() && !lasts
+        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// `Retry-After` in seconds; its other form, a date, is left to our own pauses.

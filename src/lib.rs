@@ -94,7 +94,8 @@
 //! - **AWS-LC instead of `sha2`**: TLS brings it, and without SHA instructions it is 1.7 times as fast.
 //! - **`rawzip` instead of `zip`**: it shows each central-directory record as it stands, duplicates too.
 //! - **No tokio of our own**: every step is threads and files; reqwest's blocking client hides its
-//!   own runtime. Ctrl-C simply ends the process, which the store survives by design.
+//!   own runtime. SIGINT and SIGTERM simply end the process, which the store survives by design; they
+//!   are handled (`signal-hook`) because pid 1 of a container is not ended by them otherwise.
 //! - **An engine is spoken to by `deliver::docker::http`**, a few lines on `httparse`: reqwest's blocking
 //!   client drops the answer of an engine that gives up in the middle of an upload.
 //! - **A repository is not checked out.** The files of a commit are read from its objects, so no
@@ -109,6 +110,11 @@
 //!   seen in the command and in its help, and is no suffix of a name. It reads as well.
 //! - **A cache's manifest is ours, its blobs are the images'.** What a sandboxed step left is its packed
 //!   layer, inflated where a step needs it; locked files and commits stay where the lock has them.
+//! - **A record without its bytes is a promise**, a cache's or the store's own. It is dropped when the bytes
+//!   are needed and nobody has them, and what was planned upon it is planned again: keys above it are of
+//!   what it promised.
+//! - **Patience is a tenth of what a miss costs**: by the record's duration, or the kind of step where
+//!   there is no record yet.
 //! - **Records are alike if their outcomes are**: how long a step took does not count. Of those that are
 //!   not, the first that was published stays.
 //! - **A base image's layer is a derivation that is never built**: its diffID is locked, so keys above it

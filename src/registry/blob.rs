@@ -66,6 +66,13 @@ impl Remote<'_> {
         found.map_err(|error| self.about(error, digest, "cannot be asked for at"))
     }
 
+    /// Whether the repository says at once that it has a blob.
+    fn holds(&self, digest: BlobDigest) -> bool {
+        let address = self.base.join(&format!("blobs/{digest}"));
+        let answered = address.map(|address| self.send(&Request::new(Method::HEAD, address)));
+        matches!(answered, Ok(Ok(answered)) if answered.status().is_success())
+    }
+
     /// For registries without HEAD: asks for the first byte, and reads none.
     fn gives_blob(&self, address: &Address) -> Result<bool, Failure> {
         let request = Request::new(Method::GET, address.clone()).header(header::RANGE, "bytes=0-0");
@@ -173,7 +180,8 @@ impl Remote<'_> {
             Some(self.patience().stall * ANSWER + Duration::from_secs(blob.size.div_ceil(SLOWEST)));
         let answered = self.send(&request)?;
         let status = answered.status();
-        if status.is_success() {
+        // Another job may have been first, which registries answer with a refusal.
+        if status.is_success() || status.is_client_error() && self.holds(blob.digest) {
             return Ok(());
         }
         let (error, (forgotten, other)) = answered.explained(|why| {
