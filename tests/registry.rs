@@ -70,6 +70,7 @@ fn settings() -> Settings {
         pause: Duration::from_millis(50),
         longest_pause: Duration::from_millis(100),
         stall: Duration::from_secs(5),
+        crowd: Duration::from_millis(100),
     };
     Settings { patience, ..Settings::default() }
 }

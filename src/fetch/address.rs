@@ -68,6 +68,10 @@ impl Address {
         self
     }
 
+    pub fn has_query(&self, name: &str) -> bool {
+        self.0.query_pairs().any(|(known, _)| known == name)
+    }
+
     /// The folder `name` beside the last one of the path.
     pub(super) fn sibling(&self, name: &str) -> Result<Self> {
         let mut this = self.clone();

@@ -12,6 +12,7 @@ pub mod http;
 mod login;
 mod machine;
 mod network;
+mod pip;
 pub mod python;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use assemble_layers::derivation::{Fetch, Origin};
 
 use crate::error::{Error, Kind, Result};
+use crate::http::Way;
 
 pub use address::Address;
 pub(crate) use date::parse as parse_date;
@@ -61,6 +63,8 @@ pub struct Configuration {
 
 pub struct Fetcher {
     client: Client,
+    /// For indexes, which pip's settings may say how to reach.
+    python: Client,
     archives: Archives,
     indexes: Indexes,
     default_index: DefaultIndex,
@@ -74,8 +78,10 @@ impl Fetcher {
         default_index: DefaultIndex,
     ) -> Result<Self> {
         let configuration = configuration.clone();
+        let pip = pip::Settings::read(machine)?;
         Ok(Self {
-            client: Client::new(machine, configuration.patience)?,
+            client: Client::new(machine, configuration.patience.clone(), &Way::default())?,
+            python: Client::new(machine, configuration.patience, &pip.way(machine)?)?,
             archives: Archives::find(
                 machine,
                 configuration.debian_mirror.as_deref(),
@@ -86,6 +92,7 @@ impl Fetcher {
             .and_bases(configuration.base_sources),
             indexes: Indexes::find(
                 machine,
+                pip,
                 &configuration.indexes,
                 &configuration.sources,
                 &configuration.substituted,
@@ -103,31 +110,47 @@ impl Fetcher {
     pub fn fetch(&self, file: &Fetch, into: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
         self.online(&file.file)?;
         let wanted = Wanted { file: &file.file, sha256: file.sha256, size: file.size };
-        let mut get = |address: &Address| self.client.download(address, wanted, into, progress);
+        let mut errors = Vec::new();
         match &file.origin {
             Origin::Python { project, source } => {
-                let base = self.index(source.as_deref())?;
-                let located = self.indexes.locate(&self.client, &base, project, &file.file, file.sha256);
-                located.and_then(|address| get(&address)).map_err(|error| nowhere(file, vec![error]))
-            }
-            Origin::Debian { suite, path } => {
-                let mut errors = Vec::new();
-                for archive in self.archives_of(suite)? {
-                    match archive.address.join(path).and_then(|address| get(&address)) {
+                let (source, client) = (source.as_deref(), &self.python);
+                let bases = [self.index(source)?].into_iter().chain(self.indexes.extra(source)?);
+                for base in bases {
+                    let located = self.indexes.locate(client, &base, project, &file.file, file.sha256);
+                    let mut get = |address: Address| client.download(&address, wanted, into, progress);
+                    match located.and_then(&mut get) {
                         Ok(()) => return Ok(()),
                         Err(error) if error.kind() == Kind::Network => errors.push(error),
                         Err(error) => return Err(error),
                     }
                 }
-                Err(nowhere(file, errors))
+            }
+            Origin::Debian { suite, path } => {
+                for archive in self.archives_of(suite)? {
+                    let mut get = |address: Address| self.client.download(&address, wanted, into, progress);
+                    match archive.address.join(path).and_then(&mut get) {
+                        Ok(()) => return Ok(()),
+                        Err(error) if error.kind() == Kind::Network => errors.push(error),
+                        Err(error) => return Err(error),
+                    }
+                }
             }
         }
+        Err(nowhere(file, errors))
     }
 
     /// What an index lists of a project.
     pub fn python_files(&self, source: Option<&str>, project: &str) -> Result<Arc<Vec<Listed>>> {
         self.online(project)?;
-        self.indexes.files(&self.client, &self.index(source)?, project)
+        self.indexes.files(&self.python, &self.index(source)?, project)
+    }
+
+    /// What pip's settings say of the default index, as they say it, for locking.
+    ///
+    /// # Errors
+    /// They say something that locking does not follow.
+    pub fn told_to_pip(&self) -> Result<Option<String>> {
+        Ok(self.indexes.told_to_pip()?.map(str::to_owned))
     }
 
     /// Where a source's simple pages are, with the login if it has one: for locking, which hands it

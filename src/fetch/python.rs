@@ -10,7 +10,6 @@
 //!    back to, which its own source code says.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use assemble_layers::digest::Sha256;
@@ -19,6 +18,7 @@ use serde::Deserialize;
 use super::address::Address;
 use super::http::{Client, Page};
 use super::machine::Machine;
+use super::pip::Settings;
 use crate::error::{Error, Kind, Result};
 
 /// The name that the default index has in configuration, as Poetry calls it.
@@ -49,8 +49,7 @@ pub struct Indexes {
     explicit: BTreeMap<String, Address>,
     /// Source name → address, from `pyproject.toml`.
     named: BTreeMap<String, Address>,
-    /// From pip's own settings.
-    pip: Option<Address>,
+    pip: Settings,
     fallback: OnceLock<Address>,
     pages: Mutex<HashMap<(Address, String), Slot>>,
 }
@@ -59,6 +58,7 @@ impl Indexes {
     /// `substituted` are the sources that the lock was made without.
     pub fn find(
         machine: &Machine,
+        pip: Settings,
         explicit: &BTreeMap<String, String>,
         named: &BTreeMap<String, String>,
         substituted: &[String],
@@ -73,8 +73,6 @@ impl Indexes {
         };
         let mut named = read(named)?;
         named.retain(|name, _| !substituted.contains(name));
-        let pip = pip_setting(machine).map(|text| Address::folder(&text)).transpose();
-        let pip = pip.map_err(|error| error.within("pip's `index-url`"))?;
         Ok(Self { explicit: read(explicit)?, named, pip, ..Self::default() })
     }
 
@@ -89,15 +87,31 @@ impl Indexes {
             Some(name) => self.explicit.get(name).or_else(|| self.named.get(name)),
             None => None,
         };
-        let known =
-            known.or_else(|| self.explicit.get(DEFAULT)).or(self.pip.as_ref()).or(self.fallback.get());
-        match known {
-            Some(address) => Ok(address.clone()),
-            None => {
-                let address = default_index()?;
-                Ok(self.fallback.get_or_init(|| address).clone())
-            }
+        if let Some(address) = known.or_else(|| self.explicit.get(DEFAULT)) {
+            return Ok(address.clone());
         }
+        self.pip.check()?;
+        if let Some(address) = self.pip.index()?.or_else(|| self.fallback.get().cloned()) {
+            return Ok(address);
+        }
+        let address = default_index()?;
+        Ok(self.fallback.get_or_init(|| address).clone())
+    }
+
+    /// Those that pip asks beside the default index.
+    pub fn extra(&self, source: Option<&str>) -> Result<Vec<Address>> {
+        let source = source.unwrap_or(DEFAULT);
+        let elsewhere = [source, DEFAULT].iter().any(|name| self.explicit.contains_key(*name));
+        if elsewhere || self.named.contains_key(source) { Ok(Vec::new()) } else { self.pip.extra_indexes() }
+    }
+
+    /// What pip is told of the default index, as it is written, with its login.
+    ///
+    /// # Errors
+    /// It is told of more than one index.
+    pub fn told_to_pip(&self) -> Result<Option<&str>> {
+        self.pip.check_for_locking()?;
+        Ok(self.pip.index_text())
     }
 
     /// What an index lists of a project.
@@ -187,44 +201,6 @@ fn with_poetry_login(address: Address, source: &str, machine: &Machine) -> Addre
         Some(user) => address.or_login(user, text("password")),
         None => address,
     }
-}
-
-/// `index-url` as pip finds it ("Configuration" in its user guide): the variable, else the file of
-/// `PIP_CONFIG_FILE`, the environment's, the user's, the machine's.
-fn pip_setting(machine: &Machine) -> Option<String> {
-    if let Some(value) = machine.variable("PIP_INDEX_URL") {
-        return Some(value.to_owned());
-    }
-    let mut files: Vec<PathBuf> = Vec::new();
-    let named = machine.variable("PIP_CONFIG_FILE").map(PathBuf::from);
-    files.extend(named.clone());
-    // pip's own way to say: no files at all.
-    if named.is_none_or(|path| path.as_os_str() != "/dev/null") {
-        files.extend(machine.variable("VIRTUAL_ENV").map(|folder| PathBuf::from(folder).join("pip.conf")));
-        files.extend(machine.configuration_folder().map(|folder| folder.join("pip/pip.conf")));
-        files.extend(machine.home().map(|folder| folder.join(".pip/pip.conf")));
-        files.push("/etc/pip.conf".into());
-        let folders = machine.variable("XDG_CONFIG_DIRS").unwrap_or("/etc/xdg");
-        files.extend(folders.split(':').map(|folder| PathBuf::from(folder).join("pip/pip.conf")));
-    }
-    files.iter().filter_map(|path| machine.read(path)).find_map(|text| index_url(&text))
-}
-
-/// `index-url` of the section `[global]`, in the format of Python's `configparser`.
-fn index_url(text: &str) -> Option<String> {
-    let mut section = "";
-    let mut found = None;
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = name;
-        } else if let Some((name, value)) = line.split_once(['=', ':']).filter(|_| section == "global") {
-            let name = name.trim().to_ascii_lowercase().replace('_', "-");
-            if name == "index-url" {
-                found = Some(value.trim().to_owned());
-            }
-        }
-    }
-    found.filter(|value| !value.is_empty())
 }
 
 fn read_page(page: &Page) -> Result<Vec<Listed>> {

@@ -214,7 +214,10 @@ impl Maker<'_> {
             blobs.extend(tree.blobs().into_iter().map(|blob| (blob, engine.store.blob_file(blob))));
         }
         let mut sources = self.places.indexes.clone();
-        let default_index = sources.remove(crate::fetch::python::DEFAULT);
+        let default_index = match sources.remove(crate::fetch::python::DEFAULT) {
+            Some(index) => Some(index),
+            None => network.fetcher()?.told_to_pip()?,
+        };
         // A source that the lock was made without stays so until somebody points it elsewhere.
         for source in known.iter().flat_map(|lock| &lock.python.sources) {
             if source.served_by == ServedBy::Default {

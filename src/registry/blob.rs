@@ -11,11 +11,12 @@ use reqwest::blocking::{Body, Response};
 use reqwest::{Method, StatusCode, header};
 
 use super::login::Scope;
+use super::pieces::{self, Pieces};
 use super::refusal;
 use super::request::{ANSWER, Answered, Request};
 use super::{Access, Remote};
 use crate::fetch::Address;
-use crate::http::{Failure, innermost, passing};
+use crate::http::{Failure, innermost, passes, passing};
 use crate::oci::Repository;
 use crate::{Error, Kind, Result};
 
@@ -43,8 +44,37 @@ pub enum Sent {
 /// What an upload begins with.
 enum Begun {
     Mounted,
+    Session(Session),
+}
+
+/// An upload that has begun.
+struct Session {
     /// Where the bytes go.
-    Session(Address),
+    address: Address,
+    /// The registry asks for pieces that are not smaller, in bytes.
+    minimum: Option<u64>,
+}
+
+/// What the registry calls the least size of a piece (OCI distribution-spec, "Pushing a blob in chunks").
+const CHUNK_MINIMUM: &str = "oci-chunk-min-length";
+
+/// Why an upload failed.
+enum Trouble {
+    /// The registry, or a proxy before it, takes no body of this size, in bytes.
+    TooLarge { size: u64, minimum: Option<u64>, error: Error },
+    Other(Failure),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Other(failure)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Other(error.into())
+    }
 }
 
 impl Remote<'_> {
@@ -95,25 +125,71 @@ impl Remote<'_> {
         };
         let mut broke_off = false;
         let sent = self.patience().run(|| {
-            if std::mem::take(&mut broke_off)
-                && let Begun::Session(session) = self.begin(None)?
-            {
-                self.hear_refusal(blob, session)?;
+            loop {
+                match self.try_to_send(blob, session.take(), &mut broke_off) {
+                    Ok(()) => return Ok(()),
+                    Err(Trouble::Other(failure)) => return Err(failure),
+                    // No failure, as long as smaller pieces can be tried.
+                    Err(Trouble::TooLarge { size, minimum, error }) => {
+                        if !pieces::shrink(size, minimum, &self.registry.largest) {
+                            return Err(error.into());
+                        }
+                    }
+                }
             }
-            let session = match session.take() {
-                Some(session) => session,
-                None => match self.begin(None)? {
-                    Begun::Session(session) => session,
-                    Begun::Mounted => return Ok(()),
-                },
-            };
-            let count = Arc::new(AtomicU64::new(0));
-            let outcome = self.upload(blob, session, &count);
-            broke_off = outcome.is_err() && count.load(Ordering::Relaxed) < blob.size;
-            outcome
         });
         sent.map_err(|error| self.about(error, blob.digest, "cannot be sent to"))?;
         Ok(Sent::Uploaded)
+    }
+
+    fn try_to_send(
+        &self,
+        blob: &Blob<'_>,
+        session: Option<Session>,
+        broke_off: &mut bool,
+    ) -> Result<(), Trouble> {
+        let begin = || match self.begin(None)? {
+            Begun::Session(session) => Ok::<_, Failure>(Some(session)),
+            Begun::Mounted => Ok(None),
+        };
+        let mut heard = None;
+        if std::mem::take(broke_off)
+            && let Some(session) = begin()?
+        {
+            heard = self.hear(blob, session)?;
+        }
+        let session = match heard.or(session) {
+            Some(session) => session,
+            None => match begin()? {
+                Some(session) => session,
+                None => return Ok(()),
+            },
+        };
+        let count = Arc::new(AtomicU64::new(0));
+        let address = session.address.clone();
+        let outcome = match pieces::size(blob.size, session.minimum, &self.registry.largest) {
+            None => self.send_whole(blob, session, &count),
+            Some(size) => self.send_pieces(blob, session, size, &count),
+        };
+        *broke_off = matches!(outcome, Err(Trouble::Other(Failure::Passing { .. })))
+            && count.load(Ordering::Relaxed) < blob.size;
+        outcome.map_err(|trouble| self.without_port(trouble, &address))
+    }
+
+    /// Says of a failure that the session's address has lost the registry's port, where it has.
+    fn without_port(&self, trouble: Trouble, session: &Address) -> Trouble {
+        let (host, other) = (self.base.host(), session.host());
+        if other == host || other != super::without_port(&host) {
+            return trouble;
+        }
+        let said = |error| refusal::lost_port(error, &self.base, session);
+        Trouble::Other(match trouble {
+            Trouble::TooLarge { error, .. } | Trouble::Other(Failure::Lasting(error)) => {
+                Failure::Lasting(said(error))
+            }
+            Trouble::Other(Failure::Passing { error, pause }) => Failure::Passing { error: said(error), pause },
+            Trouble::Other(Failure::Crowded { error, pause }) => Failure::Crowded { error: said(error), pause },
+        })
     }
 
     /// Begins an upload, or mounts.
@@ -130,7 +206,10 @@ impl Remote<'_> {
         let answered = self.send_for(&request, &scope)?;
         match answered.status() {
             StatusCode::CREATED => Ok(Begun::Mounted),
-            StatusCode::ACCEPTED => Ok(Begun::Session(self.location(&answered)?)),
+            StatusCode::ACCEPTED => {
+                let minimum = answered.header(CHUNK_MINIMUM).and_then(|text| text.trim().parse().ok());
+                Ok(Begun::Session(Session { address: self.location(&answered)?, minimum }))
+            }
             _ => Err(answered.refusal().into()),
         }
     }
@@ -146,46 +225,121 @@ impl Remote<'_> {
         Ok(next)
     }
 
-    fn upload(&self, blob: &Blob<'_>, session: Address, count: &Arc<AtomicU64>) -> Result<(), Failure> {
+    /// In one request (OCI distribution-spec, "POST then PUT").
+    fn send_whole(&self, blob: &Blob<'_>, session: Session, count: &Arc<AtomicU64>) -> Result<(), Trouble> {
         let body = || Ok(Body::sized(Counted::new(blob, Arc::clone(count))?, blob.size));
-        self.put(blob, session, &body)
+        let request = self.put(blob, session.address, blob.size, &body);
+        self.accepted(self.send(&request)?, blob.size, session.minimum).map(|_| ())
     }
 
-    /// A registry that refuses an upload may say so while it is being sent, and then hang up; what
-    /// it said is lost with the connection. So the request is made without its body, and the answer
-    /// waited for a moment.
-    fn hear_refusal(&self, blob: &Blob<'_>, session: Address) -> Result<(), Failure> {
-        let pause = self.patience().pause * 2;
-        let body = || Ok(Body::sized(Silence(pause), blob.size));
-        match self.put(blob, session, &body) {
-            Err(Failure::Lasting(error)) => Err(Failure::Lasting(error)),
-            _ => Ok(()),
+    /// Piece by piece, and then the digest.
+    fn send_pieces(
+        &self,
+        blob: &Blob<'_>,
+        session: Session,
+        size: u64,
+        count: &Arc<AtomicU64>,
+    ) -> Result<(), Trouble> {
+        let Session { mut address, minimum } = session;
+        let (pieces, mut start) = (Pieces::default(), 0);
+        let open = || Ok(Box::new(Counted::new(blob, Arc::clone(count))?) as Box<dyn Read + Send>);
+        while start < blob.size {
+            let length = size.min(blob.size - start);
+            let body = || Ok(Body::sized(pieces.from(start, length, &open)?, length));
+            let request = self.patch(address, start, length, &body);
+            let answered = self.accepted(self.send(&request)?, length, minimum)?;
+            address = self.location(&answered)?;
+            start += length;
         }
+        let nothing = || Ok(Body::from(""));
+        let request = self.put(blob, address, 0, &nothing);
+        self.accepted(self.send(&request)?, 0, minimum).map(|_| ())
     }
 
-    fn put(&self, blob: &Blob<'_>, session: Address, body: &dyn Fn() -> Result<Body>) -> Result<(), Failure> {
-        let address = session.with_query("digest", &blob.digest.to_string());
-        let mut request = Request::new(Method::PUT, address)
-            .header(header::CONTENT_TYPE, "application/octet-stream")
-            .body(body);
+    /// A registry that refuses an upload, or redirects it, may say so while it is being sent, and then hang
+    /// up; what it said is lost with the connection. So the request is made without its body, and the
+    /// answer waited for a moment. Where it leads elsewhere, the upload goes on there.
+    fn hear(&self, blob: &Blob<'_>, session: Session) -> Result<Option<Session>, Trouble> {
+        let Session { address, minimum } = session;
+        let size = pieces::size(blob.size, minimum, &self.registry.largest);
+        let length = size.unwrap_or(blob.size).min(blob.size);
+        let pause = self.patience().pause * 2;
+        let body = || Ok(Body::sized(Silence(pause), length));
+        let request = match size {
+            None => self.put(blob, address.clone(), length, &body),
+            Some(_) => self.patch(address.clone(), 0, length, &body),
+        };
+        // Silence is what was to be expected.
+        let Ok(response) = self.send_once(&request) else { return Ok(None) };
+        if let Some(address) = self.redirected(&request, &response, &request.address)? {
+            return Ok(Some(Session { address, minimum }));
+        }
+        if response.status() == StatusCode::UNAUTHORIZED || passes(response.status()) {
+            return Ok(None);
+        }
+        self.accepted(self.answered(response, &request.address), length, minimum).map(|_| None)
+    }
+
+    fn put<'a>(
+        &self,
+        blob: &Blob<'_>,
+        session: Address,
+        length: u64,
+        body: &'a dyn Fn() -> Result<Body>,
+    ) -> Request<'a> {
+        // An address that the upload was redirected to has it already.
+        let address = match session.has_query("digest") {
+            true => session,
+            false => session.with_query("digest", &blob.digest.to_string()),
+        };
+        self.upload(Method::PUT, address, length, body)
+    }
+
+    fn patch<'a>(
+        &self,
+        session: Address,
+        start: u64,
+        length: u64,
+        body: &'a dyn Fn() -> Result<Body>,
+    ) -> Request<'a> {
+        let range = format!("{start}-{}", start + length - 1);
+        self.upload(Method::PATCH, session, length, body).header(header::CONTENT_RANGE, range)
+    }
+
+    fn upload<'a>(
+        &self,
+        method: Method,
+        address: Address,
+        length: u64,
+        body: &'a dyn Fn() -> Result<Body>,
+    ) -> Request<'a> {
+        let mut request = Request::new(method, address).body(body);
+        request = request.header(header::CONTENT_TYPE, "application/octet-stream");
         // A stall on the way is noticed by the kernel (`TCP_USER_TIMEOUT`).
         request.timeout =
-            Some(self.patience().stall * ANSWER + Duration::from_secs(blob.size.div_ceil(SLOWEST)));
-        let answered = self.send(&request)?;
+            Some(self.patience().stall * ANSWER + Duration::from_secs(length.div_ceil(SLOWEST)));
+        request
+    }
+
+    /// The answer to a body of `size` bytes, if it was taken.
+    fn accepted(&self, answered: Answered, size: u64, minimum: Option<u64>) -> Result<Answered, Trouble> {
         let status = answered.status();
         if status.is_success() {
-            return Ok(());
+            return Ok(answered);
         }
         let (error, (forgotten, other)) = answered.explained(|why| {
             (why.has(&["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"]), why.has(&["DIGEST_INVALID"]))
         });
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Err(Trouble::TooLarge { size, minimum, error });
+        }
         // The session is gone, or holds what an earlier try left: a new one is begun.
         if status == StatusCode::RANGE_NOT_SATISFIABLE || forgotten {
-            return Err(passing(error));
+            return Err(passing(error).into());
         }
         let hint =
             "the blob was damaged on the way, or here: if it happens again, remove it, and it is made again";
-        Err(Failure::Lasting(if other { error.hint(hint) } else { error }))
+        Err(Failure::Lasting(if other { error.hint(hint) } else { error }).into())
     }
 
     /// A blob's bytes, or `None` if the repository has it not. With a `size`, which whoever knows
