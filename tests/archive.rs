@@ -102,7 +102,7 @@ fn docker_s_format() {
     assert_eq!(digests(&manifest), digests(&oci));
     assert_eq!(docker.config.digest, image.config.digest);
     assert_ne!(docker.manifest.digest, image.manifest.digest);
-    let golden = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    let golden = "sha256:3a440b5db61eacb38aa702466c87b524d394fe95f2d0302722026c2c4ffb06e7";
     assert_eq!(docker.manifest.digest.to_string(), golden);
 }
 

@@ -71,7 +71,7 @@ impl Patience {
             let length = asked.unwrap_or(pause).min(self.longest_pause);
             std::thread::sleep(length);
             waited += length;
-            pause *= 2;
+            pause = (pause * 2).min(self.longest_pause);
         }
     }
 }
@@ -228,7 +228,7 @@ fn behind_proxy(proxy: &Proxy, at: &Address, error: &reqwest::Error, cause: &str
     if let Some(hint) = of_tls(at, cause) {
         return unreachable(at, error, cause).detail(through).hint(hint);
     }
-    let error = if error.is_connect() {
+    let error = if error.is_connect() && !cause.contains("tls handshake") {
         Error::new(Kind::Network, format!("the proxy `{shown}` does not lead to `{host}`"))
             .detail(cause)
             .detail(format!("{} names it", proxy.named_by))

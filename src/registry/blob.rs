@@ -123,10 +123,9 @@ impl Remote<'_> {
             },
             None => None,
         };
-        let mut broke_off = false;
         let sent = self.patience().run(|| {
             loop {
-                match self.try_to_send(blob, session.take(), &mut broke_off) {
+                match self.try_to_send(blob, &mut session) {
                     Ok(()) => return Ok(()),
                     Err(Trouble::Other(failure)) => return Err(failure),
                     // No failure, as long as smaller pieces can be tried.
@@ -142,38 +141,31 @@ impl Remote<'_> {
         Ok(Sent::Uploaded)
     }
 
-    fn try_to_send(
-        &self,
-        blob: &Blob<'_>,
-        session: Option<Session>,
-        broke_off: &mut bool,
-    ) -> Result<(), Trouble> {
-        let begin = || match self.begin(None)? {
-            Begun::Session(session) => Ok::<_, Failure>(Some(session)),
-            Begun::Mounted => Ok(None),
+    /// In the session, if there is one; one that another try can use is left there.
+    fn try_to_send(&self, blob: &Blob<'_>, session: &mut Option<Session>) -> Result<(), Trouble> {
+        let Some(begun) = session.take().map_or_else(|| self.begin_session(), |session| Ok(Some(session)))?
+        else {
+            return Ok(());
         };
-        let mut heard = None;
-        if std::mem::take(broke_off)
-            && let Some(session) = begin()?
-        {
-            heard = self.hear(blob, session)?;
-        }
-        let session = match heard.or(session) {
-            Some(session) => session,
-            None => match begin()? {
-                Some(session) => session,
-                None => return Ok(()),
-            },
+        let (count, address) = (Arc::new(AtomicU64::new(0)), begun.address.clone());
+        let outcome = match pieces::size(blob.size, begun.minimum, &self.registry.largest) {
+            None => self.send_whole(blob, begun, &count),
+            Some(size) => self.send_pieces(blob, begun, size, &count),
         };
-        let count = Arc::new(AtomicU64::new(0));
-        let address = session.address.clone();
-        let outcome = match pieces::size(blob.size, session.minimum, &self.registry.largest) {
-            None => self.send_whole(blob, session, &count),
-            Some(size) => self.send_pieces(blob, session, size, &count),
-        };
-        *broke_off = matches!(outcome, Err(Trouble::Other(Failure::Passing { .. })))
+        let broke_off = matches!(outcome, Err(Trouble::Other(Failure::Passing { .. })))
             && count.load(Ordering::Relaxed) < blob.size;
+        if broke_off && let Ok(Some(another)) = self.begin_session() {
+            *session = self.hear(blob, another)?;
+        }
         outcome.map_err(|trouble| self.without_port(trouble, &address))
+    }
+
+    /// `None` if the blob is there all at once.
+    fn begin_session(&self) -> Result<Option<Session>, Failure> {
+        match self.begin(None)? {
+            Begun::Session(session) => Ok(Some(session)),
+            Begun::Mounted => Ok(None),
+        }
     }
 
     /// Says of a failure that the session's address has lost the registry's port, where it has.
