@@ -113,8 +113,8 @@ impl Machine {
         named.or_else(|| Some(self.home()?.join(".docker")))
     }
 
-    /// A path that leaves the root of another machine leads nowhere.
-    fn locate(&self, path: &Path) -> Option<PathBuf> {
+    /// Where a path of the machine is. One that leaves the root of another machine leads nowhere.
+    pub fn locate(&self, path: &Path) -> Option<PathBuf> {
         let root = self.root.as_ref()?;
         let path = self.folder.join(path);
         if root == Path::new("/") {

@@ -16,10 +16,12 @@ mod pip;
 pub mod python;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Seek};
 use std::path::Path;
 use std::sync::Arc;
 
 use assemble_layers::derivation::{Fetch, Origin};
+use assemble_layers::digest::Hasher;
 
 use crate::error::{Error, Kind, Result};
 use crate::http::Way;
@@ -65,6 +67,7 @@ pub struct Fetcher {
     client: Client,
     /// For indexes, which pip's settings may say how to reach.
     python: Client,
+    machine: Machine,
     archives: Archives,
     indexes: Indexes,
     default_index: DefaultIndex,
@@ -82,6 +85,7 @@ impl Fetcher {
         Ok(Self {
             client: Client::new(machine, configuration.patience.clone(), &Way::default())?,
             python: Client::new(machine, configuration.patience, &pip.way(machine)?)?,
+            machine: machine.clone(),
             archives: Archives::find(
                 machine,
                 configuration.debian_mirror.as_deref(),
@@ -114,6 +118,11 @@ impl Fetcher {
         match &file.origin {
             Origin::Python { project, source } => {
                 let (source, client) = (source.as_deref(), &self.python);
+                if let Some(path) = self.indexes.beside(source, &file.file)
+                    && is_copied(&path, wanted, into)?
+                {
+                    return Ok(());
+                }
                 let bases = [self.index(source)?].into_iter().chain(self.indexes.extra(source)?);
                 for base in bases {
                     let located = self.indexes.locate(client, &base, project, &file.file, file.sha256);
@@ -150,7 +159,7 @@ impl Fetcher {
     /// # Errors
     /// They say something that locking does not follow.
     pub fn told_to_pip(&self) -> Result<Option<String>> {
-        Ok(self.indexes.told_to_pip()?.map(str::to_owned))
+        Ok(self.indexes.told_to_pip(&self.machine)?.map(str::to_owned))
     }
 
     /// Where a source's simple pages are, with the login if it has one: for locking, which hands it
@@ -187,6 +196,25 @@ impl Fetcher {
         }
         Err(offline(&format!("`{what}`")))
     }
+}
+
+/// Copies a file, if it is the one that is wanted. What is checked is what was written.
+fn is_copied(from: &Path, wanted: Wanted<'_>, into: &Path) -> Result<bool> {
+    let mut from = fs_err::File::open(from)?;
+    if from.metadata()?.len() != wanted.size {
+        return Ok(false);
+    }
+    let mut written =
+        fs_err::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(into)?;
+    std::io::copy(&mut from.by_ref().take(wanted.size), &mut written)?;
+    written.rewind()?;
+    let mut hasher = Hasher::new();
+    std::io::copy(&mut written, &mut hasher)?;
+    if hasher.finish() == wanted.sha256 {
+        return Ok(true);
+    }
+    written.set_len(0)?;
+    Ok(false)
 }
 
 fn offline(what: &str) -> Error {

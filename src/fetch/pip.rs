@@ -3,10 +3,9 @@
 //! Sources: pip's user guide, "Configuration"; `pip/_internal/configuration.py` (which files, in which
 //! order), `pip/_internal/cli/parser.py` (which sections), Python's `configparser`.
 //!
-//! `index-url`, `extra-index-url`, `proxy`, `cert` and `client-cert` do here what they do there.
-//! `find-links` and `no-index` are errors where the default index is asked, for what pip would install
-//! may then be elsewhere. `trusted-host` is not followed: a certificate that cannot be verified is an
-//! error.
+//! `index-url`, `extra-index-url`, `proxy`, `cert` and `client-cert` do here what they do there, and so do
+//! folders of `find-links`: a locked file may be in one. Other links, and `no-index` where no folder has
+//! the file, are errors. `trusted-host` is not followed: a certificate that cannot be verified is an error.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -105,31 +104,52 @@ impl Settings {
         each.map(|(setting, one)| setting.address(one)).collect()
     }
 
+    /// The folders that pip looks into before it asks an index. As with pip, one that is not there is none.
+    ///
     /// # Errors
-    /// pip is told to take distributions from elsewhere than indexes.
-    pub fn check(&self) -> Result<()> {
-        let no_index = self.0.get("no-index").map(Setting::is_set).transpose()?.unwrap_or_default();
-        for name in ["find-links", "no-index"] {
-            if let Some(setting) = self.0.get(name).filter(|_| name != "no-index" || no_index) {
-                return Err(setting.not_followed(name));
+    /// A link that leads elsewhere than into a folder.
+    pub fn folders(&self, machine: &Machine) -> Result<Vec<PathBuf>> {
+        let Some(setting) = self.0.get("find-links") else { return Ok(Vec::new()) };
+        let mut folders = Vec::new();
+        for link in setting.value.split_whitespace() {
+            let path = link.strip_prefix("file://").unwrap_or(link);
+            let found = machine.locate(Path::new(path)).and_then(|path| Some((path.metadata().ok()?, path)));
+            match found {
+                Some((metadata, path)) if metadata.is_dir() => folders.push(path),
+                Some(_) => return Err(setting.not_followed("find-links")),
+                None if path.contains("://") => return Err(setting.not_followed("find-links")),
+                None => {}
+            }
+        }
+        Ok(folders)
+    }
+
+    /// # Errors
+    /// pip is told to ask no index.
+    pub fn check_index(&self) -> Result<()> {
+        match self.0.get("no-index") {
+            Some(setting) if setting.is_set()? => Err(setting.not_followed("no-index")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What locking does not follow, where each source has one index and nothing else.
+    ///
+    /// # Errors
+    /// pip is told of more than that.
+    pub fn check_for_locking(&self, machine: &Machine) -> Result<()> {
+        self.check_index()?;
+        let files = self.folders(machine)?.into_iter().filter_map(|folder| folder.read_dir().ok()).flatten();
+        let links = self.0.get("find-links").filter(|_| files.count() > 0);
+        for (name, setting) in [("find-links", links), ("extra-index-url", self.0.get("extra-index-url"))] {
+            if let Some(setting) = setting {
+                return Err(setting.not_followed(name).hint(
+                    "a `[[tool.poetry.source]]` of `pyproject.toml` names an index and what comes from it; \
+                     `--index pypi=URL` says which is the default one, whatever pip is told",
+                ));
             }
         }
         Ok(())
-    }
-
-    /// As [`Settings::check`], for locking, where each source has one index.
-    ///
-    /// # Errors
-    /// pip is told to ask several indexes.
-    pub fn check_for_locking(&self) -> Result<()> {
-        self.check()?;
-        match self.0.get("extra-index-url") {
-            Some(setting) => Err(setting.not_followed("extra-index-url").hint(
-                "a `[[tool.poetry.source]]` of `pyproject.toml` names an index and what comes from it; \
-                 `--index pypi=URL` says which is the default one, whatever pip is told",
-            )),
-            None => Ok(()),
-        }
     }
 
     /// How indexes are reached.

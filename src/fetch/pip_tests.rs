@@ -105,8 +105,7 @@ fn several_indexes() {
     assert_eq!(extra(read(&[("etc/pip.conf", &text)], &[]).unwrap()), both);
     let variable = ("PIP_EXTRA_INDEX_URL", "https://a.example/simple https://b.example");
     let settings = read(&[("etc/pip.conf", &text)], &[variable]).unwrap();
-    assert!(settings.check().is_ok());
-    let error = settings.check_for_locking().unwrap_err();
+    let error = settings.check_for_locking(&Machine::default()).unwrap_err();
     assert!(error.to_string().contains("`PIP_EXTRA_INDEX_URL`"), "{error}");
     assert_eq!(extra(settings), both);
     let wrong = read(&[], &[("PIP_EXTRA_INDEX_URL", "secret")]).unwrap().extra_indexes().unwrap_err();
@@ -114,24 +113,40 @@ fn several_indexes() {
 }
 
 #[test]
-fn what_is_not_followed_is_an_error() {
-    for (text, name) in [
-        ("[global]\nfind-links = /wheels\n", "find-links"),
-        ("[install]\nno-index = yes\n", "no-index"),
-        ("[global]\nno_index = 1\n", "no-index"),
-    ] {
-        let error = read(&[("etc/pip.conf", text)], &[]).unwrap().check().unwrap_err();
-        let said = error.to_string();
-        assert!(said.contains(&format!("`{name}`")) && said.contains("/etc/pip.conf"), "{said}");
+fn no_index_is_an_error() {
+    for (text, said) in [("[install]\nno-index = yes\n", "/etc/pip.conf"), ("[global]\nno_index = 1\n", "`no-index`")] {
+        let error = read(&[("etc/pip.conf", text)], &[]).unwrap().check_index().unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
     }
-    for (variable, value) in [("PIP_FIND_LINKS", "/wheels"), ("PIP_NO_INDEX", "true"), ("PIP_NO_INDEX", "?")] {
-        let error = read(&[], &[(variable, value)]).unwrap().check().unwrap_err();
-        assert!(error.to_string().contains(variable), "{error}");
+    for value in ["true", "?"] {
+        let error = read(&[], &[("PIP_NO_INDEX", value)]).unwrap().check_index().unwrap_err();
+        assert!(error.to_string().contains("PIP_NO_INDEX"), "{error}");
     }
-    for off in ["0", "false", "No"] {
-        read(&[], &[("PIP_NO_INDEX", off)]).unwrap().check().unwrap();
+    for off in ["0", "false", "No", ""] {
+        read(&[], &[("PIP_NO_INDEX", off)]).unwrap().check_index().unwrap();
     }
-    read(&[], &[("PIP_FIND_LINKS", " "), ("PIP_NO_INDEX", "")]).unwrap().check_for_locking().unwrap();
+}
+
+#[test]
+fn links_lead_into_folders() {
+    let files = [("wheels/x.whl", ""), ("work/here/y.whl", ""), ("work/page.html", ""), ("empty/z/z", "")];
+    let ask = |links: &str| {
+        let root = tempfile::tempdir().unwrap();
+        let machine = machine(root.path(), &files, &[("PIP_FIND_LINKS", links)]);
+        fs_err::remove_dir_all(root.path().join("empty/z")).unwrap();
+        let settings = Settings::read(&machine).unwrap();
+        let folders = settings.folders(&machine)?;
+        let below = folders.iter().map(|path| path.strip_prefix(root.path()).unwrap().display().to_string());
+        Ok::<_, Error>((below.collect::<Vec<_>>().join(" "), settings.check_for_locking(&machine).is_ok()))
+    };
+    assert_eq!(ask("/wheels here\nfile:///wheels").unwrap(), ("wheels work/here wheels".to_owned(), false));
+    // As pip has it, what is not there is nothing; and what is empty has nothing to be followed.
+    assert_eq!(ask("/nothing").unwrap(), (String::new(), true));
+    assert_eq!(ask("/empty").unwrap(), ("empty".to_owned(), true));
+    for link in ["page.html", "https://links.example/", "/wheels https://links.example/"] {
+        let error = ask(link).unwrap_err();
+        assert!(error.to_string().contains("`PIP_FIND_LINKS`"), "{error}");
+    }
 }
 
 #[test]

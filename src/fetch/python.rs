@@ -10,6 +10,7 @@
 //!    back to, which its own source code says.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use assemble_layers::digest::Sha256;
@@ -50,6 +51,8 @@ pub struct Indexes {
     /// Source name → address, from `pyproject.toml`.
     named: BTreeMap<String, Address>,
     pip: Settings,
+    /// Where pip looks before it asks an index.
+    folders: Vec<PathBuf>,
     fallback: OnceLock<Address>,
     pages: Mutex<HashMap<(Address, String), Slot>>,
 }
@@ -67,13 +70,15 @@ impl Indexes {
             let address = |(name, text): (&String, &String)| {
                 let address =
                     Address::folder(text).map_err(|error| error.within(format!("source `{name}`")))?;
-                Ok((name.clone(), with_poetry_login(address, name, machine)))
+                Ok((name.clone(), with_poetry_login(address, name, machine)?))
             };
             sources.iter().map(address).collect()
         };
         let mut named = read(named)?;
         named.retain(|name, _| !substituted.contains(name));
-        Ok(Self { explicit: read(explicit)?, named, pip, ..Self::default() })
+        let explicit = read(explicit)?;
+        let folders = if explicit.contains_key(DEFAULT) { Vec::new() } else { pip.folders(machine)? };
+        Ok(Self { explicit, named, pip, folders, ..Self::default() })
     }
 
     /// Where a source's pages are. `default_index` is asked when nothing else names the default.
@@ -90,7 +95,7 @@ impl Indexes {
         if let Some(address) = known.or_else(|| self.explicit.get(DEFAULT)) {
             return Ok(address.clone());
         }
-        self.pip.check()?;
+        self.pip.check_index()?;
         if let Some(address) = self.pip.index()?.or_else(|| self.fallback.get().cloned()) {
             return Ok(address);
         }
@@ -99,18 +104,31 @@ impl Indexes {
     }
 
     /// Those that pip asks beside the default index.
+    ///
+    /// # Errors
+    /// One is no address.
     pub fn extra(&self, source: Option<&str>) -> Result<Vec<Address>> {
+        if self.is_as_pip_has_it(source) { self.pip.extra_indexes() } else { Ok(Vec::new()) }
+    }
+
+    /// A file that is in a folder where pip looks first.
+    pub fn beside(&self, source: Option<&str>, file: &str) -> Option<PathBuf> {
+        let folders = self.folders.iter().filter(|_| self.is_as_pip_has_it(source));
+        folders.map(|folder| folder.join(file)).find(|path| path.is_file())
+    }
+
+    fn is_as_pip_has_it(&self, source: Option<&str>) -> bool {
         let source = source.unwrap_or(DEFAULT);
         let elsewhere = [source, DEFAULT].iter().any(|name| self.explicit.contains_key(*name));
-        if elsewhere || self.named.contains_key(source) { Ok(Vec::new()) } else { self.pip.extra_indexes() }
+        !elsewhere && !self.named.contains_key(source)
     }
 
     /// What pip is told of the default index, as it is written, with its login.
     ///
     /// # Errors
     /// It is told of more than one index.
-    pub fn told_to_pip(&self) -> Result<Option<&str>> {
-        self.pip.check_for_locking()?;
+    pub fn told_to_pip(&self, machine: &Machine) -> Result<Option<&str>> {
+        self.pip.check_for_locking(machine)?;
         Ok(self.pip.index_text())
     }
 
@@ -184,23 +202,32 @@ pub fn pip_default(index_py: &str) -> Result<Address> {
 
 /// Poetry's own way to name a login: `POETRY_HTTP_BASIC_NAME_USERNAME` and `…_PASSWORD`, or
 /// `[http-basic.NAME]` in its `auth.toml`.
-fn with_poetry_login(address: Address, source: &str, machine: &Machine) -> Address {
+///
+/// # Errors
+/// That file cannot be read.
+fn with_poetry_login(address: Address, source: &str, machine: &Machine) -> Result<Address> {
     let name: String = source
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
         .collect();
     if let Some(user) = machine.variable(&format!("POETRY_HTTP_BASIC_{name}_USERNAME")) {
-        return address.or_login(user, machine.variable(&format!("POETRY_HTTP_BASIC_{name}_PASSWORD")));
+        return Ok(address.or_login(user, machine.variable(&format!("POETRY_HTTP_BASIC_{name}_PASSWORD"))));
     }
-    let file =
-        machine.configuration_folder().and_then(|folder| machine.read(folder.join("pypoetry/auth.toml")));
-    let file = file.and_then(|text| text.parse::<toml::Table>().ok()).unwrap_or_default();
+    let Some(path) = machine.configuration_folder().map(|folder| folder.join("pypoetry/auth.toml")) else {
+        return Ok(address);
+    };
+    // The parser's own words may repeat what it read.
+    let file = machine.settings(&path)?.unwrap_or_default().parse::<toml::Table>().map_err(|error| {
+        let error = Error::new(Kind::Input, format!("`{}` is no TOML", path.display()))
+            .detail(error.span().map_or_else(String::new, |span| format!("at byte {}", span.start)));
+        error.hint("Poetry keeps logins there; mend it")
+    })?;
     let login = file.get("http-basic").and_then(|logins| logins.get(source));
     let text = |field: &str| login.and_then(|login| login.get(field)?.as_str());
-    match text("username") {
+    Ok(match text("username") {
         Some(user) => address.or_login(user, text("password")),
         None => address,
-    }
+    })
 }
 
 fn read_page(page: &Page) -> Result<Vec<Listed>> {

@@ -181,6 +181,9 @@ fn poetry_s_logins() {
     let login = |source| indexes.base(Some(source), || unreachable!()).unwrap().split().1;
     assert_eq!(login("private"), Some(("me".to_owned(), Some("secret".to_owned()))));
     assert_eq!(login("my-own"), Some(("you".to_owned(), None)));
+    fs_err::write(folder.path().join("c/pypoetry/auth.toml"), "[http-basic.private]\npassword = secret").unwrap();
+    let error = Indexes::find(&machine, Settings::default(), &explicit, &BTreeMap::new(), &[]).err().unwrap();
+    assert!(error.kind() == Kind::Input && !error.to_string().contains("secret"), "{error}");
 }
 
 #[test]

@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "no test needs all of it")]
 //! Debian's `docker-registry`, for tests.
 
 use std::fs::File;

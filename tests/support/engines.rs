@@ -71,7 +71,9 @@ impl Daemon {
         // What this machine calls so is not in that root.
         command.env_remove("TMPDIR");
         let socket = root.join("run/engine.sock");
-        Self { root: Some(root), ..Self::start(command, folder, socket, |child, _| terminate(child)) }
+        let mut this = Self::start(command, folder, socket, |child, _| terminate(child));
+        this.root = Some(root);
+        this
     }
 
     /// podman's answers to the same requests.
