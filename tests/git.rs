@@ -11,6 +11,7 @@ use std::process::Command;
 
 use assemble::fetch::{Network, Places};
 use assemble::realise::Engine;
+use assemble::sandbox::Sandbox;
 use assemble::store::Store;
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::Git;
@@ -86,7 +87,15 @@ impl Scene {
         let (events, _) = std::sync::mpsc::channel();
         let network = Network::new(&self.places, None, store.folder());
         let project = self.bench.path("project");
-        let engine = Engine { store, caches: &[], fetcher: &network, project: &project, jobs: 2, events };
+        let engine = Engine {
+            store,
+            caches: &[],
+            fetcher: &network,
+            sandbox: &Sandbox::default(),
+            project: &project,
+            jobs: 2,
+            events,
+        };
         let diff_id = engine.realise_tree(&graph, node)?;
         Ok((diff_id, store.tree(diff_id).unwrap().unwrap()))
     }

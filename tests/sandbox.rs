@@ -4,9 +4,10 @@
 //! a second time as an ordinary user.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
@@ -71,7 +72,7 @@ impl Scene {
     }
 
     fn run(&self, command: Command, output: Output) -> (Result<Outcome>, Vec<String>) {
-        let job = self.job(Task::Run { command, network: false, output: Some(output) });
+        let job = self.job(Task::Run { command, listen: None, output: Some(output) });
         let mut lines = Vec::new();
         let outcome = sandbox().run(&job, &mut |line| lines.push(line.to_owned()));
         (outcome, lines)
@@ -350,22 +351,54 @@ fn a_bind_may_stand_on_a_link_that_leads_nowhere() {
 }
 
 #[test]
-fn there_is_no_network_but_when_asked_for() {
+fn there_is_no_network() {
     let scene = Scene::empty("network");
     assert_eq!(
         scene.says(
-            "cat /proc/net/dev | busybox tail -n +3 | busybox wc -l; busybox ping -c 1 127.0.0.1 > /dev/null"
+            "cat /proc/net/dev | busybox tail -n +3 | busybox wc -l
+             busybox wget -q -O - http://127.0.0.1:1/ 2>&1 | busybox grep -c 'Connection refused'"
         ),
-        ["1"]
+        ["1", "1"]
     );
-    assert_eq!(scene.says("busybox wget -q -O - -T 2 http://1.1.1.1/ 2> /dev/null || echo none"), ["none"]);
-    let command = shell("cat /proc/net/dev | busybox tail -n +3 | busybox wc -l");
-    let job = scene.job(Task::Run { command, network: true, output: None });
+    assert_eq!(
+        scene.says("busybox nc -w 2 1.1.1.1 80 2>&1 || true"),
+        ["nc: can't connect to remote host (1.1.1.1): Network is unreachable"]
+    );
+}
+
+#[test]
+fn a_command_reaches_what_its_caller_serves_and_nothing_else() {
+    let scene = Scene::empty("served");
+    // A service of the host's, on the same port of its own loopback interface.
+    let host = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = host.local_addr().unwrap().port();
+    let command = shell(&format!(
+        "cat /proc/net/dev | busybox tail -n +3 | busybox wc -l
+         for at in '127.0.0.1 {port}' '127.0.0.1 22' '1.1.1.1 80'; do
+            echo hello | busybox nc -w 2 $at 2>&1 || true
+         done"
+    ));
+    let job = scene.job(Task::Run { command, listen: Some(port), output: None });
     let mut lines = Vec::new();
-    let outcome = sandbox().run(&job, &mut |line| lines.push(line.to_owned())).unwrap();
-    let here = std::fs::read_to_string("/proc/net/dev").unwrap().lines().count() - 2;
-    assert_eq!(lines, [here.to_string()]);
-    assert_eq!(outcome.tree, Tree::default());
+    let mut servers = Vec::new();
+    let mut serve = |listener: TcpListener| {
+        servers.push(std::thread::spawn(move || {
+            let (mut connection, from) = listener.accept().unwrap();
+            let mut said = String::new();
+            BufReader::new(connection.try_clone().unwrap()).read_line(&mut said).unwrap();
+            writeln!(connection, "{} served", said.trim()).unwrap();
+            from.ip()
+        }));
+    };
+    sandbox().run_served(&job, &mut serve, &mut |line| lines.push(line.to_owned())).unwrap();
+    let refused = ["127.0.0.1): Connection refused", "1.1.1.1): Network is unreachable"]
+        .map(|why| format!("nc: can't connect to remote host ({why}"));
+    assert_eq!(lines, [&["1".to_owned(), "hello served".to_owned()], &refused[..]].concat());
+    let [server] = servers.try_into().unwrap();
+    assert!(server.join().unwrap().is_loopback());
+    // Nothing came to the host's.
+    host.set_nonblocking(true).unwrap();
+    assert_eq!(host.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 #[test]
@@ -418,7 +451,7 @@ fn lines_come_as_they_are_written() {
     let scene = Scene::empty("live");
     let job = scene.job(Task::Run {
         command: shell("echo first; sleep 1; echo second"),
-        network: false,
+        listen: None,
         output: None,
     });
     let mut times = Vec::new();
@@ -446,7 +479,7 @@ fn nothing_outlives_its_caller() {
             "ASSEMBLE_TEST_JOB",
             serde_json::to_string(&scene.job(Task::Run {
                 command: shell("echo ready; busybox setsid sleep 8765 & sleep 8765"),
-                network: false,
+                listen: None,
                 output: None,
             }))
             .unwrap(),
@@ -524,7 +557,10 @@ fn a_machine_that_forbids_namespaces_says_which_setting() {
     let text = refused("-Ur", "echo 0 > /proc/sys/user/max_user_namespaces");
     assert!(text.contains("hint: `sudo sysctl -w user.max_user_namespaces=65536`"), "{text}");
     let text = refused("-Ur", ":");
-    assert!(text.contains("needs the capabilities SETUID and SETGID and 65536 ids of its own"), "{text}");
+    assert!(
+        text.contains("needs the capabilities SETUID and SETGID, and 65535 ids beside its own"),
+        "{text}"
+    );
     if is_root("a container's `/proc`") {
         // One `/proc` that is whole, anywhere, would do.
         let others =
@@ -611,8 +647,12 @@ impl User {
         let folder = std::env::temp_dir().join(format!("assemble-user-{id}"));
         std::fs::create_dir(&folder).unwrap();
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o1777)).unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_assemble"), folder.join("assemble")).unwrap();
-        std::fs::copy(std::env::current_exe().unwrap(), folder.join("tests")).unwrap();
+        // Not copied by this process: a file that it has open for writing, and with it every process that
+        // another test starts in that moment, cannot be executed.
+        let tests = std::env::current_exe().unwrap();
+        for (from, to) in [(Path::new(env!("CARGO_BIN_EXE_assemble")), "assemble"), (&tests, "tests")] {
+            assert!(Process::new("cp").arg(from).arg(folder.join(to)).status().unwrap().success());
+        }
         Self { name, folder, made }
     }
 

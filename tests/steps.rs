@@ -22,6 +22,7 @@ use assemble::fetch::Machine;
 use assemble::oci::Repository;
 use assemble::realise::{Engine, Event, Had, NoFetcher, RealisedLayer, Visit};
 use assemble::registry::{Client, Settings};
+use assemble::sandbox::Sandbox;
 use assemble::store::{Store, Substituter};
 use assemble_layers::derivation::{
     ANY_TAGS, Cache as Kept, Effort, FileEntry, FileSource, Files, Jobs, Layout, Output, Run, UnpackWheels,
@@ -104,6 +105,7 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            sandbox: &Sandbox::default(),
             project: &self.project,
             jobs: 2,
             events,
@@ -147,6 +149,7 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            sandbox: &Sandbox::default(),
             project: &self.project,
             jobs: 2,
             events,
@@ -158,7 +161,10 @@ impl Scene {
     }
 
     fn compiled(&self) -> String {
-        std::fs::read_to_string(self.project.join("store/caches/compile/compiled")).unwrap()
+        // In the folder of the sandbox's ids.
+        let cache =
+            std::fs::read_dir(self.project.join("store/caches/compile")).unwrap().next().unwrap().unwrap();
+        std::fs::read_to_string(cache.path().join("compiled")).unwrap()
     }
 }
 

@@ -18,6 +18,7 @@ use crate::http::Patience;
 use crate::lock::{self, Maker, Manifest, Update};
 use crate::oci::{Reference, Repository};
 use crate::realise::{Engine, Event, RealisedLayer};
+use crate::sandbox::{Limits, Sandbox};
 use crate::store::{Store, Substituter};
 use crate::{Error, Kind, Result, inspect, project};
 
@@ -49,6 +50,10 @@ pub struct Options {
     /// How many builders work at once [default: the number of cores].
     #[arg(long, short, value_name = "N")]
     jobs: Option<usize>,
+    /// What one build step may use at most: `processes`, `memory`, `open-files`, `disk`, `log`; `memory=8G`
+    /// (may be given several times).
+    #[arg(long = "limit", value_name = "NAME=NUMBER")]
+    limits: Vec<String>,
     /// Point a source of `pyproject.toml` elsewhere; `NAME=pypi` means the default index, and
     /// `pypi=URL` says what that is (may be given several times).
     #[arg(long = "index", value_name = "NAME=URL", value_parser = pair)]
@@ -95,6 +100,16 @@ impl Options {
             BaseName::Archive => Base::Archive,
             BaseName::Registry => Base::Registry,
         }
+    }
+
+    /// What runs build steps.
+    ///
+    /// # Errors
+    /// A limit that there is not.
+    fn sandbox(&self) -> Result<Sandbox> {
+        let mut limits = Limits::default();
+        self.limits.iter().try_for_each(|limit| limits.set(limit))?;
+        Ok(Sandbox::default().with_limits(limits))
     }
 
     /// What the recipes ask for, with the images that the command line names instead of theirs.
@@ -187,6 +202,7 @@ pub struct Session<'a> {
     shared: Vec<Shared>,
     places: Places,
     network: Network,
+    sandbox: Sandbox,
     pub manifest: Manifest,
     /// The lock as it was found.
     pub known: Option<Lock>,
@@ -221,7 +237,20 @@ impl<'a> Session<'a> {
         };
         let known = lock::read(&options.project.join(lock::file(options.base())))?;
         let network = Network::new(&places, known.as_ref(), store.folder());
-        Ok(Self { options, recipes, store, caches, shared, places, network, manifest, known, events })
+        let sandbox = options.sandbox()?;
+        Ok(Self {
+            options,
+            recipes,
+            store,
+            caches,
+            shared,
+            places,
+            network,
+            sandbox,
+            manifest,
+            known,
+            events,
+        })
     }
 
     /// Takes results from these caches too, and lets [`Session::publish`] fill them, signed by the key in
@@ -284,6 +313,7 @@ impl<'a> Session<'a> {
             store: &self.store,
             caches: &self.caches,
             fetcher: &self.network,
+            sandbox: &self.sandbox,
             project: &self.options.project,
             jobs: self.options.jobs.unwrap_or(cores).max(1),
             events: self.events.clone(),

@@ -235,7 +235,7 @@ impl Maker<'_> {
             update: &update,
             bases: &self.pythons,
         };
-        python::ask(&question, engine.store, files, blobs, &mut |line| {
+        python::ask(&question, (engine.store, engine.sandbox), files, blobs, &mut |line| {
             engine.send(Event::Log { name: "resolving python".to_owned(), line: line.to_owned() });
         })
     }

@@ -82,7 +82,7 @@ struct Failure {
 /// Runs the script over `root` (tree files, and the files of their contents), and reads its answer.
 pub(super) fn ask(
     question: &Question<'_>,
-    store: &Store,
+    (store, sandbox): (&Store, &Sandbox),
     root: Vec<PathBuf>,
     blobs: BTreeMap<BlobDigest, PathBuf>,
     on_line: &mut dyn FnMut(&str),
@@ -91,11 +91,11 @@ pub(super) fn ask(
     let folder = working.path().join("question");
     fs::create_dir(&folder)?;
     write_question(question, &folder)?;
-    let sandbox = working.path().join("sandbox");
-    fs::create_dir(&sandbox)?;
+    let job = working.path().join("sandbox");
+    fs::create_dir(&job)?;
     let output = Output::Folder(TreePath::new(ANSWER)?);
-    let task = Task::Run { command: command(&folder)?, network: true, output: Some(output) };
-    let outcome = Sandbox::default().run(&Job { folder: sandbox, root, blobs, task }, on_line)?;
+    let task = Task::Run { command: command(&folder)?, listen: None, output: Some(output) };
+    let outcome = sandbox.run(&Job { folder: job, root, blobs, task }, on_line)?;
     let bytes = read_answer(&outcome)?;
     let answer = serde_json::from_slice(&bytes).map_err(|error| {
         Error::new(Kind::Internal, format!("`resolve.py` left an answer that cannot be read: {error}"))

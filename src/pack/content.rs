@@ -32,6 +32,13 @@ impl<'a> Contents<'a> {
         Self { file_of, names, open, input: vec![0; BUFFER], output: vec![0; BUFFER] }
     }
 
+    /// Blobs whose files are open already, and no others.
+    pub fn of_open(files: HashMap<BlobDigest, File>) -> Self {
+        let open = files.into_iter().map(|(digest, file)| (digest, Arc::new(file))).collect();
+        // Any other blob has an empty name, which names no file.
+        Self { open, ..Self::new(&|_| PathBuf::new()) }
+    }
+
     /// What errors call an archive; else it is its file.
     pub fn name(&mut self, blob: BlobDigest, name: &str) {
         self.names.insert(blob, name.to_owned());

@@ -10,7 +10,7 @@
 //! Content is streamed. Only the control files, small by nature, are held.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use assemble_layers::tree::TreePath;
 use fs_err::File;
@@ -34,7 +34,7 @@ const DECODER_MEMORY: u64 = zstd::MEMORY;
 
 /// A package file whose outer form and control files were checked.
 pub struct Deb {
-    path: PathBuf,
+    file: File,
     control: Vec<ControlFile>,
     data: Member,
 }
@@ -110,16 +110,28 @@ impl Deb {
     /// # Errors
     /// The file cannot be read or is no Debian package.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = BufReader::new(File::open(path)?);
-        let read = Members::of(&mut file).and_then(|members| {
-            let control = read_control(open_member(&mut file, &members.control, 1)?)?;
-            Ok(Self { path: path.to_owned(), control, data: members.data })
+        Self::read(File::open(path)?)
+    }
+
+    /// As [`Deb::open`], of an open file, whose position may be anywhere.
+    ///
+    /// # Errors
+    /// As [`Deb::open`].
+    pub fn read(file: File) -> Result<Self> {
+        let mut reader = BufReader::new(file);
+        let read = Members::of(&mut reader).and_then(|members| {
+            let control = read_control(open_member(&mut reader, &members.control, 1)?)?;
+            Ok((control, members.data))
         });
-        read.map_err(|error| invalid(path, &error))
+        let file = reader.into_inner();
+        match read {
+            Ok((control, data)) => Ok(Self { file, control, data }),
+            Err(error) => Err(invalid(file.path(), &error)),
+        }
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// The control files in their order.
@@ -146,9 +158,10 @@ impl Deb {
         threads: u32,
         mut each: impl FnMut(Entry, &mut dyn Read) -> Result<()>,
     ) -> Result<()> {
-        let mut file = BufReader::new(File::open(&self.path)?);
-        let data =
-            open_member(&mut file, &self.data, threads).map_err(|error| invalid(&self.path, &error))?;
+        let path = self.path();
+        let copy = File::from_parts(self.file.file().try_clone()?, path);
+        let mut file = BufReader::new(copy);
+        let data = open_member(&mut file, &self.data, threads).map_err(|error| invalid(path, &error))?;
         let mut failure = None;
         let read = read_tar(Limited::new(data, DATA_LIMIT), |header, names, content| {
             let entry = entry(header, &names)?;
@@ -158,8 +171,8 @@ impl Deb {
             })
         });
         match failure {
-            Some(error) => Err(error.detail(format!("unpacking `{}`", self.path.display()))),
-            None => read.map_err(|error| invalid(&self.path, &error)),
+            Some(error) => Err(error.detail(format!("unpacking `{}`", path.display()))),
+            None => read.map_err(|error| invalid(path, &error)),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::event::Event;
 use super::{Realisation, Realised};
 use crate::fetch::{self, git::MemberKind};
 use crate::pack::{self, Contents, TreeBuilder, wheel};
-use crate::sandbox::{Bind, Command, DebFile, Job, Sandbox, Task};
+use crate::sandbox::{Bind, Command, DebFile, Job, Task};
 use crate::{Error, Kind, Result};
 
 /// A tree that is in the store.
@@ -322,7 +322,7 @@ impl Realisation<'_> {
         };
         let mut log = std::io::BufWriter::new(fs_err::File::create(store.log_file(key))?);
         let mut counter = Counter::default();
-        let outcome = Sandbox::default().run(&job, &mut |line| {
+        let outcome = self.engine.sandbox.run(&job, &mut |line| {
             // A log that cannot be written is no reason to stop: the lines are shown as well.
             let _ = std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes());
             if let Some((done, total, left)) = counter.read(line) {
@@ -356,7 +356,7 @@ impl Realisation<'_> {
 
     fn run_task(&self, run: &Run<NodeId>) -> Result<Task> {
         let command = self.command(run)?;
-        Ok(Task::Run { command, network: false, output: Some(run.output.clone()) })
+        Ok(Task::Run { command, listen: None, output: Some(run.output.clone()) })
     }
 
     /// The command with what this machine gives it.

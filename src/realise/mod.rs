@@ -37,6 +37,7 @@ use assemble_layers::image::{Compression, Layer};
 use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, image};
 
 use crate::pack::{Contents, gzip};
+use crate::sandbox::Sandbox;
 use crate::store::{Outcome, Packed, Record, Store, Substituter, WorkingFolder};
 use crate::{Error, Kind, Result};
 
@@ -50,6 +51,8 @@ pub struct Engine<'a> {
     /// Asked in order for what the store has not.
     pub caches: &'a [Box<dyn Substituter>],
     pub fetcher: &'a dyn Fetcher,
+    /// What runs the steps that are commands.
+    pub sandbox: &'a Sandbox,
     /// The project's folder, where its files are read.
     pub project: &'a Path,
     /// How many builders work at once.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use assemble_layers::{Builder, Graph, NodeId, image};
 
 use super::{Engine, Realisation};
-use crate::sandbox::{Command, Job, Sandbox, Task};
+use crate::sandbox::{Command, Job, Task};
 use crate::{Error, Kind, Result};
 
 /// A shell with a terminal of its own, so that an interrupt reaches what runs in it: `script` is in
@@ -43,23 +43,20 @@ impl Engine<'_> {
         // Nobody builds it meanwhile.
         let _lock = self.store.lock(key)?;
         let command = Self::visiting(realisation.command(run)?, visit);
-        let root = self.store.failed_root(key);
         let working = self.store.working_folder()?;
-        let failed = root.exists();
-        let mut job = Job {
-            folder: working.path().to_owned(),
-            root: Vec::new(),
-            blobs: Default::default(),
-            task: Task::Enter { root, command: command.clone() },
-        };
+        let folder = self.store.failed_folder(key);
+        let failed = folder.exists();
+        let task = Task::Enter { command: command.clone() };
+        let mut job = Job { folder, root: Vec::new(), blobs: Default::default(), task };
         if !failed {
             let trees = realisation.root(&run.root)?;
+            job.folder = working.path().to_owned();
             job.root = trees.iter().map(|tree| self.store.tree_file(tree.diff_id)).collect();
             job.blobs = realisation.blob_files(&trees)?;
-            job.task = Task::Run { command, network: false, output: None };
+            job.task = Task::Run { command, listen: None, output: None };
         }
         begin(failed);
-        Sandbox::default().enter(&job, on_line)
+        self.sandbox.enter(&job, on_line)
     }
 
     fn visiting(command: Command, visit: Visit) -> Command {

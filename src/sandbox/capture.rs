@@ -10,21 +10,19 @@
 //! file becomes a file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{FileType, Metadata};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
 
 use assemble_layers::derivation::Output;
 use assemble_layers::digest::{BlobDigest, DiffId, Hasher, Sha256};
 use assemble_layers::tree::{Content, Entry, Kind as EntryKind, MTIME, RawBytes, Tree, TreePath};
-use fs_err as fs;
+use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use super::contents;
 use super::materialise::{Lower, Snapshot, Stamp};
 use super::scrub;
+use super::walk::Folder;
 use crate::pack::Contents;
 use crate::pack::tar;
 use crate::{Error, Kind, Result};
@@ -37,54 +35,54 @@ pub struct Captured {
 
 /// The root after the commands, and what is known of it before them.
 pub struct Capture<'a> {
-    root: &'a Path,
     snapshot: Snapshot,
     contents: Contents<'a>,
 }
 
-/// An entry found, and where its bytes are.
+/// An entry found.
 struct Found {
     entry: Entry,
-    file: PathBuf,
     /// What names of one file have in common; `None` for what has one name.
     inode: Option<u64>,
 }
 
 impl<'a> Capture<'a> {
-    pub fn new(root: &'a Path, snapshot: Snapshot, contents: Contents<'a>) -> Self {
-        Self { root, snapshot, contents }
+    pub fn new(snapshot: Snapshot, contents: Contents<'a>) -> Self {
+        Self { snapshot, contents }
     }
 
-    /// Writes the output's tar to `path`.
-    pub fn take(self, output: Option<&Output>, path: &Path) -> Result<Captured> {
-        let found = match output {
-            None => Vec::new(),
+    /// Writes the output's tar to a file.
+    pub fn take(self, output: Option<&Output>, tar: fs_err::File) -> Result<Captured> {
+        let (base, found) = match output {
+            None => (Folder::open(b"").map_err(io::Error::from)?, Vec::new()),
             Some(Output::Difference) => self.difference()?,
             Some(Output::Folder(folder)) => self.folder(folder)?,
         };
         let mut found = without_empty_caches(found);
         found.sort_by(|one, other| one.entry.path.cmp(&other.entry.path));
         link_names(&mut found);
-        write_tar(found, path)
+        write_tar(&base, found, tar)
     }
 
-    fn difference(mut self) -> Result<Vec<Found>> {
-        scrub::rewrite(self.root, &self.snapshot)?;
+    fn difference(mut self) -> Result<(Folder, Vec<Found>)> {
+        scrub::rewrite(&self.snapshot)?;
+        let root = Folder::open(b"").map_err(io::Error::from)?;
         let mut lower = std::mem::take(&mut self.snapshot.entries);
         let mut folders = BTreeSet::new();
         let mut found = Vec::new();
-        walk(self.root, &mut |path, metadata| {
-            if metadata.is_dir() {
+        root.walk(&mut |path, stat| {
+            let path = TreePath::new(path)?;
+            if is_folder(stat) {
                 folders.insert(path.clone());
             }
             let lower = lower.remove(&path);
-            let untouched = lower.as_ref().is_some_and(|lower| lower.stamp == Stamp::of(metadata));
-            if untouched || scrub::leaves_out(&path, metadata.is_dir()) {
+            let untouched = lower.as_ref().is_some_and(|lower| lower.stamp == Stamp::of(stat));
+            if untouched || scrub::leaves_out(&path, is_folder(stat)) {
                 return Ok(());
             }
-            let it = self.found(path, self.root, metadata)?;
+            let it = self.found(path, &root, stat)?;
             let equal = match lower {
-                Some(lower) => self.is_equal(&it, metadata, &lower)?,
+                Some(lower) => self.is_equal(&root, &it, stat, &lower)?,
                 None => false,
             };
             if !equal {
@@ -97,52 +95,52 @@ impl<'a> Capture<'a> {
         let gone =
             lower.into_keys().filter(|path| path.parent().is_none_or(|parent| folders.contains(&parent)));
         found.extend(gone.map(whiteout));
-        Ok(found)
+        Ok((root, found))
     }
 
-    fn folder(self, folder: &TreePath) -> Result<Vec<Found>> {
-        let base = self.root.join(folder.as_path());
-        if !is_plain_folder(self.root, folder) {
-            return Err(Error::new(Kind::Build, format!("the command left no folder `/{folder}`"))
-                .hint("what is below `/run`, `/tmp` and `/dev` is not kept, and a link is no folder"));
-        }
+    fn folder(self, folder: &TreePath) -> Result<(Folder, Vec<Found>)> {
+        let base = Folder::open(folder.as_bytes()).map_err(|_| {
+            Error::new(Kind::Build, format!("the command left no folder `/{folder}`"))
+                .hint("what is below `/run`, `/tmp` and `/dev` is not kept, and a link is no folder")
+        })?;
         let mut found = Vec::new();
-        walk(&base, &mut |path, metadata| {
-            if !scrub::leaves_out(&folder.join(path.as_bytes())?, metadata.is_dir()) {
-                found.push(self.found(path, &base, metadata)?);
+        base.walk(&mut |path, stat| {
+            if !scrub::leaves_out(&folder.join(path)?, is_folder(stat)) {
+                found.push(self.found(TreePath::new(path)?, &base, stat)?);
             }
             Ok(())
         })?;
-        Ok(found)
+        Ok((base, found))
     }
 
     /// The entry that stands at `path` below `base`.
-    fn found(&self, path: TreePath, base: &Path, metadata: &Metadata) -> Result<Found> {
-        let file = base.join(path.as_path());
+    fn found(&self, path: TreePath, base: &Folder, stat: &Stat) -> Result<Found> {
         if path.name().starts_with(b".wh.") {
             return Err(Error::new(Kind::Build, format!("the command left `{path}`"))
                 .detail("in a layer that name says that a file is gone"));
         }
-        let kind = kind(&path, &file, metadata)?;
+        let kind = kind(&path, base, stat)?;
         let link = matches!(kind, EntryKind::Symlink(_));
-        let written = metadata.is_dir() || metadata.mtime() >= self.snapshot.started;
+        let written = is_folder(stat) || stat.st_mtime >= self.snapshot.started;
         let entry = Entry {
-            mode: if link { 0o777 } else { metadata.mode() & 0o7777 },
-            uid: metadata.uid(),
-            gid: metadata.gid(),
-            mtime: if written { MTIME } else { u64::try_from(metadata.mtime()).unwrap_or(0) },
-            xattrs: attributes(&file)?,
+            mode: if link { 0o777 } else { stat.st_mode & 0o7777 },
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: if written { MTIME } else { u64::try_from(stat.st_mtime).unwrap_or(0) },
+            // Links have none that a layer keeps.
+            xattrs: if link { BTreeMap::new() } else { attributes(&path, &base.file(path.as_bytes())?)? },
             kind,
             path,
         };
-        let inode = (metadata.is_file() && metadata.nlink() > 1).then(|| metadata.ino());
-        Ok(Found { entry, file, inode })
+        let is_file = matches!(entry.kind, EntryKind::File(_));
+        let inode = (is_file && stat.st_nlink > 1).then_some(stat.st_ino);
+        Ok(Found { entry, inode })
     }
 
     /// Whether an entry that was touched is what it was. That it was written again is no change.
-    fn is_equal(&mut self, it: &Found, metadata: &Metadata, lower: &Lower) -> Result<bool> {
+    fn is_equal(&mut self, base: &Folder, it: &Found, stat: &Stat, lower: &Lower) -> Result<bool> {
         let (now, then) = (&it.entry, &lower.entry);
-        let time = metadata.mtime() >= self.snapshot.started || now.mtime == then.mtime;
+        let time = stat.st_mtime >= self.snapshot.started || now.mtime == then.mtime;
         let owner = (now.uid, now.gid) == (then.uid, then.gid) && now.xattrs == then.xattrs;
         let mode = now.mode == then.mode & 0o7777;
         match (&now.kind, &then.kind) {
@@ -151,59 +149,33 @@ impl<'a> Capture<'a> {
             (EntryKind::File(_), EntryKind::File(content)) => Ok(owner
                 && mode
                 && time
-                && contents::equals(&mut self.contents, &now.path, content, &it.file)?),
+                && contents::equals(
+                    &mut self.contents,
+                    &now.path,
+                    content,
+                    base.file(now.path.as_bytes())?,
+                )?),
             _ => Ok(false),
         }
     }
 }
 
-/// Whether `folder` is one, reached through folders alone: a link could lead out of the root.
-pub fn is_plain_folder(root: &Path, folder: &TreePath) -> bool {
-    let mut parts = folder.as_path().ancestors().filter(|part| !part.as_os_str().is_empty());
-    parts.all(|part| std::fs::symlink_metadata(root.join(part)).is_ok_and(|metadata| metadata.is_dir()))
+fn is_folder(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-/// Calls `visit` for everything below `base`, a folder before what it holds. No link is followed.
-fn walk(base: &Path, visit: &mut dyn FnMut(TreePath, &Metadata) -> Result<()>) -> Result<()> {
-    let mut folders = vec![base.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
-            let file = entry?.path();
-            let metadata = fs::symlink_metadata(&file)?;
-            let path = file.strip_prefix(base).expect("it was found below").as_os_str().as_bytes();
-            visit(TreePath::new(path)?, &metadata)?;
-            if metadata.is_dir() {
-                folders.push(file);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn kind(path: &TreePath, file: &Path, metadata: &Metadata) -> Result<EntryKind> {
-    let kind = metadata.file_type();
-    Ok(if kind.is_dir() {
-        EntryKind::Directory
-    } else if kind.is_file() {
-        EntryKind::File(plain(metadata.len()))
-    } else if kind.is_symlink() {
-        EntryKind::Symlink(RawBytes(fs::read_link(file)?.into_os_string().into_vec()))
-    } else {
-        let name = special(kind);
-        return Err(Error::new(Kind::Build, format!("the command left {name} at `/{path}`"))
-            .detail("a layer holds files, folders and links")
-            .hint("let the command remove it at its end"));
-    })
-}
-
-fn special(kind: FileType) -> &'static str {
-    if kind.is_socket() {
-        "a socket"
-    } else if kind.is_fifo() {
-        "a named pipe"
-    } else {
-        "a device"
-    }
+fn kind(path: &TreePath, base: &Folder, stat: &Stat) -> Result<EntryKind> {
+    let name = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => return Ok(EntryKind::Directory),
+        FileType::RegularFile => return Ok(EntryKind::File(plain(stat.st_size.cast_unsigned()))),
+        FileType::Symlink => return Ok(EntryKind::Symlink(RawBytes(base.link(path.as_bytes())?))),
+        FileType::Socket => "a socket",
+        FileType::Fifo => "a named pipe",
+        _ => "a device",
+    };
+    Err(Error::new(Kind::Build, format!("the command left {name} at `/{path}`"))
+        .detail("a layer holds files, folders and links")
+        .hint("let the command remove it at its end"))
 }
 
 /// A content whose place in the tar is not known yet.
@@ -213,12 +185,10 @@ fn plain(length: u64) -> Content {
 
 /// The extended attributes that a layer keeps: what a program put there, and file capabilities. The
 /// others are the host's own (`security.selinux`, `system.posix_acl_access`).
-fn attributes(file: &Path) -> Result<BTreeMap<String, RawBytes>> {
-    let failed = |error: Errno| {
-        Error::from(io::Error::from(error)).within(format!("cannot read `{}`", file.display()))
-    };
+fn attributes(path: &TreePath, file: &File) -> Result<BTreeMap<String, RawBytes>> {
+    let failed = |error: Errno| Error::from(io::Error::from(error)).within(format!("cannot read `/{path}`"));
     let mut names = Vec::with_capacity(1 << 16);
-    match rustix::fs::llistxattr(file, rustix::buffer::spare_capacity(&mut names)) {
+    match rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut names)) {
         Ok(_) => {}
         Err(Errno::NOTSUP) => return Ok(BTreeMap::new()),
         Err(error) => return Err(failed(error)),
@@ -227,7 +197,7 @@ fn attributes(file: &Path) -> Result<BTreeMap<String, RawBytes>> {
     for name in names.split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok()) {
         if name == "security.capability" || name.starts_with("user.") {
             let mut value = Vec::with_capacity(1 << 16);
-            rustix::fs::lgetxattr(file, name, rustix::buffer::spare_capacity(&mut value)).map_err(failed)?;
+            rustix::fs::fgetxattr(file, name, rustix::buffer::spare_capacity(&mut value)).map_err(failed)?;
             attributes.insert(name.to_owned(), RawBytes(value));
         }
     }
@@ -236,7 +206,7 @@ fn attributes(file: &Path) -> Result<BTreeMap<String, RawBytes>> {
 
 fn whiteout(path: TreePath) -> Found {
     let entry = Entry { kind: EntryKind::Whiteout, mode: 0o644, ..Entry::directory(path) };
-    Found { entry, file: PathBuf::new(), inode: None }
+    Found { entry, inode: None }
 }
 
 /// Leaves out the folders of Python's compiled files which those have left.
@@ -264,18 +234,14 @@ fn link_names(found: &mut [Found]) {
 }
 
 /// Writes the tar; its digest is the diffID, and the blob of every content.
-fn write_tar(found: Vec<Found>, path: &Path) -> Result<Captured> {
-    let mut tar = Tar {
-        file: BufWriter::with_capacity(1 << 17, fs::File::create(path)?),
-        hasher: Hasher::new(),
-        position: 0,
-    };
+fn write_tar(base: &Folder, found: Vec<Found>, file: fs_err::File) -> Result<Captured> {
+    let mut tar = Tar { file: BufWriter::with_capacity(1 << 17, file), hasher: Hasher::new(), position: 0 };
     let mut entries = Vec::with_capacity(found.len());
-    for Found { mut entry, file, .. } in found {
+    for Found { mut entry, .. } in found {
         tar.write_all(&tar::header(&entry)?)?;
         if let EntryKind::File(Content::Plain { offset, length, .. }) = &mut entry.kind {
             *offset = tar.position;
-            tar.copy(&file, *length)?;
+            tar.copy(base, &entry.path, *length)?;
         }
         entries.push(entry);
     }
@@ -290,20 +256,17 @@ fn write_tar(found: Vec<Found>, path: &Path) -> Result<Captured> {
 
 /// A file that is hashed as it is written.
 struct Tar {
-    file: BufWriter<fs::File>,
+    file: BufWriter<fs_err::File>,
     hasher: Hasher,
     position: u64,
 }
 
 impl Tar {
-    fn copy(&mut self, file: &Path, length: u64) -> Result<()> {
-        let mut content = fs::File::open(file)?;
+    fn copy(&mut self, base: &Folder, path: &TreePath, length: u64) -> Result<()> {
+        let mut content = base.file(path.as_bytes())?;
         let copied = io::copy(&mut content, self)?;
         if copied != length {
-            return Err(Error::new(
-                Kind::Internal,
-                format!("`{}` changed while it was read", file.display()),
-            ));
+            return Err(Error::new(Kind::Internal, format!("`/{path}` changed while it was read")));
         }
         Ok(self.write_all(tar::padding(length))?)
     }

@@ -1,39 +1,24 @@
-//! A command in the root: how `init` starts, hears and ends it, and the stage that becomes it.
+//! A command in the root: how the helper starts it, hears it, watches what it uses, and ends it.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufReader, PipeReader, Read};
-use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::fs::File;
+use std::io::{self, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, ExitStatus, Stdio};
 
-use fs_err as fs;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
-use super::Bind;
-use super::helper::Stage;
-use super::mounts::{self, Mountpoints};
-use super::protocol::{Failure, Message, receive, send, tell};
+use super::ids::COUNT;
+use super::init::{self, Ended, Start};
+use super::limits::{Free, INTERVAL, Limits};
+use super::mounts::Mountpoints;
+use super::protocol::{Message, receive, tell};
+use super::staging::Root;
+use super::{Bind, raw};
 use crate::{Error, Kind, Result};
-
-/// The environment of every command. A command's own variables count over these.
-const ENVIRONMENT: &[(&str, &str)] = &[
-    ("HOME", "/root"),
-    ("LC_ALL", "C.UTF-8"),
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("PYTHONHASHSEED", "0"),
-    // `assemble_layers::tree::MTIME`; a test compares them.
-    ("SOURCE_DATE_EPOCH", "315532800"),
-    ("TZ", "UTC"),
-];
-
-/// The only machine whose programs an image holds (`assemble_layers::image::PLATFORM`).
-const TARGET: TargetArch = TargetArch::x86_64;
 
 /// A line longer than this is passed on in parts.
 const LONGEST_LINE: usize = 1 << 16;
@@ -72,124 +57,168 @@ impl Command {
         self
     }
 
-    /// Runs in `root`, from pid 1 of the sandbox. When it ends, all that it started ends.
-    pub(super) fn run(&self, root: &Path, network: bool) -> Result<()> {
-        let mut command = self.clone();
-        if network {
-            command.binds.extend(name_resolution());
-        }
-        let temporary = root.with_file_name("tmp");
-        // One that was killed has left its own.
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary)?;
-        }
-        fs::create_dir(&temporary)?;
-        let mountpoints = Mountpoints::make(root, &command.binds)?;
-        let status =
-            Spec { root: root.to_owned(), temporary: temporary.clone(), command }.start()?.finish()?;
-        mountpoints.remove()?;
-        fs::remove_dir_all(&temporary)?;
-        if status.success() { Ok(()) } else { Err(self.failed(status)) }
-    }
-
-    fn failed(&self, status: ExitStatus) -> Error {
-        let how = match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
-            (Some(code), _) => format!("exit code {code}"),
-            (None, Some(9)) => "it was killed; for want of memory? `dmesg` knows".to_owned(),
-            (None, signal) => format!("signal {}", signal.unwrap_or_default()),
-        };
-        Error::new(Kind::Build, format!("`{}` failed: {how}", self.text()))
-    }
-
     /// The command as a person reads it.
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         self.arguments.join(" ")
     }
-}
 
-/// How the host finds names; the root's own files may know nothing.
-fn name_resolution() -> impl Iterator<Item = Bind> {
-    let files = ["/etc/resolv.conf", "/etc/hosts"].map(PathBuf::from).into_iter();
-    files.filter(|file| file.exists()).map(|file| Bind {
-        source: file.clone(),
-        target: file,
-        writable: false,
-    })
-}
-
-/// What the stage `command` is told.
-#[derive(Serialize, Deserialize)]
-struct Spec {
-    root: PathBuf,
-    /// What is mounted on `/tmp`: on disk, for compilers put gigabytes there.
-    temporary: PathBuf,
-    command: Command,
-}
-
-impl Spec {
-    /// Starts the stage and waits until it has become the command.
-    fn start(&self) -> Result<Running> {
-        let (mut control, theirs) = UnixStream::pair()?;
-        let (output, writer) = io::pipe()?;
-        let child = Stage::Command
-            .process()
-            .stdin(OwnedFd::from(theirs))
-            .stdout(writer.try_clone()?)
-            .stderr(writer)
-            .spawn()?;
-        let running = Running { child, output, line: Vec::new() };
-        send(&control, self)?;
-        control.shutdown(Shutdown::Write)?;
-        let mut answer = Vec::new();
-        control.read_to_end(&mut answer)?;
-        if answer.is_empty() {
-            return Ok(running);
-        }
-        running.end()?;
-        let failure = receive::<Failure>(&mut &answer[..])?;
-        Err(failure.map_or_else(|| Error::new(Kind::Internal, "no failure in an answer"), Error::from))
+    fn failed(&self, how: &str) -> Error {
+        Error::new(Kind::Build, format!("`{}` failed: {how}", self.text()))
     }
 }
 
-/// A command that runs.
+/// Runs the commands of one job.
+pub struct Runner {
+    root: Root,
+    limits: Limits,
+    terminal: Option<File>,
+    /// How many bytes of output the job's commands may still write.
+    log: u64,
+}
+
+impl Runner {
+    pub fn new(root: Root, limits: Limits, terminal: Option<File>) -> Self {
+        // Before the first of their namespaces: it remembers the limit.
+        limits.limit_namespaces();
+        Self { root, limits, terminal, log: 0 }
+    }
+
+    /// Runs a command. When it ends, all that it started ends.
+    ///
+    /// # Errors
+    /// It fails, cannot start or meets a limit (`Build`).
+    pub fn run(&mut self, command: &Command) -> Result<()> {
+        self.empty_temporary()?;
+        let is_folder = |index: usize, bind: &Bind| {
+            let copy = rustix::fs::statat(&self.root.staging, format!("binds/{index}"), AtFlags::empty());
+            bind.writable || copy.is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+        };
+        let mountpoints = Mountpoints::make(&command.binds, &is_folder)?;
+        let ended = self.start(command)?.finish(self)?;
+        mountpoints.remove()?;
+        match ended {
+            Ended::Failed(failure) => Err(failure.into()),
+            Ended::Exited(0) => Ok(()),
+            Ended::Exited(code) => Err(command.failed(&format!("exit code {code}"))),
+            Ended::Killed(9) => Err(command
+                .failed("it was killed; for want of memory? `dmesg` knows, `--limit memory=` limits it")),
+            Ended::Killed(signal) => Err(command.failed(&format!("signal {signal}"))),
+        }
+    }
+
+    /// Each command finds `/tmp` empty.
+    fn empty_temporary(&self) -> Result<()> {
+        let folder = rustix::fs::openat(
+            &self.root.staging,
+            "tmp",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        Ok(super::remove::empty(folder.map_err(io::Error::from)?)?)
+    }
+
+    /// Starts pid 1 of namespaces of the command's own.
+    fn start(&self, command: &Command) -> Result<Running> {
+        let (output, output_writer) = io::pipe()?;
+        let (status, status_writer) = io::pipe()?;
+        let (mapped, mapped_writer) = io::pipe()?;
+        let namespaces = UnshareFlags::NEWUSER | UnshareFlags::NEWPID | UnshareFlags::NEWNS;
+        let terminal = self.terminal.as_ref().map(File::try_clone).transpose()?;
+        self.root.leave()?;
+        let forked = raw::fork_into(namespaces);
+        if !matches!(forked, Ok(None)) {
+            self.root.enter()?;
+        }
+        match forked.map_err(|error| {
+            Error::new(Kind::Machine, "the sandbox cannot make namespaces for a command").detail(error)
+        })? {
+            None => {
+                drop(mapped_writer);
+                init::main(
+                    Start { command, limits: self.limits, terminal, mapped, output: output_writer },
+                    status_writer,
+                )
+            }
+            Some(pid) => {
+                let running =
+                    Running { pid, output, status: BufReader::new(status), line: Vec::new(), ended: false };
+                self.map(pid, mapped_writer)?;
+                Ok(running)
+            }
+        }
+    }
+
+    /// The command's user namespace has the ids of this one, and no rights in this one.
+    fn map(&self, pid: Pid, mut mapped: PipeWriter) -> Result<()> {
+        for file in ["uid_map", "gid_map"] {
+            let path = format!("{}/{file}", pid.as_raw_nonzero());
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&self.root.proc, path, flags, Mode::empty()).map(File::from);
+            file.map_err(io::Error::from)
+                .and_then(|mut file| file.write_all(format!("0 0 {COUNT}").as_bytes()))
+                .map_err(|error| {
+                    Error::new(Kind::Machine, "the sandbox cannot map the ids of a command").detail(error)
+                })?;
+        }
+        Ok(mapped.write_all(b"\n")?)
+    }
+}
+
+/// A command that runs. Dropping it ends it.
 struct Running {
-    child: Child,
+    /// Of pid 1 of its namespaces.
+    pid: Pid,
     output: PipeReader,
+    status: BufReader<PipeReader>,
     /// The beginning of a line whose end has not come yet.
     line: Vec<u8>,
+    ended: bool,
 }
 
 impl Running {
-    /// Passes the output on until the command ends, then ends whatever it left behind.
-    fn finish(mut self) -> Result<ExitStatus> {
-        let pid = Pid::from_child(&self.child);
-        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?;
+    /// Passes the output on until the command ends, and whatever it left behind with it.
+    fn finish(mut self, runner: &mut Runner) -> Result<Ended> {
+        let before = Free::here()?;
+        let interval = Timespec { tv_sec: 0, tv_nsec: INTERVAL.as_nanos() as i64 };
         loop {
-            let mut files = [PollFd::new(&self.output, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
-            poll(&mut files, None).map_err(io::Error::from)?;
+            let status = self.status.get_ref();
+            let mut files = [PollFd::new(&self.output, PollFlags::IN), PollFd::new(status, PollFlags::IN)];
+            match poll(&mut files, Some(&interval)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
             let [output, ended] = files.map(|file| !file.revents().is_empty());
+            if output {
+                self.pass_on(runner)?;
+            }
             // A service that it started may hold the output open for ever.
             if ended {
-                return self.end();
+                break;
             }
-            if output && !self.pass_on()? {
-                return self.end();
-            }
+            runner.limits.check_disk(before, Free::here()?)?;
         }
+        let ended = receive(&mut self.status)?;
+        let death = self.end()?;
+        while self.pass_on(runner)? {}
+        self.pass_line()?;
+        Ok(ended.unwrap_or(Ended::Killed(death)))
     }
 
-    fn end(mut self) -> Result<ExitStatus> {
-        let status = self.child.wait();
-        kill_all_others()?;
-        while self.pass_on()? {}
-        self.pass_line()?;
-        Ok(status?)
+    /// Ends every process of the command's namespaces; the signal that ended pid 1, or 0.
+    fn end(&mut self) -> Result<i32> {
+        // It may have ended by itself.
+        let _ = kill_process(self.pid, Signal::KILL);
+        let status = waitpid(Some(self.pid), WaitOptions::empty()).map_err(io::Error::from)?;
+        self.ended = true;
+        Ok(status.and_then(|(_, status): (Pid, WaitStatus)| status.terminating_signal()).unwrap_or_default())
     }
 
     /// Passes on what can be read; false at the end.
-    fn pass_on(&mut self) -> Result<bool> {
+    fn pass_on(&mut self, runner: &mut Runner) -> Result<bool> {
         let mut bytes = [0; 1 << 14];
         let count = self.output.read(&mut bytes)?;
+        runner.log += count as u64;
+        runner.limits.check_log(runner.log)?;
         for part in bytes[..count].split_inclusive(|byte| *byte == b'\n') {
             self.line.extend_from_slice(part);
             if part.ends_with(b"\n") || self.line.len() > LONGEST_LINE {
@@ -209,96 +238,19 @@ impl Running {
     }
 }
 
-/// Ends every other process of the sandbox and takes its leave of them.
-fn kill_all_others() -> Result<()> {
-    // Anywhere else the next call would reach every process of the user.
-    assert!(rustix::process::getpid().is_init(), "only pid 1 of the sandbox may end all others");
-    // The group of pid 1, negated, is -1: all processes of the namespace but pid 1 (kill(2)).
-    match rustix::process::kill_process_group(Pid::INIT, Signal::KILL) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-        Err(error) => return Err(io::Error::from(error).into()),
-    }
-    while rustix::process::wait(WaitOptions::empty()).is_ok() {}
-    Ok(())
-}
-
-/// The third stage: enters the root and becomes the command. Returns only if that fails.
-pub fn become_command() -> bool {
-    let result = io::stdin().as_fd().try_clone_to_owned().map_err(Error::from).and_then(|control| {
-        // Closed by the kernel when the command starts: that is how `init` learns of it.
-        let control = UnixStream::from(control);
-        let error = match receive(&mut BufReader::new(&control))? {
-            Some(spec) => start(&spec),
-            None => Error::new(Kind::Internal, "no command was given"),
-        };
-        send(&control, &Failure::from(&error))
-    });
-    if let Err(error) = result {
-        eprintln!("{error}");
-    }
-    false
-}
-
-fn start(Spec { root, temporary, command }: &Spec) -> Error {
-    let terminal =
-        command.terminal.as_ref().map(|path| fs::OpenOptions::new().read(true).write(true).open(path));
-    let terminal = match terminal.transpose() {
-        Ok(terminal) => terminal,
-        Err(error) => return error.into(),
-    };
-    match enter(root, temporary, command) {
-        Ok(()) => execute(command, terminal).unwrap_or_else(Error::from),
-        Err(error) => error,
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.end();
+        }
     }
 }
 
-fn enter(root: &Path, temporary: &Path, command: &Command) -> Result<()> {
-    mounts::enter(root, temporary, &command.binds)?;
-    rustix::process::chdir(&command.working_directory).map_err(|error| {
-        Error::new(Kind::Build, format!("the root has no working directory `{}`", command.working_directory))
-            .detail(io::Error::from(error))
-    })?;
-    // A core dump would be part of the difference.
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    rustix::process::setrlimit(Resource::Core, none).map_err(io::Error::from)?;
-    // Maintainer scripts are root already and only ever give rights up.
-    rustix::thread::set_no_new_privs(true).map_err(io::Error::from)?;
-    // A kernel without filters is slower, and nothing else.
-    let _ = suppress_sync();
-    Ok(())
-}
-
-/// Lets every call that waits for the disk succeed at once, as `systemd-nspawn --suppress-sync` does:
-/// a root lives as long as its step, and dpkg alone waits a thousand times.
-fn suppress_sync() -> std::result::Result<(), seccompiler::Error> {
-    let calls = [
-        libc::SYS_fdatasync,
-        libc::SYS_fsync,
-        libc::SYS_msync,
-        libc::SYS_sync,
-        libc::SYS_sync_file_range,
-        libc::SYS_syncfs,
-    ];
-    let always = calls.into_iter().map(|call| (call, Vec::new())).collect();
-    let filter = SeccompFilter::new(always, SeccompAction::Allow, SeccompAction::Errno(0), TARGET)?;
-    seccompiler::apply_filter(&BpfProgram::try_from(filter)?)
-}
-
-/// Replaces this process; returns why that failed.
-fn execute(command: &Command, terminal: Option<fs::File>) -> io::Result<Error> {
-    let Some((program, arguments)) = command.arguments.split_first() else {
-        return Ok(Error::new(Kind::Internal, "an empty command was given"));
-    };
-    let mut process = process::Command::new(program);
-    process.args(arguments).env_clear().envs(ENVIRONMENT.iter().copied()).envs(&command.environment);
-    process.stdin(Stdio::null());
-    if let Some(terminal) = terminal {
-        let (terminal, _) = terminal.into_parts();
-        process.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
-    }
-    let error = process.exec();
+/// What there is no program for, and why, as far as the root tells.
+pub(super) fn cannot_start(command: &Command, error: &io::Error) -> Error {
+    let program = command.arguments.first().map_or("", String::as_str);
     let text = command.text();
-    Ok(match error.kind() {
+    match error.kind() {
         io::ErrorKind::NotFound if Path::new(program).exists() => Error::new(
             Kind::Build,
             format!("`{text}` cannot start: the interpreter of `{program}` is not in the root"),
@@ -312,16 +264,5 @@ fn execute(command: &Command, terminal: Option<fs::File>) -> io::Result<Error> {
                 .hint("is the store on a file system that is mounted `noexec`?")
         }
         _ => Error::new(Kind::Build, format!("`{text}` cannot start")).detail(error),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_epoch_is_the_trees() {
-        let epoch = ENVIRONMENT.iter().find(|(name, _)| *name == "SOURCE_DATE_EPOCH").unwrap();
-        assert_eq!(epoch.1, assemble_layers::tree::MTIME.to_string());
     }
 }

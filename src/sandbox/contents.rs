@@ -1,5 +1,6 @@
 //! Contents of a tree to files of the root, and back: are they the same still?
 
+use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
@@ -14,9 +15,8 @@ pub fn write(contents: &mut Contents<'_>, name: &TreePath, content: &Content, pa
     contents.read(name, content, &mut |piece| Ok(target.write_all(piece)?))
 }
 
-/// Whether the file at `path` has just this content.
-pub fn equals(contents: &mut Contents<'_>, name: &TreePath, content: &Content, path: &Path) -> Result<bool> {
-    let file = fs_err::File::open(path)?;
+/// Whether a file has just this content.
+pub fn equals(contents: &mut Contents<'_>, name: &TreePath, content: &Content, file: File) -> Result<bool> {
     if file.metadata()?.len() != content.size() {
         return Ok(false);
     }
@@ -59,11 +59,11 @@ mod tests {
             let path = folder.path().join(index.to_string());
             write(&mut contents, &name, content, &path).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), text);
-            assert!(equals(&mut contents, &name, content, &path).unwrap());
+            assert!(equals(&mut contents, &name, content, File::open(&path).unwrap()).unwrap());
             let mut other = text.clone();
             other[7] ^= 1;
             std::fs::write(&path, other).unwrap();
-            assert!(!equals(&mut contents, &name, content, &path).unwrap());
+            assert!(!equals(&mut contents, &name, content, File::open(&path).unwrap()).unwrap());
         }
     }
 }

@@ -74,8 +74,8 @@ use self::triggers::FileTriggers;
 use super::{Command, DebFile};
 use crate::Result;
 
-/// Unpacks and configures `packages` in the folder `root`, which holds a Debian root or nothing.
-/// `execute` runs a command in it, with `/proc` and `/dev` there. On an error the root is of no
+/// Unpacks and configures `packages`, whose `files` are open, in the folder `root`, which holds a Debian
+/// root or nothing. `execute` runs a command in it, with `/proc` and `/dev` there. On an error the root is of no
 /// further use.
 ///
 /// # Errors
@@ -83,10 +83,11 @@ use crate::Result;
 pub fn unpack(
     root: &Path,
     packages: &[DebFile],
+    files: Vec<fs::File>,
     execute: &mut dyn FnMut(&Command) -> Result<()>,
 ) -> Result<()> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let packages = package::open_all(packages, threads)?;
+    let packages = package::open_all(packages, files, threads)?;
     let root = Root::new(root);
     let database = Database::read(&root)?;
     // An upgrade leaves it as it is whether somebody asked for the package.

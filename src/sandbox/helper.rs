@@ -1,58 +1,38 @@
-//! The stages `namespaces` and `init`: from a fresh process to pid 1 of namespaces of its own.
+//! The helper: from a fresh process to one that has left the machine's files, and does the job.
 
-use std::ffi::OsStr;
 use std::io::{self, BufReader, Write};
-use std::os::fd::BorrowedFd;
-use std::process::{Command, ExitStatus, Stdio};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::Command;
 
-use fs_err as fs;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Mode;
-use rustix::io::FdFlags;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::net::{AddressFamily, SendFlags, SocketType};
-use rustix::process::Signal;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use rustix::thread::UnshareFlags;
 
+use assemble_layers::derivation::Output;
+
 use super::capture::Capture;
-use super::materialise::Merged;
-use super::protocol::{Failure, Message, Record, Request, receive, record_path, send, tar_path, tell};
-use super::{Job, Task, command, debs, ids};
+use super::command::Runner;
+use super::protocol::{Failure, Message, Order, Record, Request, receive, send, send_file, tell};
+use super::staging::Opened;
+use super::{Task, debs, ids, raw, remove};
 use crate::{Error, Kind, Result};
 
-/// The first argument of a helper; the second names its stage.
+/// The first argument of a helper.
 pub const MARKER: &str = "__assemble_sandbox";
 
 /// The host name of every sandbox.
 const HOST_NAME: &[u8] = b"assemble";
 
-/// What a helper process is.
-#[derive(Clone, Copy)]
-pub enum Stage {
-    Namespaces,
-    Init,
-    Command,
-}
-
-impl Stage {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Namespaces => "namespaces",
-            Self::Init => "init",
-            Self::Command => "command",
-        }
-    }
-
-    fn named(name: &OsStr) -> Option<Self> {
-        [Self::Namespaces, Self::Init, Self::Command].into_iter().find(|stage| name == stage.name())
-    }
-
-    /// A command that starts this program again as this stage.
-    pub fn process(self) -> Command {
-        let mut command = Command::new("/proc/self/exe");
-        command.args([MARKER, self.name()]);
-        command
-    }
+/// A command that starts `program` as a helper: without an environment, for what the caller has in its
+/// own is nobody's business.
+pub fn process(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg(MARKER).env_clear();
+    command
 }
 
 /// If this process was started as a helper of the sandbox, does its job and never returns.
@@ -60,41 +40,28 @@ impl Stage {
 /// Must be the first thing that `main` does: namespaces can only be entered by a process that has
 /// one thread.
 pub fn run_if_helper() {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|argument| argument != MARKER) {
+    if std::env::args_os().nth(1).is_none_or(|argument| argument != MARKER) {
         return;
     }
-    let done = match arguments.next().as_deref().and_then(Stage::named) {
-        Some(Stage::Namespaces) => report(namespaces()),
-        Some(Stage::Init) => report(init()),
-        Some(Stage::Command) => command::become_command(),
-        None => false,
-    };
-    std::process::exit(if done { 0 } else { 1 });
-}
-
-/// Tells the caller how it ended. The caller may be gone; there is no one else to tell.
-fn report(result: Result<()>) -> bool {
-    let message = match &result {
+    let done = help();
+    let message = match &done {
         Ok(()) => Message::Finished,
         Err(error) => Message::Failed(Failure::from(error)),
     };
-    tell(&message).is_ok() && result.is_ok()
+    // The caller may be gone; there is no one else to tell.
+    let told = tell(&message).is_ok();
+    std::process::exit(if told && done.is_ok() { 0 } else { 1 });
 }
 
-/// The first stage: enters the namespaces and starts `init` in them.
-fn namespaces() -> Result<()> {
+fn help() -> Result<()> {
     prepare_process()?;
-    unshare(UnshareFlags::NEWUSER).map_err(|error| ids::forbidden("make a user namespace", error))?;
+    raw::unshare(UnshareFlags::NEWUSER).map_err(|error| ids::forbidden("make a user namespace", error))?;
     tell(&Message::Unshared)?;
-    let request = receive(&mut BufReader::new(io::stdin()))?.ok_or_else(caller_is_gone)?;
-    become_root()?;
-    match request {
-        Request::Remove(folder) => Ok(fs::remove_dir_all(folder)?),
-        Request::Run(job) => {
-            isolate(job.task.network())?;
-            start_init(job)
-        }
+    match receive(&mut BufReader::new(io::stdin()))? {
+        // The caller's own ids, with all capabilities over those of the sandbox, remove both.
+        Some(Request::Remove(folder)) => Ok(remove::remove(&folder)?),
+        Some(Request::Run(order)) => run(&order),
+        None => Err(caller_is_gone()),
     }
 }
 
@@ -106,7 +73,12 @@ fn prepare_process() -> Result<()> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // A panic's message goes where the log goes; nobody reads standard error.
     rustix::stdio::dup2_stderr(io::stdout()).map_err(io::Error::from)?;
-    forget_inherited_files()?;
+    // Files that the caller's own starter left open.
+    raw::close_from(3)?;
+    // All files of a job are open at once.
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(Resource::Nofile, all).map_err(io::Error::from)?;
     die_with_parent()
 }
 
@@ -125,58 +97,39 @@ fn caller_is_gone() -> Error {
     Error::new(Kind::Internal, "the sandbox's caller is gone")
 }
 
-/// Files that the caller's own starter left open would be seen by the commands.
-#[allow(unsafe_code)]
-fn forget_inherited_files() -> Result<()> {
-    for entry in fs::read_dir("/proc/self/fd")? {
-        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if number > 2 {
-            // SAFETY: the number is that of a file which is open: it was just listed, this process
-            // has one thread, and only the listing's own, which is closed after the loop, was
-            // opened here. Nothing but its close-on-exec flag changes.
-            let file = unsafe { BorrowedFd::borrow_raw(number) };
-            rustix::io::fcntl_setfd(file, FdFlags::CLOEXEC).map_err(io::Error::from)?;
-        }
-    }
-    Ok(())
-}
-
-/// Leaves namespaces of the parent for new ones.
-#[allow(unsafe_code)]
-pub fn unshare(namespaces: UnshareFlags) -> rustix::io::Result<()> {
-    debug_assert!(!namespaces.contains(UnshareFlags::FILES));
-    // SAFETY: only `UnshareFlags::FILES` is unsafe, for threads that share open files.
-    unsafe { rustix::thread::unshare_unsafe(namespaces) }
-}
-
 /// Takes the ids that the caller has just mapped.
 fn become_root() -> Result<()> {
+    use rustix::fs::{Gid, Uid};
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-    use rustix::{fs::Gid, fs::Uid};
     let changed = set_thread_groups(&[])
         .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
         .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT));
     changed.map_err(|error| ids::forbidden("become root in its user namespace", error))?;
-    // A change of ids clears the signal.
+    // A change of ids clears the signal, and gives this process's `/proc` to nobody: the ids of the
+    // commands' namespaces are written there.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(io::Error::from)?;
     die_with_parent()
 }
 
-/// Enters all other namespaces.
-fn isolate(network: bool) -> Result<()> {
-    let mut namespaces =
-        UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    if !network {
-        namespaces |= UnshareFlags::NEWNET;
-    }
-    unshare(namespaces).map_err(|error| ids::forbidden("make namespaces", error))?;
+/// Enters all other namespaces but that of processes, which each command has for itself.
+fn isolate() -> Result<()> {
+    let namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET;
+    raw::unshare(namespaces).map_err(|error| ids::forbidden("make namespaces", error))?;
     // Kernels can be built without; what it hides is the host's path to its own cgroup.
-    let _ = unshare(UnshareFlags::NEWCGROUP);
+    let _ = raw::unshare(UnshareFlags::NEWCGROUP);
     // Where AppArmor grants the namespace but nothing in it, this is the first call to fail.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| ids::forbidden("change its own mounts", error))?;
     rustix::system::sethostname(HOST_NAME).map_err(io::Error::from)?;
     rustix::system::setdomainname(b"(none)").map_err(io::Error::from)?;
-    if network { Ok(()) } else { raise_loopback() }
+    raise_loopback()
+}
+/// Gives the caller a socket that listens in here: a socket belongs to the network namespace in which
+/// it was made, wherever it is used. This process keeps no copy.
+fn lend_listener(port: u16) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    send_file(io::stdin(), &listener)?;
+    tell(&Message::Listening)
 }
 
 /// Programs may talk to themselves by 127.0.0.1. A new network namespace has the interface, number
@@ -202,65 +155,38 @@ fn raise_loopback() -> Result<()> {
     })
 }
 
-/// Starts pid 1 and waits for it. It reports to the caller itself; silence is reported here.
-fn start_init(job: Job) -> Result<()> {
-    let mut child = Stage::Init.process().stdin(Stdio::piped()).spawn()?;
-    let mut requests = child.stdin.take().expect("piped");
-    // A failure to send shows as the child's exit, which says more.
-    let _ = send(&mut requests, &Request::Run(job));
-    let status = child.wait()?;
-    drop(requests);
-    exit_as(status)
-}
-
-/// `init` has said how it went, unless it was killed.
-fn exit_as(status: ExitStatus) -> Result<()> {
-    match status.code() {
-        Some(code) => {
-            io::stdout().flush()?;
-            std::process::exit(code)
-        }
-        None => Err(Error::new(Kind::Build, format!("the sandbox was killed: {status}"))
-            .hint("for want of memory? `dmesg` knows")),
-    }
-}
-
-/// The second stage: pid 1 of the namespaces.
-fn init() -> Result<()> {
-    die_with_parent()?;
-    let request = receive(&mut BufReader::new(io::stdin()))?;
-    match request {
-        Some(Request::Run(job)) => run(&job),
-        _ => Err(caller_is_gone()),
-    }
-}
-
 /// Does the job: materialise, run, capture.
-fn run(job: &Job) -> Result<()> {
-    if let Task::Enter { root, command } = &job.task {
-        return command.run(root, false);
+fn run(order: &Order) -> Result<()> {
+    isolate()?;
+    if let Some(port) = order.job.task.listen() {
+        lend_listener(port)?;
     }
-    let root = job.folder.join("root");
-    let file_of = |blob| job.blobs.get(&blob).cloned().unwrap_or_default();
-    let mut contents = crate::pack::Contents::new(&file_of);
-    let merged = Merged::read(&job.root)?;
-    let snapshot = merged.materialise(&root, &mut contents)?;
-    let output = match &job.task {
-        Task::Run { command, output, network } => {
-            command.run(&root, *network)?;
+    let Opened { trees, blobs, debs, terminal, output, staging } = Opened::open(order)?;
+    become_root()?;
+    let mut runner = Runner::new(staging.enter()?, order.limits, terminal);
+    let Some((tar, record)) = output else {
+        return match &order.job.task {
+            Task::Enter { command } => runner.run(command),
+            _ => Err(Error::new(Kind::Internal, "a job without an output")),
+        };
+    };
+    let mut contents = crate::pack::Contents::of_open(blobs);
+    let snapshot = trees.materialise(&mut contents)?;
+    let kept = match &order.job.task {
+        Task::Run { command, output, .. } => {
+            runner.run(command)?;
             output.as_ref()
         }
         Task::Enter { .. } => None,
         Task::UnpackDebs { packages } => {
-            let mut run = |command: &command::Command| {
-                let quiet = command.clone().variable("DEBIAN_FRONTEND", "noninteractive");
-                quiet.run(&root, false)
-            };
-            debs::unpack(&root, packages, &mut run)?;
-            Some(&assemble_layers::derivation::Output::Difference)
+            debs::unpack(Path::new("/"), packages, debs, &mut |command| {
+                runner.run(&command.clone().variable("DEBIAN_FRONTEND", "noninteractive"))
+            })?;
+            Some(&Output::Difference)
         }
     };
-    let captured = Capture::new(&root, snapshot, contents).take(output, &tar_path(&job.folder))?;
-    let record = Record { diff_id: captured.diff_id, tree: captured.tree };
-    send(fs::File::create(record_path(&job.folder))?, &record)
+    let captured = Capture::new(snapshot, contents).take(kept, tar)?;
+    let mut record = io::BufWriter::new(record);
+    send(&mut record, &Record { diff_id: captured.diff_id, tree: captured.tree })?;
+    Ok(record.flush()?)
 }

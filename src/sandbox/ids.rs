@@ -1,117 +1,205 @@
-//! User and group ids: which of them the namespace has, and what to do where it cannot be had.
+//! User and group ids: which of the machine's the sandbox has, and what to do where none can be had.
 //!
-//! Inside there are the ids 0 to 65535. For root they are the host's own; for an ordinary user, id 0
-//! is the user and the others are the user's subordinate ids, mapped by `newuidmap` and
-//! `newgidmap`, which are set-uid for that.
+//! Inside there are the ids 0 to 65534. None of them is the caller's outside, for root neither: id 0
+//! inside is an id that nobody has, so what escapes is nobody. An ordinary user takes the range of
+//! subuid(5) and subgid(5), mapped by `newuidmap` and `newgidmap`, which are set-uid for that. Root
+//! takes its own range of those files, or else the first of systemd's container ranges that nobody
+//! uses, the same each time; in a container that has few ids, those from 1 on.
 
 use std::io;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use fs_err as fs;
-use rustix::process::{getegid, geteuid};
+use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Kind, Result};
 
-/// How many ids the namespace has: those that Debian's policy, 9.2.2, gives to packages, and
-/// `nobody`.
-const COUNT: u32 = 65_536;
+/// How many ids the sandbox has: those that Debian's policy, 9.2.2, gives to packages, and `nobody`.
+/// The last id of 16 bits, 65535, is an error code and no id (the same section).
+pub const COUNT: u32 = 65_535;
 
-/// Maps the ids of process `pid`, which has just entered a user namespace.
-pub fn map(pid: u32) -> Result<()> {
-    if geteuid().is_root() {
-        return map_directly(pid);
+/// What systemd gives to containers (systemd's `docs/UIDS-GIDS.md`, "Container UID ranges").
+const CONTAINERS: std::ops::RangeInclusive<u32> = 0x0008_0000..=0x6fff_0000;
+/// Each container's ids begin at a multiple of this (the same page).
+const STEP: usize = 0x1_0000;
+
+/// The ids outside that stand for 0 to [`COUNT`] inside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ids {
+    pub first_user: u32,
+    pub first_group: u32,
+}
+
+impl Ids {
+    /// Those that the caller may use.
+    ///
+    /// # Errors
+    /// There are none (`Machine`), with what to do.
+    pub fn of_caller() -> Result<Self> {
+        if geteuid().is_root() {
+            return Ok(Self { first_user: of_root(&USERS)?, first_group: of_root(&GROUPS)? });
+        }
+        let user = user_name();
+        Ok(Self { first_user: of_user(&USERS, &user)?, first_group: of_user(&GROUPS, &user)? })
     }
-    let user = user_name()?;
-    for (map, own) in [(&USERS, geteuid().as_raw()), (&GROUPS, getegid().as_raw())] {
-        let first = subordinate(map, &user)?;
-        map_by_program(map, pid, own, first)?;
+
+    /// Maps the ids of process `pid`, which has just entered a user namespace.
+    pub fn map(self, pid: u32) -> Result<()> {
+        for (map, first) in [(&USERS, self.first_user), (&GROUPS, self.first_group)] {
+            if geteuid().is_root() {
+                map.directly(pid, first)?;
+            } else {
+                map.by_program(pid, first)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What differs between users and groups.
 struct Map {
+    /// Below `/proc/PID`.
+    file: &'static str,
     program: &'static str,
     ranges: &'static str,
+    names: &'static str,
 }
 
-const USERS: Map = Map { program: "newuidmap", ranges: "/etc/subuid" };
-const GROUPS: Map = Map { program: "newgidmap", ranges: "/etc/subgid" };
+const USERS: Map = Map { file: "uid_map", program: "newuidmap", ranges: "/etc/subuid", names: "/etc/passwd" };
+const GROUPS: Map = Map { file: "gid_map", program: "newgidmap", ranges: "/etc/subgid", names: "/etc/group" };
 
-fn map_directly(pid: u32) -> Result<()> {
-    for file in ["uid_map", "gid_map"] {
-        fs::write(format!("/proc/{pid}/{file}"), format!("0 0 {COUNT}")).map_err(|error| {
-            Error::new(Kind::Machine, "the sandbox cannot map user and group ids").detail(error).hint(
-                format!("root here needs the capabilities SETUID and SETGID and {COUNT} ids of its own"),
-            )
-        })?;
+impl Map {
+    fn directly(&self, pid: u32, first: u32) -> Result<()> {
+        fs::write(format!("/proc/{pid}/{}", self.file), format!("0 {first} {COUNT}"))
+            .map_err(|error| no_ids().detail(error))
     }
-    Ok(())
-}
 
-fn map_by_program(map: &Map, pid: u32, own: u32, first: u32) -> Result<()> {
-    let numbers = [pid, 0, own, 1, 1, first, COUNT - 1].map(|number| number.to_string());
-    let Output { status, stderr, .. } =
-        Command::new(map.program).args(numbers).output().map_err(|error| missing_program(map, &error))?;
-    if status.success() {
-        return Ok(());
+    fn by_program(&self, pid: u32, first: u32) -> Result<()> {
+        let numbers = [pid, 0, first, COUNT].map(|number| number.to_string());
+        let Output { status, stderr, .. } =
+            Command::new(self.program).args(numbers).output().map_err(|error| self.missing(&error))?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Machine, format!("`{}` refuses to map ids for the sandbox", self.program))
+            .detail(String::from_utf8_lossy(&stderr).trim())
+            .hint(format!(
+                "it must be set-uid root or hold its file capability, and `{}` be readable",
+                self.ranges
+            )))
     }
-    Err(Error::new(Kind::Machine, format!("`{}` refuses to map ids for the sandbox", map.program))
-        .detail(String::from_utf8_lossy(&stderr).trim())
-        .hint(format!(
-            "it must be set-uid root or hold its file capability, and `{}` be readable",
-            map.ranges
-        )))
+
+    fn missing(&self, error: &io::Error) -> Error {
+        Error::new(Kind::Machine, format!("the sandbox needs `{}`", self.program))
+            .detail(error)
+            .hint("`apt-get install uidmap` (elsewhere the package is `shadow-utils` or `shadow`)")
+    }
 }
 
-fn missing_program(map: &Map, error: &io::Error) -> Error {
-    Error::new(Kind::Machine, format!("the sandbox needs `{}`", map.program))
-        .detail(error)
-        .hint("`apt-get install uidmap` (elsewhere the package is `shadow-utils` or `shadow`)")
+fn no_ids() -> Error {
+    Error::new(Kind::Machine, "the sandbox cannot map user and group ids").hint(format!(
+        "root here needs the capabilities SETUID and SETGID, and {COUNT} ids beside its own: in a container, \
+         one whose own ids are 0 to 65535 at least"
+    ))
 }
 
-/// `id` asks NSS, so that users of a directory service have a name as well.
-fn user_name() -> Result<String> {
-    let uid = geteuid().as_raw();
-    let answer = Command::new("id").args(["-un"]).output();
-    let name = answer.ok().filter(|answer| answer.status.success());
-    Ok(match name.and_then(|answer| String::from_utf8(answer.stdout).ok()) {
-        Some(name) => name.trim().to_owned(),
-        // A user without a name can still have a range, by number.
-        None => uid.to_string(),
-    })
+/// The first id of root's range.
+fn of_root(map: &Map) -> Result<u32> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let here = Spans::of_namespace(&read(&format!("/proc/self/{}", map.file)));
+    let ranges = read(map.ranges);
+    let own = find_range(&ranges, &["root", "0"]).filter(|first| here.hold(*first));
+    let taken = Spans::taken(&ranges, &read(map.names));
+    let free = CONTAINERS.step_by(STEP).find(|first| here.hold(*first) && !taken.touch(*first));
+    own.or(free).or_else(|| Some(1).filter(|first| here.hold(*first))).ok_or_else(no_ids)
+}
+
+/// Ranges of ids: the first, and how many.
+struct Spans(Vec<(u32, u32)>);
+
+impl Spans {
+    /// The ids that there are, of user_namespaces(7)'s `uid_map`: inside, outside, count.
+    fn of_namespace(text: &str) -> Self {
+        let lines = text.lines().filter_map(|line| {
+            let numbers: Vec<u32> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+            Some((*numbers.first()?, *numbers.get(2)?))
+        });
+        Self(lines.collect())
+    }
+
+    /// The ids that somebody has: by `ranges`, of subuid(5), or as the third field of `names`, of
+    /// passwd(5) or group(5).
+    fn taken(ranges: &str, names: &str) -> Self {
+        let ranges = ranges.lines().filter_map(parse_range).map(|(_, first, count)| (first, count));
+        let ids = names.lines().filter_map(|line| Some((line.split(':').nth(2)?.parse().ok()?, 1)));
+        Self(ranges.chain(ids).collect())
+    }
+
+    /// Whether one of them holds all ids of a sandbox.
+    fn hold(&self, first: u32) -> bool {
+        let last = u64::from(first) + u64::from(COUNT);
+        let holds =
+            |(begin, count): &(u32, u32)| *begin <= first && last <= u64::from(*begin) + u64::from(*count);
+        self.0.iter().any(holds)
+    }
+
+    /// Whether one of them has an id of the sandbox.
+    fn touch(&self, first: u32) -> bool {
+        let touches = |(begin, count): &(u32, u32)| {
+            u64::from(first) < u64::from(*begin) + u64::from(*count)
+                && u64::from(*begin) < u64::from(first) + u64::from(COUNT)
+        };
+        self.0.iter().any(touches)
+    }
+}
+
+/// The caller's name, by `id`, which asks NSS: users of a directory service have one as well.
+/// `None` for a user without.
+fn user_name() -> Option<String> {
+    let answer = Command::new("id").args(["-un"]).output().ok().filter(|answer| answer.status.success())?;
+    Some(String::from_utf8(answer.stdout).ok()?.trim().to_owned())
 }
 
 /// The first id of the user's first range that is long enough.
-fn subordinate(map: &Map, user: &str) -> Result<u32> {
+fn of_user(map: &Map, user: &Option<String>) -> Result<u32> {
     let text = fs::read_to_string(map.ranges).unwrap_or_default();
     let uid = geteuid().as_raw().to_string();
-    find_range(&text, &[user, &uid]).ok_or_else(|| no_range(map, user))
+    find_range(&text, &[user.as_deref().unwrap_or(&uid), &uid]).ok_or_else(|| no_range(map, user, &uid))
 }
 
-/// Reads subuid(5): `NAME:FIRST:COUNT` a line.
+/// A line of subuid(5): `NAME:FIRST:COUNT`.
+fn parse_range(line: &str) -> Option<(&str, u32, u32)> {
+    let mut parts = line.trim().split(':');
+    Some((parts.next()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 fn find_range(text: &str, names: &[&str]) -> Option<u32> {
-    let ranges = text.lines().filter_map(|line| {
-        let mut parts = line.trim().split(':');
-        let name = parts.next()?;
-        let first: u32 = parts.next()?.parse().ok()?;
-        let count: u32 = parts.next()?.parse().ok()?;
-        (names.contains(&name) && count >= COUNT - 1).then_some(first)
-    });
-    ranges.into_iter().next()
+    let ours = |(name, _, count): &(&str, u32, u32)| names.contains(name) && *count >= COUNT;
+    text.lines().filter_map(parse_range).find(ours).map(|(_, first, _)| first)
 }
 
-fn no_range(map: &Map, user: &str) -> Error {
-    Error::new(
+fn no_range(map: &Map, user: &Option<String>, uid: &str) -> Error {
+    let whose = user.as_deref().map_or_else(|| format!("user id {uid}"), |name| format!("user `{name}`"));
+    let error = Error::new(
         Kind::Machine,
-        format!("user `{user}` has no range of {COUNT} subordinate ids in `{}`", map.ranges),
-    )
-    .hint(format!(
-        "`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}` adds one; \
-             take other numbers if `{}` has these already",
-        map.ranges
-    ))
+        format!("{whose} has no range of {COUNT} subordinate ids in `{}`", map.ranges),
+    );
+    let hint = match user {
+        Some(name) => format!(
+            "`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}` adds one; take other \
+             numbers if `{}` has these already",
+            map.ranges
+        ),
+        // usermod(8) knows the users of `/etc/passwd` alone.
+        None => format!(
+            "add the line `{uid}:100000:65536` to `/etc/subuid`, and `{}:100000:65536` to `/etc/subgid`; take \
+             other numbers if these files have them already",
+            uid
+        ),
+    };
+    error.hint(hint)
 }
 
 /// Why the machine refused a namespace or its first mount, as far as its settings tell.
@@ -185,8 +273,20 @@ mod tests {
 
     #[test]
     fn a_missing_range_names_the_remedy() {
-        let error = no_range(&USERS, "ada");
+        let error = no_range(&USERS, &Some("ada".to_owned()), "1000");
         assert_eq!(error.kind(), Kind::Machine);
         assert!(error.hint_text().unwrap().contains("usermod --add-subuids 100000-165535"), "{error}");
+        let error = no_range(&USERS, &None, "4711");
+        assert!(error.hint_text().unwrap().contains("`4711:100000:65536` to `/etc/subuid`"), "{error}");
+    }
+
+    #[test]
+    fn a_range_is_whole_and_nobodys() {
+        let machine = Spans::of_namespace("         0          0 4294967295\n");
+        let taken = Spans::taken("ada:524288:65536\n", "big:x:600000:1::/:\n");
+        let free = |first: &u32| machine.hold(*first) && !taken.touch(*first);
+        assert_eq!(CONTAINERS.step_by(STEP).find(free), Some(655_360));
+        let container = Spans::of_namespace("0 1000 1\n1 100000 65535\n");
+        assert!(container.hold(1) && !container.hold(0) && !container.hold(2));
     }
 }

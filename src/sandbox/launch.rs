@@ -2,15 +2,19 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use fs_err as fs;
-use rustix::process::geteuid;
 
-use super::helper::{MARKER, Stage};
-use super::protocol::{Failure, Message, Record, Request, record_path, send, tar_path};
-use super::{Job, Outcome, ids};
+use super::control_group::ControlGroup;
+use super::ids::Ids;
+use super::limits::{self, Limits};
+use super::protocol::{Failure, Message, Order, Record, Request, receive_file, record_path, send, tar_path};
+use super::{Job, Outcome, helper, remove};
 use crate::{Error, Kind, Result};
 
 /// How many of a command's last lines stand in the error when it fails.
@@ -20,6 +24,7 @@ const LAST_LINES: usize = 20;
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     program: PathBuf,
+    limits: Limits,
 }
 
 impl Default for Sandbox {
@@ -32,7 +37,13 @@ impl Default for Sandbox {
 impl Sandbox {
     /// Another program than this one; tests need it.
     pub fn with_program(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into() }
+        Self { program: program.into(), limits: Limits::default() }
+    }
+
+    /// With other limits than the default ones.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Runs a job; `on_line` gets each line of its commands' output as it comes.
@@ -43,7 +54,21 @@ impl Sandbox {
     /// A command that fails (`Build`), with its last lines; a machine that forbids namespaces
     /// (`Machine`), with the setting that does.
     pub fn run(&self, job: &Job, on_line: &mut dyn FnMut(&str)) -> Result<Outcome> {
-        self.ask(&Request::Run(job.clone()), on_line)?;
+        self.run_served(job, &mut |_| (), on_line)
+    }
+
+    /// As [`Sandbox::run`]. Where the task says `listen`, `serve` gets the socket before the command
+    /// starts: what is accepted from it are the sandbox's connections and nobody else's.
+    ///
+    /// # Errors
+    /// As [`Sandbox::run`].
+    pub fn run_served(
+        &self,
+        job: &Job,
+        serve: &mut dyn FnMut(TcpListener),
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<Outcome> {
+        self.run_job(job, serve, on_line)?;
         let text = fs::read(record_path(&job.folder))?;
         let Record { diff_id, tree } = serde_json::from_slice(&text)
             .map_err(|error| Error::new(Kind::Internal, "the sandbox left no readable tree").detail(error))?;
@@ -56,33 +81,59 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::run`].
     pub fn enter(&self, job: &Job, on_line: &mut dyn FnMut(&str)) -> Result<()> {
-        self.ask(&Request::Run(job.clone()), on_line)
+        self.run_job(job, &mut |_| (), on_line)
     }
 
-    /// Removes a job's folder. Its files may belong to subordinate ids, which only root or the user
-    /// namespace can remove.
+    /// Removes a job's folder. Some of it belongs to the sandbox's ids, which only root and a helper
+    /// can remove.
     ///
     /// # Errors
     /// As [`Sandbox::run`], and of the file system. A folder that is not there is no error.
     pub fn remove(&self, folder: &Path) -> Result<()> {
-        if !fs::exists(folder)? {
-            return Ok(());
+        match remove::remove(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let request = |_| Request::Remove(folder.to_owned());
+                self.ask(&request, None, &mut |_| (), &mut |_| ())
+            }
+            done => Ok(done?),
         }
-        if geteuid().is_root() {
-            return Ok(fs::remove_dir_all(folder)?);
-        }
-        self.ask(&Request::Remove(folder.to_owned()), &mut |_| ())
     }
 
-    fn ask(&self, request: &Request, on_line: &mut dyn FnMut(&str)) -> Result<()> {
+    fn run_job(
+        &self,
+        job: &Job,
+        serve: &mut dyn FnMut(TcpListener),
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        let order = |ids| Request::Run(Box::new(Order { job: job.clone(), limits: self.limits, ids }));
+        let group = ControlGroup::make(&self.limits);
+        let done = self.ask(&order, group.as_ref(), serve, on_line);
+        match group.and_then(|group| group.limit_met()) {
+            Some(name) if done.is_err() => done.map_err(|error| limits::blame(error, name)),
+            _ => done,
+        }
+    }
+
+    fn ask(
+        &self,
+        request: &dyn Fn(Ids) -> Request,
+        group: Option<&ControlGroup>,
+        serve: &mut dyn FnMut(TcpListener),
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<()> {
         let mut helper = Helper::start(&self.program)?;
+        if let Some(group) = group {
+            group.add(helper.child.id());
+        }
         let mut last = VecDeque::new();
         while let Some(message) = helper.next()? {
             match message {
                 Message::Unshared => {
-                    ids::map(helper.child.id())?;
-                    send(&mut helper.requests, request)?;
+                    let ids = Ids::of_caller()?;
+                    ids.map(helper.child.id())?;
+                    send(&mut helper.requests, &request(ids))?;
                 }
+                Message::Listening => serve(receive_file(&helper.requests)?.into()),
                 Message::Line(line) => {
                     on_line(&line);
                     last.push_back(line);
@@ -106,7 +157,14 @@ impl Sandbox {
 fn with_log(failure: Failure, last: VecDeque<String>) -> Error {
     let error = Error::from(failure);
     match error.kind() {
-        Kind::Build => last.into_iter().fold(error, Error::detail),
+        Kind::Build => {
+            let suspected = limits::suspected(last.iter());
+            let error = last.into_iter().fold(error, Error::detail);
+            match suspected {
+                Some(name) if error.hint_text().is_none() => limits::blame(error, name),
+                _ => error,
+            }
+        }
         _ => error,
     }
 }
@@ -115,25 +173,23 @@ fn with_log(failure: Failure, last: VecDeque<String>) -> Error {
 struct Helper {
     child: Child,
     /// Held open to the end: the helper takes its closing for the caller's death.
-    requests: ChildStdin,
+    requests: UnixStream,
     messages: BufReader<std::process::ChildStdout>,
 }
 
 impl Helper {
     fn start(program: &Path) -> Result<Self> {
-        let mut child = Command::new(program)
-            .args([MARKER, Stage::Namespaces.name()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| {
-                Error::new(
-                    Kind::Machine,
-                    format!("the sandbox's helper `{}` does not start", program.display()),
-                )
-                .detail(error)
-            })?;
-        let requests = child.stdin.take().expect("piped");
+        let (requests, theirs) = UnixStream::pair()?;
+        let mut child =
+            helper::process(program).stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).spawn().map_err(
+                |error| {
+                    Error::new(
+                        Kind::Machine,
+                        format!("the sandbox's helper `{}` does not start", program.display()),
+                    )
+                    .detail(error)
+                },
+            )?;
         let messages = BufReader::new(child.stdout.take().expect("piped"));
         Ok(Self { child, requests, messages })
     }

@@ -4,16 +4,15 @@
 //! is written leads through a link, and none can leave the root.
 
 use std::collections::BTreeMap;
-use std::fs::Metadata;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use assemble_layers::tree::{Content, Entry, Kind as EntryKind, OPAQUE, Tree, TreePath};
 use fs_err as fs;
-use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, XattrFlags, lstat};
 
 use super::contents;
+use super::ids::COUNT;
 use crate::pack::Contents;
 use crate::{Error, Kind, Result};
 
@@ -21,12 +20,12 @@ use crate::{Error, Kind, Result};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     inode: u64,
-    changed: (i64, i64),
+    changed: (i64, u64),
 }
 
 impl Stamp {
-    pub fn of(metadata: &Metadata) -> Self {
-        Self { inode: metadata.ino(), changed: (metadata.ctime(), metadata.ctime_nsec()) }
+    pub fn of(stat: &Stat) -> Self {
+        Self { inode: stat.st_ino, changed: (stat.st_ctime, stat.st_ctime_nsec) }
     }
 }
 
@@ -191,10 +190,10 @@ impl Merged {
         Ok(())
     }
 
-    /// Makes `root` and everything in it.
-    pub fn materialise(self, root: &Path, contents: &mut Contents<'_>) -> Result<Snapshot> {
-        std::fs::DirBuilder::new().mode(0o755).create(root)?;
-        let started = fs::symlink_metadata(root)?.mtime();
+    /// Makes everything in the root of this process, which was made just now and is empty.
+    pub fn materialise(self, contents: &mut Contents<'_>) -> Result<Snapshot> {
+        let root = Path::new("/");
+        let started = lstat(root).map_err(|error| at(root, error))?.st_mtime;
         for node in self.0.values() {
             self.make(root, node, contents)?;
         }
@@ -204,7 +203,8 @@ impl Merged {
         }
         let mut entries = BTreeMap::new();
         for (path, node) in self.0 {
-            let stamp = Stamp::of(&fs::symlink_metadata(root.join(path.as_path()))?);
+            let file = root.join(path.as_path());
+            let stamp = Stamp::of(&lstat(&file).map_err(|error| at(&file, error))?);
             entries.insert(path, Lower { entry: node.entry, stamp });
         }
         // Times move in ticks, 10 ms at the coarsest: a change within the same tick would not show.
@@ -234,6 +234,16 @@ impl Merged {
 
 /// The owner first: a change of owner clears set-id bits and capabilities.
 fn set_metadata(path: &Path, entry: &Entry) -> Result<()> {
+    if entry.uid >= COUNT || entry.gid >= COUNT {
+        let error =
+            Error::new(Kind::Input, format!("`{}` belongs to an id that no sandbox has", path.display()));
+        return Err(error.detail(format!(
+            "user {}, group {}; there are 0 to {}",
+            entry.uid,
+            entry.gid,
+            COUNT - 1
+        )));
+    }
     fs::os::unix::fs::lchown(path, Some(entry.uid), Some(entry.gid))?;
     if !matches!(entry.kind, EntryKind::Symlink(_)) {
         rustix::fs::chmod(path, Mode::from_raw_mode(entry.mode)).map_err(|error| at(path, error))?;

@@ -5,27 +5,24 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use fs_err as fs;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
     mount_change, mount_remount, move_mount, open_tree, unmount,
 };
-use rustix::thread::UnshareFlags;
 
-use super::{Bind, helper};
+use super::Bind;
+use super::staging::{DEVICES, failed, open_folder};
 use crate::{Error, Kind, Result};
 
 /// The folders that something is always mounted on.
 const FOLDERS: &[&str] = &["dev", "proc", "run", "tmp"];
-
-/// The host's devices that a command sees. No user namespace may make its own.
-const DEVICES: &[&str] = &["full", "null", "random", "tty", "urandom", "zero"];
 
 /// The links of `/dev` (Linux, `Documentation/admin-guide/devices.rst`, "Compulsory links").
 const LINKS: &[(&str, &str)] = &[
@@ -36,6 +33,23 @@ const LINKS: &[(&str, &str)] = &[
     ("stdout", "/proc/self/fd/1"),
 ];
 
+/// What of `/proc` shows the machine, its memory, keys or devices, and is hidden; as runc's and
+/// Docker's default configurations have it (OCI runtime-spec, `maskedPaths`).
+const MASKED: &[&str] = &[
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+];
+
+/// What of `/proc` changes the machine, and is read-only there (OCI runtime-spec, `readonlyPaths`).
+const READ_ONLY: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
 /// What was made in the root for mounts to stand on.
 pub struct Mountpoints {
     made: Vec<Made>,
@@ -51,15 +65,15 @@ struct Made {
 }
 
 impl Mountpoints {
-    pub fn make(root: &Path, binds: &[Bind]) -> Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(io::Error::from)?;
+    /// Makes them in the root of this process; `is_folder` says what a bind, by its index, is.
+    pub fn make(binds: &[Bind], is_folder: &dyn Fn(usize, &Bind) -> bool) -> Result<Self> {
+        let root = open_folder(CWD, "/").map_err(io::Error::from)?;
         let mut this = Self { made: Vec::new() };
         for name in FOLDERS {
-            this.ensure(&folder, Path::new(name), true)?;
+            this.ensure(&root, Path::new(name), true)?;
         }
-        for bind in binds {
-            this.ensure(&folder, &inside(&bind.target)?, fs::metadata(&bind.source)?.is_dir())?;
+        for (index, bind) in binds.iter().enumerate() {
+            this.ensure(&root, &inside(&bind.target)?, is_folder(index, bind))?;
         }
         Ok(this)
     }
@@ -137,92 +151,128 @@ fn inside(target: &Path) -> Result<std::path::PathBuf> {
     }
 }
 
-/// Mounts everything and makes `root` the root, in a new mount namespace.
-pub fn enter(root: &Path, temporary: &Path, binds: &[Bind]) -> Result<()> {
-    helper::unshare(UnshareFlags::NEWNS).map_err(|error| failed("make a mount namespace", error))?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|error| failed("change its mounts", error))?;
-    // Only a mount can become the root; from here on `.` is it.
-    mount_bind(root, root).map_err(|error| failed("mount its root", error))?;
-    rustix::process::chdir(root).map_err(io::Error::from)?;
-    mount_system(temporary)?;
-    mount_devices()?;
-    // The sources stand outside the new root, the targets may be links that hold only inside it.
-    let sources = binds.iter().map(open_source).collect::<Result<Vec<_>>>()?;
-    pivot().map_err(|error| failed("enter its root", error))?;
-    for (bind, source) in binds.iter().zip(sources) {
-        attach(bind, &source)?;
+/// Mounts everything and makes the job's root the root, in the mount namespace that this process has
+/// just been started in; the staging root is its root until then.
+pub fn enter(binds: &[Bind]) -> Result<()> {
+    // A handle of the helper's is of its mount namespace, and cannot be mounted in this one.
+    let staging = &open_folder(CWD, "/").map_err(io::Error::from)?;
+    // The job's root is mounted onto itself, for what came with the namespace cannot become its root.
+    let entered = mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .and_then(|()| mount_bind("/root", "/root"))
+        .and_then(|()| rustix::process::chdir("/root"))
+        .and_then(|()| rustix::process::pivot_root(".", "."));
+    entered.map_err(|error| failed("enter the job's root", error))?;
+    // From here on absolute paths, and links, lead into the job's root alone; the staging root is
+    // reached by its handle.
+    mount_system(staging)?;
+    mount_devices(staging)?;
+    for (index, bind) in binds.iter().enumerate() {
+        let folder = if bind.writable { "caches" } else { "binds" };
+        attach(staging, &format!("{folder}/{index}"), &bind.target, bind.writable)?;
     }
-    Ok(())
+    let left = rustix::process::fchdir(staging)
+        .and_then(|()| unmount(".", UnmountFlags::DETACH))
+        .and_then(|()| rustix::process::chdir("/"));
+    left.map_err(|error| failed("leave its own root", error))
 }
 
-fn mount_system(temporary: &Path) -> Result<()> {
+fn mount_system(staging: &OwnedFd) -> Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("proc", "proc", "proc", flags | MountFlags::NOEXEC, None).map_err(|error| {
+    mount("proc", "/proc", "proc", flags | MountFlags::NOEXEC, None).map_err(|error| {
         failed("mount `/proc`", error).hint(
             "a container that hides parts of its own `/proc` forbids it: start it with `--security-opt \
              systempaths=unconfined` (podman: `--security-opt unmask=ALL`)",
         )
     })?;
-    mount("tmpfs", "run", "tmpfs", flags, c"mode=0755").map_err(|error| failed("mount `/run`", error))?;
-    rustix::fs::chmod(temporary, Mode::from_raw_mode(0o1777)).map_err(io::Error::from)?;
-    mount_bind(temporary, "tmp").map_err(|error| failed("mount `/tmp`", error))
+    tmpfs("/run", flags, c"mode=0755,size=256m")?;
+    attach(staging, "tmp", Path::new("/tmp"), true)?;
+    mask(staging)
 }
 
-fn mount_devices() -> Result<()> {
+/// Hides and write-protects parts of `/proc`. A kernel that lacks one of them has nothing to hide.
+fn mask(staging: &OwnedFd) -> Result<()> {
+    for name in READ_ONLY {
+        let path = Path::new("/proc").join(name);
+        match open_tree(CWD, &path, CLONE) {
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(failed(&format!("protect `{}`", path.display()), error)),
+            Ok(source) => {
+                place(&source, &path, MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC)?
+            }
+        }
+    }
+    for name in MASKED {
+        let path = Path::new("/proc").join(name);
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+            Ok(metadata) if metadata.is_dir() => {
+                tmpfs(
+                    &path,
+                    MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
+                    c"size=0,mode=0555",
+                )?;
+            }
+            Ok(_) => attach(staging, "dev/null", &path, true)?,
+        }
+    }
+    Ok(())
+}
+
+fn mount_devices(staging: &OwnedFd) -> Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    mount("tmpfs", "dev", "tmpfs", flags, c"mode=0755").map_err(|error| failed("mount `/dev`", error))?;
+    tmpfs("/dev", flags, c"mode=0755,size=1m")?;
     for name in DEVICES {
-        let target = Path::new("dev").join(name);
+        let target = Path::new("/dev").join(name);
         fs::File::create(&target)?;
-        mount_bind(Path::new("/dev").join(name), &target)
-            .map_err(|error| failed(&format!("mount `/dev/{name}`"), error))?;
+        attach(staging, &format!("dev/{name}"), &target, true)?;
     }
     for (name, target) in LINKS {
-        fs::os::unix::fs::symlink(target, Path::new("dev").join(name))?;
+        fs::os::unix::fs::symlink(target, Path::new("/dev").join(name))?;
     }
-    fs::create_dir("dev/pts")?;
+    fs::create_dir("/dev/pts")?;
     // Group 5 is Debian's `tty`.
-    mount("devpts", "dev/pts", "devpts", flags, c"newinstance,ptmxmode=0666,mode=0620,gid=5")
+    mount("devpts", "/dev/pts", "devpts", flags, c"newinstance,ptmxmode=0666,mode=0620,gid=5,max=256")
         .map_err(|error| failed("mount `/dev/pts`", error))?;
-    fs::create_dir("dev/shm")?;
-    mount("tmpfs", "dev/shm", "tmpfs", flags | MountFlags::NODEV, c"mode=1777")
-        .map_err(|error| failed("mount `/dev/shm`", error))
+    fs::create_dir("/dev/shm")?;
+    tmpfs("/dev/shm", flags | MountFlags::NODEV, c"mode=1777,size=25%")
 }
 
-/// Makes `.` the root, and forgets the old one.
-fn pivot() -> rustix::io::Result<()> {
-    // The old root is put onto the new one and taken off again (pivot_root(2), "pivot_root(".", ".")"):
-    // no folder has to be made for it.
-    rustix::process::pivot_root(".", ".")?;
-    unmount(".", UnmountFlags::DETACH)?;
-    rustix::process::chdir("/")
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
+
+fn tmpfs(path: impl AsRef<Path>, flags: MountFlags, options: &std::ffi::CStr) -> Result<()> {
+    let path = path.as_ref();
+    mount("tmpfs", path, "tmpfs", flags, Some(options))
+        .map_err(|error| failed(&format!("mount `{}`", path.display()), error))
 }
 
-fn open_source(bind: &Bind) -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    open_tree(CWD, &bind.source, flags)
-        .map_err(|error| failed(&format!("open `{}` of the host", bind.source.display()), error))
+/// Mounts what stands at `source` in the staging root.
+fn attach(staging: &OwnedFd, source: &str, target: &Path, writable: bool) -> Result<()> {
+    let source = open_tree(staging, source, CLONE)
+        .map_err(|error| failed(&format!("mount `{}`", target.display()), error))?;
+    let protect = if writable { MountFlags::empty() } else { MountFlags::RDONLY };
+    place(&source, target, protect)
 }
 
-fn attach(bind: &Bind, source: &OwnedFd) -> Result<()> {
-    let refused = |error| failed(&format!("mount `{}`", bind.target.display()), error);
+/// Mounts a clone at `target`, followed as a command would follow it, with flags beside those that the
+/// machine's own mount has: the kernel refuses to drop these.
+fn place(source: &OwnedFd, target: &Path, more: MountFlags) -> Result<()> {
+    let refused = |error| failed(&format!("mount `{}`", target.display()), error);
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-    move_mount(source.as_fd(), "", CWD, &bind.target, flags).map_err(refused)?;
-    // What the host's own mount forbids stays forbidden; a mount that said less would be refused.
-    let inherited = rustix::fs::statvfs(&bind.target).map_err(refused)?.f_flag;
-    let mut flags = MountFlags::BIND;
-    flags.set(MountFlags::RDONLY, !bind.writable);
-    for (is, keep) in [
-        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
-        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-    ] {
-        flags.set(keep, inherited.contains(is));
+    move_mount(source, "", CWD, target, flags).map_err(refused)?;
+    if more.is_empty() {
+        return Ok(());
     }
-    mount_remount(&bind.target, flags, "").map_err(refused)
-}
-
-fn failed(what: &str, error: Errno) -> Error {
-    Error::new(Kind::Machine, format!("the sandbox cannot {what}")).detail(io::Error::from(error))
+    let inherited = rustix::fs::statvfs(target).map_err(refused)?.f_flag;
+    let mut flags = MountFlags::BIND | more;
+    for (is, keep) in [
+        (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (rustix::fs::StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (rustix::fs::StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+    ] {
+        if inherited.contains(is) {
+            flags |= keep;
+        }
+    }
+    mount_remount(target, flags, "").map_err(refused)
 }

@@ -1,40 +1,58 @@
 //! What caller and helper say to each other: a JSON value a line, requests on the helper's standard
-//! input, messages on its standard output.
+//! input, messages on its standard output. Standard input is a Unix socket, for a file can come back
+//! on it.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use assemble_layers::digest::DiffId;
 use assemble_layers::tree::Tree;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Job;
+use super::ids::Ids;
+use super::{Job, Limits};
 use crate::{Error, Kind, Result};
 
 #[derive(Serialize, Deserialize)]
 pub enum Request {
-    Run(Job),
-    /// Removes a folder whose files belong to subordinate ids.
+    Run(Box<Order>),
+    /// Removes a folder some of which belongs to the sandbox's ids.
     Remove(PathBuf),
+}
+
+/// A job, and how it is to be run.
+#[derive(Serialize, Deserialize)]
+pub struct Order {
+    pub job: Job,
+    pub limits: Limits,
+    /// Those of the sandbox, outside.
+    pub ids: Ids,
 }
 
 #[derive(Serialize, Deserialize)]
 pub enum Message {
     /// The user namespace is there: its ids can be mapped. The request is awaited after that.
     Unshared,
+    /// A socket that listens in the sandbox was sent as a file.
+    Listening,
     /// A line of a command's output.
     Line(String),
     Finished,
     Failed(Failure),
 }
-
-/// Where `init` leaves the tree and its diffID.
+/// Where the helper leaves the tree and its diffID.
 pub fn record_path(folder: &Path) -> PathBuf {
     folder.join("output.json")
 }
 
-/// Where `init` leaves the tar.
+/// Where the helper leaves the tar.
 pub fn tar_path(folder: &Path) -> PathBuf {
     folder.join("output.tar")
 }
@@ -97,6 +115,30 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> Result<Option<T>
 /// Tells the caller something, from a helper.
 pub fn tell(message: &Message) -> Result<()> {
     send(io::stdout().lock(), message)
+}
+
+/// Sends an open file over a Unix socket (unix(7), `SCM_RIGHTS`), beside one byte.
+pub fn send_file(to: impl AsFd, file: impl AsFd) -> Result<()> {
+    let files = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    rights.push(SendAncillaryMessage::ScmRights(&files));
+    sendmsg(to, &[IoSlice::new(b"\n")], &mut rights, SendFlags::NOSIGNAL).map_err(io::Error::from)?;
+    Ok(())
+}
+
+/// Receives what [`send_file`] sent.
+pub fn receive_file(from: impl AsFd) -> Result<OwnedFd> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(from, &mut [IoSliceMut::new(&mut byte)], &mut rights, RecvFlags::CMSG_CLOEXEC)
+        .map_err(io::Error::from)?;
+    let files = rights.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    files.flatten().next().ok_or_else(|| Error::new(Kind::Internal, "the sandbox sent no file"))
 }
 
 fn internal(what: &str, error: &serde_json::Error) -> Error {

@@ -1,13 +1,12 @@
 //! What records the build and not the result: left out of the difference, or rewritten.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use assemble_layers::tree::{MTIME, TreePath};
 use fs_err as fs;
 
-use super::capture::is_plain_folder;
 use super::materialise::{Snapshot, Stamp};
+use super::walk::{Folder, read_file};
 use crate::Result;
 
 /// How much of a path is meant.
@@ -74,30 +73,28 @@ pub fn leaves_out_empty(path: &TreePath) -> bool {
 }
 
 /// Rewrites the files that must be there but not as they are, if the job made or changed them.
-pub fn rewrite(root: &Path, snapshot: &Snapshot) -> Result<()> {
+pub fn rewrite(snapshot: &Snapshot) -> Result<()> {
     // The machine's identity is the first start's to make (machine-id(5), "Initialization").
-    rewrite_file(root, snapshot, "etc/machine-id", |_| Vec::new())?;
-    rewrite_file(root, snapshot, "var/lib/dbus/machine-id", |_| Vec::new())?;
-    rewrite_file(root, snapshot, "etc/shadow", |text| date_passwords(&text))
+    rewrite_file(snapshot, "etc/machine-id", |_| Vec::new())?;
+    rewrite_file(snapshot, "var/lib/dbus/machine-id", |_| Vec::new())?;
+    rewrite_file(snapshot, "etc/shadow", |text| date_passwords(&text))
 }
 
-fn rewrite_file(
-    root: &Path,
-    snapshot: &Snapshot,
-    name: &str,
-    new: impl Fn(Vec<u8>) -> Vec<u8>,
-) -> Result<()> {
+/// The bytes of such a file.
+const LARGEST: u64 = 16 << 20;
+
+fn rewrite_file(snapshot: &Snapshot, name: &str, new: impl Fn(Vec<u8>) -> Vec<u8>) -> Result<()> {
     let name = TreePath::new(name)?;
-    let path = root.join(name.as_path());
-    if !name.parent().is_some_and(|folder| is_plain_folder(root, &folder)) || !path.exists() {
+    let path = Path::new("/").join(name.as_path());
+    // What is reached through a link has another name, by which it is looked at.
+    let parent = name.parent().map_or(Vec::new(), |parent| parent.as_bytes().to_vec());
+    let Ok(stat) = rustix::fs::lstat(&path) else { return Ok(()) };
+    let untouched = snapshot.entries.get(&name).is_some_and(|lower| lower.stamp == Stamp::of(&stat));
+    let is_file = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    if untouched || !is_file || stat.st_size == 0 || Folder::open(&parent).is_err() {
         return Ok(());
     }
-    let metadata = fs::symlink_metadata(&path)?;
-    let untouched = snapshot.entries.get(&name).is_some_and(|lower| lower.stamp == Stamp::of(&metadata));
-    if untouched || !metadata.is_file() || metadata.size() == 0 {
-        return Ok(());
-    }
-    let text = fs::read(&path)?;
+    let text = read_file(&path, LARGEST)?.unwrap_or_default();
     Ok(fs::write(&path, new(text))?)
 }
 

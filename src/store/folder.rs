@@ -20,6 +20,9 @@ use crate::{Error, Kind, Result};
 /// The format of the folder. A store of another version is refused, never touched.
 const VERSION: &str = "1\n";
 
+/// The folders that hold roots of build steps, and what steps write into.
+const PRIVATE: [&str; 3] = ["caches", "failed", "tmp"];
+
 /// A copy that is being made, in its working folder.
 const COPY: &str = "blob";
 
@@ -46,6 +49,7 @@ impl Store {
                     .hint("`--store DIR` or `ASSEMBLE_STORE` names another")
             })?;
         }
+        store.keep_private()?;
         Ok(store)
     }
 
@@ -93,6 +97,19 @@ impl Store {
         self.write_whole(&self.folder.join("version"), VERSION.as_bytes())
     }
 
+    /// What build steps write into is its owner's alone: whoever else is on the machine could start a
+    /// set-user-ID program in a root, or put files into it.
+    fn keep_private(&self) -> Result<()> {
+        for name in PRIVATE {
+            let folder = self.folder.join(name);
+            fs::create_dir_all(&folder)?;
+            if fs::metadata(&folder)?.permissions().mode() & 0o777 != 0o700 {
+                fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700))?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -131,12 +148,8 @@ impl Store {
         Ok(folder)
     }
 
-    /// The root that a step left when it failed.
-    pub fn failed_root(&self, key: Key) -> PathBuf {
-        self.failed_folder(key).join("root")
-    }
-
-    fn failed_folder(&self, key: Key) -> PathBuf {
+    /// The folder of a step that failed, with the root that it left.
+    pub fn failed_folder(&self, key: Key) -> PathBuf {
         self.folder.join("failed").join(key.hex())
     }
 

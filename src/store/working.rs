@@ -101,14 +101,9 @@ pub(super) fn spread(folder: &Path) {
     }
 }
 
-/// Removes a folder of work. What a sandbox made may belong to subordinate ids, and only its helper
-/// can remove that.
+/// Removes a folder of work. Some of it may belong to the sandbox's ids.
 pub(super) fn remove_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Sandbox::default().remove(folder),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
+    Sandbox::default().remove(folder)
 }
 
 pub(super) fn remove_if_there(path: &Path) -> Result<()> {

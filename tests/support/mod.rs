@@ -13,6 +13,7 @@ use assemble::oci::Assembled;
 use assemble::pack::Contents;
 use assemble::pack::gzip::{self, Packing};
 use assemble::realise::{Engine, NoFetcher, RealisedLayer};
+use assemble::sandbox::Sandbox;
 use assemble::store::Store;
 use assemble_layers::derivation::{Fetch, FileEntry, Files, Layout, Origin, UnpackWheels, WheelInput};
 use assemble_layers::image::{Config, Layer};
@@ -87,6 +88,7 @@ impl Bench {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            sandbox: &Sandbox::default(),
             project: &project,
             jobs: 2,
             events,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::thread;
 
 use assemble_layers::tree::TreePath;
+use fs_err::File;
 
 use super::database::Installed;
 use super::relation::Relation;
@@ -44,12 +45,18 @@ pub struct Trigger {
 
 /// Opens all packages, on all cores, and sorts them by name and architecture: the order in which
 /// files were given must not show.
-pub fn open_all(files: &[DebFile], threads: usize) -> Result<Vec<Package>> {
+pub fn open_all(debs: &[DebFile], files: Vec<File>, threads: usize) -> Result<Vec<Package>> {
     let mut packages = Vec::new();
     let opened: Vec<Result<Vec<Package>>> = thread::scope(|scope| {
-        let chunks = files.chunks(files.len().div_ceil(threads).max(1));
-        let threads: Vec<_> =
-            chunks.map(|chunk| scope.spawn(|| chunk.iter().map(Package::open).collect())).collect();
+        let mut files = files.into_iter();
+        let chunks = debs.chunks(debs.len().div_ceil(threads).max(1));
+        let threads: Vec<_> = chunks
+            .map(|chunk| {
+                let files: Vec<File> = files.by_ref().take(chunk.len()).collect();
+                let open = |(deb, file)| Package::open(deb, file);
+                scope.spawn(move || chunk.iter().zip(files).map(open).collect())
+            })
+            .collect();
         threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect()
     });
     for chunk in opened {
@@ -63,8 +70,8 @@ pub fn open_all(files: &[DebFile], threads: usize) -> Result<Vec<Package>> {
 }
 
 impl Package {
-    fn open(file: &DebFile) -> Result<Self> {
-        let deb = Deb::open(&file.path)?;
+    fn open(file: &DebFile, opened: File) -> Result<Self> {
+        let deb = Deb::read(opened)?;
         let origin = file.path.display().to_string();
         let text = |name: &str| deb.control_file(name).map(|file| &file.content[..]).unwrap_or_default();
         let control = Stanza::parse(text("control"), &origin)?;

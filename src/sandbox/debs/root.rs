@@ -15,10 +15,14 @@ use std::sync::RwLock;
 
 use fs_err as fs;
 
+use crate::sandbox::walk::read_file;
 use crate::{Error, Kind, Result};
 
 /// Linux gives up after as many (path_resolution(7)).
 const LINK_LIMIT: usize = 40;
+
+/// The bytes of a file of the database. `status` of a whole desktop has some 10 MB.
+const LARGEST: u64 = 256 << 20;
 
 /// A root folder. Paths in it are bytes without a leading slash; the root itself is empty.
 pub struct Root {
@@ -44,11 +48,7 @@ impl Root {
 
     /// Reads a file of the database; `None` if there is none.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        match fs::read(self.file(path)?) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        read_file(&self.file(path)?, LARGEST)
     }
 
     /// Writes a file of the database anew, mode 0644 and never through a link; what is the same

@@ -12,6 +12,7 @@ use super::database::{Database, info};
 use super::package::Package;
 use super::root::{Root, remove};
 use crate::sandbox::Command;
+use crate::sandbox::remove::remove as remove_folder;
 use crate::{Error, Result};
 
 /// Where dpkg lays a package's control files while its preinst runs; debconf looks for them here.
@@ -48,7 +49,7 @@ impl<'a, 'b> Scripts<'a, 'b> {
         }
         self.lay_out(package)?;
         self.run(package, name, &format!("/{TEMPORARY}/{name}"), arguments)?;
-        Ok(fs::remove_dir_all(self.root.file(TEMPORARY)?)?)
+        Ok(remove_folder(&self.root.file(TEMPORARY)?)?)
     }
 
     /// Runs the old version's script, or where it fails the new version's instead.
@@ -100,9 +101,7 @@ impl<'a, 'b> Scripts<'a, 'b> {
     /// Lays out all control files, as dpkg-deb does for dpkg.
     fn lay_out(&self, package: &Package) -> Result<()> {
         let folder = self.root.file(TEMPORARY)?;
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
+        remove_folder(&folder)?;
         fs::create_dir(&folder)?;
         for file in package.deb.control() {
             let path = folder.join(&file.name);

@@ -89,7 +89,7 @@ impl Oracle {
             run(dpkg.args(&command.arguments[1..]));
             Ok(())
         };
-        unpack(&self.root("ours"), &files, &mut execute)
+        unpack(&self.root("ours"), &files, open(&files), &mut execute)
     }
 
     fn theirs(&self, sources: &[Source<'_>]) {
@@ -333,7 +333,7 @@ fn commands(oracle: &Oracle, sources: &[Source<'_>]) -> Vec<String> {
         }
         Ok(())
     };
-    unpack(&oracle.root("ours"), &files, &mut execute).unwrap();
+    unpack(&oracle.root("ours"), &files, open(&files), &mut execute).unwrap();
     assert!(!oracle.root("ours").join("usr/sbin/policy-rc.d").exists());
     assert!(!oracle.root("ours").join("var/lib/dpkg/tmp.ci").exists());
     commands
@@ -372,4 +372,8 @@ fn scripts_run_in_their_order_with_their_arguments() {
         CONFIGURE,
     ];
     assert_eq!(commands(&oracle, &set), expected);
+}
+
+fn open(debs: &[DebFile]) -> Vec<fs_err::File> {
+    debs.iter().map(|deb| fs_err::File::open(&deb.path).unwrap()).collect()
 }
