@@ -66,7 +66,7 @@ impl Patience {
                 Err(Failure::Crowded { error, pause }) => (error, pause, waited >= self.crowd),
             };
             if over {
-                return Err(error.detail(format!("tried {tries} times")));
+                return Err(error.detail(format!("tried {tries} times")).passing());
             }
             let length = asked.unwrap_or(pause).min(self.longest_pause);
             std::thread::sleep(length);
@@ -172,7 +172,9 @@ impl Client {
 }
 
 pub fn passes(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+    let lasts = matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::INSUFFICIENT_STORAGE);
+    status.is_server_error() && !lasts
+        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// `Retry-After`, in seconds or until a date (RFC 9110, 10.2.3).

@@ -28,13 +28,29 @@ const SENDING: &str = "sending to the engine";
 pub struct Reporter {
     events: Sender<Event>,
     thread: JoinHandle<()>,
+    steps: (Sender<Step>, Receiver<Step>),
+}
+
+/// What whoever shares results while others are still made wants to hear.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// One was built or packed.
+    Ended,
+    /// No more comes.
+    Last,
 }
 
 impl Reporter {
     pub fn start(quiet: bool, verbose: bool) -> Self {
-        let (events, received) = channel();
-        let thread = std::thread::spawn(move || Screen::new(quiet, verbose).show(&received));
-        Self { events, thread }
+        let ((events, received), steps) = (channel(), channel());
+        let ended = steps.0.clone();
+        let thread = std::thread::spawn(move || Screen::new(quiet, verbose, ended).show(&received));
+        Self { events, thread, steps }
+    }
+
+    /// Who is told of each step, and who hears of it.
+    pub fn steps(&mut self) -> &mut (Sender<Step>, Receiver<Step>) {
+        &mut self.steps
     }
 
     pub fn events(&self) -> Sender<Event> {
@@ -56,10 +72,11 @@ struct Screen {
     bars: MultiProgress,
     /// What runs now, by name.
     running: BTreeMap<String, ProgressBar>,
+    ended: Sender<Step>,
 }
 
 impl Screen {
-    fn new(quiet: bool, verbose: bool) -> Self {
+    fn new(quiet: bool, verbose: bool, ended: Sender<Step>) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Self {
@@ -68,6 +85,7 @@ impl Screen {
             terminal,
             bars: MultiProgress::with_draw_target(target),
             running: BTreeMap::new(),
+            ended,
         }
     }
 
@@ -109,8 +127,13 @@ impl Screen {
             Event::Built { name, size, took } => {
                 self.end(&name);
                 self.line(format!("  built     {name}   {}   {}", bytes(size), seconds(took)));
+                // Nobody need hear it.
+                let _ = self.ended.send(Step::Ended);
             }
-            Event::Packed { name } => self.end(&name),
+            Event::Packed { name } => {
+                self.end(&name);
+                let _ = self.ended.send(Step::Ended);
+            }
             Event::Warning(text) => {
                 let _ = self.bars.println(format!("warning: {text}"));
                 if !self.terminal {

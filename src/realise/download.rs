@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use assemble_layers::derivation::{Fetch, ImageLayer};
 use assemble_layers::{BlobDigest, Sha256};
@@ -108,7 +109,7 @@ impl<'a> Downloads<'a> {
         let digest = BlobDigest(fetch.sha256);
         let path = self.engine.store.blob_file(digest);
         self.engine.store.discard_blob(digest)?;
-        if self.engine.substitute(digest, None) {
+        if self.engine.substitute(digest, None, Duration::ZERO) {
             return Ok(path);
         }
         let _permit = self.connections.acquire(0);

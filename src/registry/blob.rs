@@ -96,6 +96,13 @@ impl Remote<'_> {
         found.map_err(|error| self.about(error, digest, "cannot be asked for at"))
     }
 
+    /// Whether the repository says at once that it has a blob.
+    fn holds(&self, digest: BlobDigest) -> bool {
+        let address = self.base.join(&format!("blobs/{digest}"));
+        let answered = address.map(|address| self.send(&Request::new(Method::HEAD, address)));
+        matches!(answered, Ok(Ok(answered)) if answered.status().is_success())
+    }
+
     /// For registries without HEAD: asks for the first byte, and reads none.
     fn gives_blob(&self, address: &Address) -> Result<bool, Failure> {
         let request = Request::new(Method::GET, address.clone()).header(header::RANGE, "bytes=0-0");
@@ -157,7 +164,15 @@ impl Remote<'_> {
         if broke_off && let Ok(Some(another)) = self.begin_session() {
             *session = self.hear(blob, another)?;
         }
-        outcome.map_err(|trouble| self.without_port(trouble, &address))
+        match outcome {
+            // Another job may have been first, which registries answer with a refusal.
+            Err(Trouble::Other(Failure::Lasting(error)))
+                if error.kind() == Kind::Network && self.holds(blob.digest) =>
+            {
+                Ok(())
+            }
+            outcome => outcome.map_err(|trouble| self.without_port(trouble, &address)),
+        }
     }
 
     /// `None` if the blob is there all at once.

@@ -41,6 +41,13 @@ impl Registry {
         Some(Self { child, folder, host })
     }
 
+    /// The file of a blob, by its digest in hexadecimal digits.
+    #[allow(dead_code, reason = "the tests of caches need it")]
+    pub fn blob_file(&self, hex: &str) -> std::path::PathBuf {
+        let blobs = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).join("data")
+    }
+
     /// What it was asked, as `METHOD /path?query STATUS`.
     pub fn requests(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap();
