@@ -55,7 +55,7 @@ fn our_layers_are_what_poetry_installs() {
     }
     let installed = ["poetry install", "application"];
     let below = image.trees(|step| !installed.contains(&step));
-    let theirs = image.run(small, "poetry job", below, command, true);
+    let theirs = image.run(small, "poetry job", below, command);
     assert_eq!(image.files(&installed).differences(&Files::left(&theirs)), DIFFERENCES);
 }
 
@@ -84,7 +84,7 @@ fn our_tools_are_what_pip_installs() {
         command.environment.insert(name.to_owned(), value.to_owned());
     }
     let below = image.trees(|step| ["debian", "system"].contains(&step));
-    let theirs = image.run(small, "pip job", below, command, false);
+    let theirs = image.run(small, "pip job", below, command);
     let (ours, theirs) = (image.files(&["pip + poetry"]).alike(), Files::left(&theirs).alike());
     assert_eq!(ours.differences(&theirs), PIP_DIFFERENCES);
 }
@@ -181,7 +181,7 @@ impl Image {
     }
 
     /// Runs a command over some of the trees, and keeps what it changed.
-    fn run(&self, small: &Small, name: &str, trees: Vec<DiffId>, command: Command, network: bool) -> Outcome {
+    fn run(&self, small: &Small, name: &str, trees: Vec<DiffId>, command: Command) -> Outcome {
         let folder = small.path(name);
         fs::create_dir(&folder).unwrap();
         let blobs = trees.iter().flat_map(|tree| self.store.tree(*tree).unwrap().unwrap().blobs());
@@ -189,14 +189,14 @@ impl Image {
             folder,
             blobs: blobs.map(|blob| (blob, self.store.blob_file(blob))).collect(),
             root: trees.iter().map(|tree| self.store.tree_file(*tree)).collect(),
-            task: Task::Run { command, network, output: Some(Output::Difference) },
+            task: Task::Run { command, listen: None, output: Some(Output::Difference) },
         };
         let mut said = Vec::new();
         let outcome = Sandbox::with_program(&small.program).run(&job, &mut |line| said.push(line.to_owned()));
         outcome.unwrap_or_else(|error| panic!("{error}\n{said:#?}"))
     }
 
-    /// What a shell script says in the whole image, without a network.
+    /// What a shell script says in the whole image.
     fn says(&self, small: &Small, name: &str, script: &str, binds: Vec<Bind>) -> Vec<String> {
         let mut command = Command::new([
             "sh",
@@ -207,7 +207,7 @@ impl Image {
         for (name, value) in [("HOME", "/tmp"), ("PATH", PATH), ("PYTHONDONTWRITEBYTECODE", "1")] {
             command.environment.insert(name.to_owned(), value.to_owned());
         }
-        let outcome = self.run(small, name, self.trees(|_| true), command, false);
+        let outcome = self.run(small, name, self.trees(|_| true), command);
         let file = outcome.tree.entries().iter().find(|entry| entry.path.as_bytes() == b"said").unwrap();
         let Kind::File(content) = &file.kind else { panic!("{file:?}") };
         let text = Contents::new(&|_| outcome.tar.clone()).to_vec(&file.path, content).unwrap();
