@@ -67,6 +67,7 @@ impl Maker<'_> {
     /// # Errors
     /// Requirements that conflict, archives, indexes and registries that cannot be reached or believed.
     pub fn make(&self, known: Option<&Lock>, update: &Update) -> Result<Lock> {
+        self.manifest.check_logins()?;
         let say = |text: &str| self.engine.send(Event::Building { name: text.to_owned() });
         let mut lock = Lock {
             version: VERSION,

@@ -452,6 +452,8 @@ def build_requirements(
     requires = list(system.get("requires", ["setuptools"]))
     if system.get("build-backend", "setuptools").startswith("setuptools"):
         requires.append("wheel")
+    if not requires:  # a backend of its own, in the sdist
+        return []
     return pip_packages(request, index, requires, "--only-binary=:all:", constraints=[], previous=previous)
 
 

@@ -2,8 +2,7 @@
 //! and a bound on everything that the client decides.
 //!
 //! It is not a crate: those that there are keep connections, read bodies and start threads without a
-//! bound (`tiny_http`, last released in 2022), or need a runtime of our own (hyper). What is left once
-//! those are left out is `httparse` and a page.
+//! bound (`tiny_http`), or need a runtime of our own (hyper).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
