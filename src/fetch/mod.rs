@@ -140,6 +140,11 @@ impl Fetcher {
         &self.client
     }
 
+    /// What indexes are asked with.
+    pub fn python_client(&self) -> &Client {
+        &self.client
+    }
+
     pub fn archives(&self) -> &Archives {
         &self.archives
     }

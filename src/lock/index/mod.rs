@@ -58,7 +58,7 @@ const LARGEST_METADATA: u64 = 16 << 20;
 /// The longest `Range` that is passed on.
 const LONGEST_RANGE: usize = 64;
 
-/// How many failures are remembered.
+/// How many failures that are not fatal are remembered.
 const MOST_FAILURES: usize = 10;
 
 pub struct Index<'a> {
@@ -79,15 +79,12 @@ struct State {
     bytes: u64,
     /// Digests of files that their index lists without one.
     digests: BTreeMap<(String, String, String), Sha256>,
-    /// Why something could not be had, and whether what was decided without it counts.
-    failures: Vec<Failure>,
+    /// Why something could not be had without which nothing counts that was decided.
+    fatal: Option<Error>,
+    /// Why other things could not be had.
+    others: Vec<Error>,
     /// The sources that have refused something.
     refused: BTreeSet<String>,
-}
-
-struct Failure {
-    error: Error,
-    fatal: bool,
 }
 
 /// Why there is no answer.
@@ -153,20 +150,18 @@ impl<'a> Index<'a> {
     /// # Errors
     /// Those of `result`; an index that could not be read.
     pub fn judge<T>(&self, result: Result<T>) -> Result<T> {
-        let failures = std::mem::take(&mut self.state().failures);
-        let fatal = failures.iter().find(|failure| failure.fatal);
+        let State { fatal, others, .. } = std::mem::take(&mut *self.state());
         match (result, fatal) {
             (Ok(value), None) => Ok(value),
-            (Ok(_), Some(failure)) => Err(failure.error.clone()),
-            (Err(error), Some(failure)) => Err(failure.error.clone().within(error.message())),
+            (Ok(_), Some(fatal)) => Err(fatal),
+            (Err(error), Some(fatal)) => Err(fatal.within(error.message())),
             (Err(error), None) => {
-                let hint = failures.iter().find_map(|failure| failure.error.hint_text());
+                let hint = others.iter().find_map(Error::hint_text);
                 let hinted = match (error.hint_text(), hint) {
-                    (None, Some(hint)) => error.clone().hint(hint),
+                    (None, Some(hint)) => error.hint(hint),
                     _ => error,
                 };
-                let lines = failures.iter().map(|failure| failure.error.message());
-                Err(lines.fold(hinted, Error::detail))
+                Err(others.iter().map(Error::message).fold(hinted, Error::detail))
             }
         }
     }
@@ -188,10 +183,14 @@ impl<'a> Index<'a> {
     fn remember(&self, error: Error, fatal: bool) {
         let name = super::python::STEP.to_owned();
         self.engine.send(Event::Log { name, line: error.message().to_owned() });
-        let failures = &mut self.state().failures;
-        let known = failures.iter().any(|failure| failure.error.message() == error.message());
-        if !known && failures.len() < MOST_FAILURES {
-            failures.push(Failure { error, fatal });
+        let state = &mut self.state();
+        if fatal {
+            state.fatal.get_or_insert(error);
+            return;
+        }
+        let known = state.others.iter().any(|known| known.message() == error.message());
+        if !known && state.others.len() < MOST_FAILURES {
+            state.others.push(error);
         }
     }
 
@@ -307,7 +306,7 @@ impl<'a> Index<'a> {
         let size = match listed.size {
             Some(size) => size,
             None => {
-                let answer = self.fetcher.client().open(&listed.address, true, None)?;
+                let answer = self.fetcher.python_client().open(&listed.address, true, None)?;
                 let length = answer.length().filter(|_| answer.status() == StatusCode::OK);
                 length.ok_or_else(|| {
                     answer.refusal().detail(format!("asked for the size of `{}`", listed.name))
@@ -325,7 +324,7 @@ impl<'a> Index<'a> {
         let working = self.engine.store.working_folder()?;
         let path = working.path().join("file");
         let mut file = fs_err::File::create(&path)?;
-        let sha256 = self.fetcher.client().copy(&listed.address, LARGEST_FILE, &mut file)?;
+        let sha256 = self.fetcher.python_client().copy(&listed.address, LARGEST_FILE, &mut file)?;
         self.spend(file.metadata()?.len())?;
         drop(file);
         self.engine.store.adopt(&path, BlobDigest(sha256))?;
@@ -340,7 +339,8 @@ impl<'a> Index<'a> {
         }
         // Whoever gets no part asks for the whole.
         let failed = |error| Refusal::Failed { error, fatal: false };
-        let answer = self.fetcher.client().open(&listed.address, request.head, range).map_err(failed)?;
+        let answer =
+            self.fetcher.python_client().open(&listed.address, request.head, range).map_err(failed)?;
         let status = answer.status();
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return Err(match status {
@@ -364,7 +364,7 @@ impl<'a> Index<'a> {
     fn metadata(&self, listed: &Listed, sha256: Option<Sha256>) -> Result<Answer, Refusal> {
         let address = listed.address.clone().with_ending(".metadata");
         // Without it the file itself is read.
-        let found = self.fetcher.client().look(&address, None, LARGEST_METADATA);
+        let found = self.fetcher.python_client().look(&address, None, LARGEST_METADATA);
         let found = found.map_err(|error| Refusal::Failed { error, fatal: false })?;
         let page: http::Page = found.map_err(Refusal::Status)?;
         let found = Sha256::of(&page.bytes);
@@ -458,7 +458,7 @@ fn parse_range(range: &str, size: u64) -> Option<Option<(u64, u64)>> {
 }
 
 fn too_much(what: String) -> Error {
-    Error::new(Kind::Conflict, format!("what is locked wants more of the indexes than {what}"))
+    Error::new(Kind::Input, format!("what is locked wants more of the indexes than {what}"))
         .hint("no resolution needs that: a distribution whose metadata is built may ask for it")
 }
 

@@ -4,8 +4,8 @@ what it should not be able to do, and tells its index what it could.
 `target.json` beside it says where to try: `host_port`, a service on the host's loopback interface;
 `addresses`, the host's own; `abstract`, an abstract Unix socket of the host; `canary`, a file of the
 host; `hidden`, texts that nobody inside should see, each from its end to its beginning, lest they be
-found in it. What it looks for in files and
-environments is MARK. A try that returns something true has succeeded.
+found in it. What it looks for in files and environments is MARK, which stands in no file of the
+distribution. A try that returns something true has succeeded.
 """
 
 import http.client
@@ -18,7 +18,7 @@ from pathlib import Path
 
 TARGET = json.loads((Path(__file__).parent / "target.json").read_text())
 INDEX = "127.0.0.1", 8080
-MARK = b"s3" + b"cret"
+MARK = bytes(reversed(b"terc3s"))
 LARGEST = 1 << 24
 tries = []
 
