@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::mpsc::Sender;
 
 use assemble_layers::derivation::ImageLayer;
 use serde_json::Value;
@@ -11,6 +12,7 @@ use crate::fetch::http::Patience;
 use crate::fetch::server::{self, Reply, Server, ok, reply, rest};
 use crate::fetch::{Configuration, Machine, git};
 use crate::realise;
+use crate::sandbox::Sandbox;
 use crate::store::Store;
 
 const FILE: &[u8] = b"the bytes of a file that an index has";
@@ -53,6 +55,7 @@ impl realise::Fetcher for Same<'_> {
 struct Scene {
     folder: TempDir,
     store: Store,
+    sandbox: Sandbox,
     fetcher: Fetcher,
 }
 
@@ -73,7 +76,7 @@ impl Scene {
         let unknown = Box::new(|_: &Fetcher| Err(Error::new(Kind::Usage, "there is no other")));
         let fetcher = Fetcher::new(&machine, &configuration, unknown).unwrap();
         let store = Store::open(folder.path().join("store")).unwrap();
-        Self { folder, store, fetcher }
+        Self { folder, store, sandbox: Sandbox::default(), fetcher }
     }
 
     fn at(server: &Server) -> Self {
@@ -81,18 +84,16 @@ impl Scene {
         Self::new(&address, &address, "", &[])
     }
 
+    fn engine<'a>(&'a self, fetcher: &'a Same<'a>, events: Sender<Event>) -> Engine<'a> {
+        let (store, sandbox, project) = (&self.store, &self.sandbox, self.folder.path());
+        Engine { store, caches: &[], fetcher, sandbox, project, jobs: 1, events }
+    }
+
     /// Serves the index, has `talk` ask it, and judges a lock that came to nothing bad.
     fn serve(&self, talk: impl FnOnce(&dyn Fn(&str, &str) -> Heard)) -> (Result<()>, Vec<Event>) {
         let (events, happened) = std::sync::mpsc::channel();
         let fetcher = Same(&self.fetcher);
-        let engine = Engine {
-            store: &self.store,
-            caches: &[],
-            fetcher: &fetcher,
-            project: self.folder.path(),
-            jobs: 1,
-            events,
-        };
+        let engine = self.engine(&fetcher, events);
         let index = Index::new(&engine, &self.fetcher, ["private".to_owned()].into_iter());
         std::thread::scope(|scope| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -399,9 +400,7 @@ fn what_a_lock_that_failed_could_not_have_is_said() {
     let scene = Scene::at(&server);
     let fetcher = Same(&scene.fetcher);
     let (events, _) = std::sync::mpsc::channel();
-    let folder = scene.folder.path();
-    let engine =
-        Engine { store: &scene.store, caches: &[], fetcher: &fetcher, project: folder, jobs: 1, events };
+    let engine = scene.engine(&fetcher, events);
     let index = Index::new(&engine, &scene.fetcher, std::iter::empty());
     let request = |path: &str| Request {
         head: false,
@@ -422,9 +421,7 @@ fn what_is_wanted_has_a_bound() {
     let scene = Scene::new("http://localhost:1/", "http://localhost:1/", "", &[]);
     let fetcher = Same(&scene.fetcher);
     let (events, _) = std::sync::mpsc::channel();
-    let folder = scene.folder.path();
-    let engine =
-        Engine { store: &scene.store, caches: &[], fetcher: &fetcher, project: folder, jobs: 1, events };
+    let engine = scene.engine(&fetcher, events);
     let index = Index::new(&engine, &scene.fetcher, std::iter::empty());
     index.spend(MOST_BYTES).unwrap();
     let error = index.spend(1).unwrap_err();
