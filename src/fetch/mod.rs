@@ -27,13 +27,14 @@ use crate::error::{Error, Kind, Result};
 use crate::http::Way;
 
 pub use address::Address;
+pub(crate) use address::decode;
 pub(crate) use date::parse as parse_date;
 pub use machine::Machine;
 pub use network::{Network, Places};
 
 use debian::{Archive, Archives, BaseSources, NamedBy};
 use http::{Client, Patience, Wanted};
-use python::{Indexes, Listed};
+use python::{Indexes, Listing};
 
 /// Finds out what the default Python index is when nothing is configured: the engine reads it out
 /// of the locked `python3-pip`, which it gets through the very fetcher.
@@ -148,28 +149,43 @@ impl Fetcher {
         Err(nowhere(file, errors))
     }
 
-    /// What an index lists of a project.
-    pub fn python_files(&self, source: Option<&str>, project: &str) -> Result<Arc<Vec<Listed>>> {
+    /// What an index lists of a project: the default index, or a source of `pyproject.toml`. The status,
+    /// where it says that it has no such project, or none for us.
+    pub fn python_listing(&self, source: Option<&str>, project: &str) -> Result<Listing> {
         self.online(project)?;
-        self.indexes.files(&self.python, &self.index(source)?, project)
+        let listed = |base: &Address| self.indexes.listing(&self.python, base, project);
+        let first = listed(&self.index(source)?)?;
+        let extra = self.indexes.extra(source)?;
+        if extra.is_empty() {
+            return Ok(first);
+        }
+        // As pip has it, whatever one of them lists counts.
+        let all = [Ok(first)].into_iter().chain(extra.iter().map(listed)).collect::<Result<Vec<_>>>()?;
+        let found: Vec<_> = all.iter().flatten().collect();
+        match all.first() {
+            Some(Err(status)) if found.is_empty() => Ok(Err(*status)),
+            _ => Ok(Ok(Arc::new(found.into_iter().flat_map(|files| files.iter().cloned()).collect()))),
+        }
     }
 
-    /// What pip's settings say of the default index, as they say it, for locking.
-    ///
     /// # Errors
-    /// They say something that locking does not follow.
-    pub fn told_to_pip(&self) -> Result<Option<String>> {
-        Ok(self.indexes.told_to_pip(&self.machine)?.map(str::to_owned))
+    /// pip's settings say something of where distributions are that locking does not follow.
+    pub fn check_for_locking(&self) -> Result<()> {
+        self.indexes.check_for_locking(&self.machine)
     }
 
-    /// Where a source's simple pages are, with the login if it has one: for locking, which hands it
-    /// to Poetry.
-    pub fn index(&self, source: Option<&str>) -> Result<Address> {
+    /// Where a source's simple pages are, with the login if it has one.
+    fn index(&self, source: Option<&str>) -> Result<Address> {
         self.indexes.base(source, || (self.default_index)(self))
     }
 
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What indexes are asked with.
+    pub fn python_client(&self) -> &Client {
+        &self.python
     }
 
     pub fn archives(&self) -> &Archives {

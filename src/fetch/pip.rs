@@ -89,11 +89,6 @@ impl Settings {
         self.0.get("index-url").map(|setting| setting.address(&setting.value)).transpose()
     }
 
-    /// As it is written, with its login.
-    pub fn index_text(&self) -> Option<&str> {
-        self.0.get("index-url").map(|setting| setting.value.as_str())
-    }
-
     /// The indexes that are asked beside it.
     ///
     /// # Errors
@@ -133,23 +128,16 @@ impl Settings {
         }
     }
 
-    /// What locking does not follow, where each source has one index and nothing else.
+    /// Locking takes what indexes list.
     ///
     /// # Errors
-    /// pip is told of more than that.
+    /// pip is told of a folder that has something in it.
     pub fn check_for_locking(&self, machine: &Machine) -> Result<()> {
-        self.check_index()?;
         let files = self.folders(machine)?.into_iter().filter_map(|folder| folder.read_dir().ok()).flatten();
-        let links = self.0.get("find-links").filter(|_| files.count() > 0);
-        for (name, setting) in [("find-links", links), ("extra-index-url", self.0.get("extra-index-url"))] {
-            if let Some(setting) = setting {
-                return Err(setting.not_followed(name).hint(
-                    "a `[[tool.poetry.source]]` of `pyproject.toml` names an index and what comes from it; \
-                     `--index pypi=URL` says which is the default one, whatever pip is told",
-                ));
-            }
+        match self.0.get("find-links").filter(|_| files.count() > 0) {
+            Some(setting) => Err(setting.not_followed("find-links")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// How indexes are reached.

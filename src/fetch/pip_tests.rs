@@ -105,8 +105,7 @@ fn several_indexes() {
     assert_eq!(extra(read(&[("etc/pip.conf", &text)], &[]).unwrap()), both);
     let variable = ("PIP_EXTRA_INDEX_URL", "https://a.example/simple https://b.example");
     let settings = read(&[("etc/pip.conf", &text)], &[variable]).unwrap();
-    let error = settings.check_for_locking(&Machine::default()).unwrap_err();
-    assert!(error.to_string().contains("`PIP_EXTRA_INDEX_URL`"), "{error}");
+    settings.check_for_locking(&Machine::default()).unwrap();
     assert_eq!(extra(settings), both);
     let wrong = read(&[], &[("PIP_EXTRA_INDEX_URL", "secret")]).unwrap().extra_indexes().unwrap_err();
     assert!(!wrong.to_string().contains("secret"), "{wrong}");

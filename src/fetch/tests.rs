@@ -91,8 +91,9 @@ fn a_python_file_of_an_index_beside_the_default_one() {
     assert_eq!(fetch(&fetcher, &file).unwrap(), BYTES);
     let paths: Vec<_> = server.requests().into_iter().map(|request| request.path).collect();
     assert_eq!(paths, ["/simple/x/", "/other/x/", "/extra/x/", "/files/1"]);
-    let error = fetcher.told_to_pip().unwrap_err();
-    assert!(error.to_string().contains("`PIP_EXTRA_INDEX_URL`"), "{error}");
+    let listed = fetcher.python_listing(None, "x").unwrap().unwrap();
+    assert_eq!(listed.iter().map(|listed| listed.name.as_str()).collect::<Vec<_>>(), ["x_1_all.deb"]);
+    assert_eq!(fetcher.python_listing(None, "y").unwrap().unwrap_err().as_u16(), 404);
 
     let indexes = [("pypi".to_owned(), index.clone())].into();
     let chosen = Configuration { indexes, ..Configuration::default() };
