@@ -18,10 +18,10 @@ use reqwest::{Method, StatusCode};
 use url::Url;
 
 use crate::fetch::{Address, Machine, parse_date};
-pub use proxy::Proxy;
-use proxy::Proxies;
-use tls::Keys;
 use crate::{Error, Kind, Result};
+use proxy::Proxies;
+pub use proxy::Proxy;
+use tls::Keys;
 
 /// How long to bear with a server.
 #[derive(Clone, Debug)]
@@ -153,7 +153,9 @@ impl Client {
             .proxy(reqwest::Proxy::custom(move |url| Some(known.before(url)?.address.clone())))
             .tls_backend_preconfigured(tls::configuration(machine, &way.keys)?)
             .build()
-            .map_err(|error| Error::new(Kind::Machine, "no HTTP client can be made").detail(innermost(&error)))?;
+            .map_err(|error| {
+                Error::new(Kind::Machine, "no HTTP client can be made").detail(innermost(&error))
+            })?;
         Ok(Self { inner, proxies })
     }
 

@@ -89,7 +89,10 @@ fn docker_s_format() {
     let read = python(READ, &[&bench.write("image.tar", written(&bench, &docker))]);
     let kind = "application/vnd.docker.distribution.manifest.v2+json";
     assert_eq!(read["index"]["manifests"][0]["mediaType"], kind);
-    assert_eq!(read["types"], serde_json::json!(vec!["application/vnd.docker.image.rootfs.diff.tar.gzip"; 3]));
+    assert_eq!(
+        read["types"],
+        serde_json::json!(vec!["application/vnd.docker.image.rootfs.diff.tar.gzip"; 3])
+    );
     let manifest: serde_json::Value = serde_json::from_slice(&docker.manifest.bytes).unwrap();
     assert_eq!(manifest["mediaType"], kind);
     assert_eq!(manifest["config"]["mediaType"], "application/vnd.docker.container.image.v1+json");

@@ -20,8 +20,8 @@ use assemble::deliver::{Built, Layout, Push, Source, nothing_to_obtain, to_file}
 use assemble::fetch::Machine;
 use assemble::oci::Assembled;
 use assemble::registry::{Client, Settings};
-use assemble_layers::derivation::{FileEntry, FileSource, Files, UnpackWheels, WheelInput};
 use assemble_layers::derivation::Layout as WheelLayout;
+use assemble_layers::derivation::{FileEntry, FileSource, Files, UnpackWheels, WheelInput};
 use assemble_layers::{Builder, NodeId};
 use debian::Registry;
 use engines::Daemon;

@@ -264,7 +264,10 @@ pub fn image_summary(
         );
     }
     if assembled.media_type.as_ref() == DOCKER_MANIFEST {
-        let _ = writeln!(text, "  note      the manifest is in Docker's format: its digest is another than in OCI's");
+        let _ = writeln!(
+            text,
+            "  note      the manifest is in Docker's format: its digest is another than in OCI's"
+        );
     }
     text
 }

@@ -461,7 +461,9 @@ pub(super) fn refusal(at: &Address, status: StatusCode) -> Error {
             error.hint("the proxy wants a login: `HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT`")
         }
         StatusCode::NOT_FOUND | StatusCode::GONE => error.hint("another mirror or index may still have it"),
-        StatusCode::TOO_MANY_REQUESTS => error.hint("it limits how much may be asked: try later, or with a login"),
+        StatusCode::TOO_MANY_REQUESTS => {
+            error.hint("it limits how much may be asked: try later, or with a login")
+        }
         _ => error.hint("the server is at fault: try later, or another mirror or index"),
     }
 }

@@ -145,7 +145,8 @@ impl Settings {
     /// # Errors
     /// No proxy, or a file that holds no certificate.
     pub fn way(&self, machine: &Machine) -> Result<Way> {
-        let proxy = self.0.get("proxy").map(|it| Proxy::parse(&format!("pip's `proxy` in {}", it.place), &it.value));
+        let proxy =
+            self.0.get("proxy").map(|it| Proxy::parse(&format!("pip's `proxy` in {}", it.place), &it.value));
         let file = |name: &str| {
             let Some(setting) = self.0.get(name) else { return Ok(None) };
             let missing = || {
@@ -157,7 +158,8 @@ impl Settings {
         };
         let authorities = file("cert")?.map(|(path, text)| certificates_of(path, &text)).transpose()?;
         let identity = file("client-cert")?;
-        let identity = identity.map(|(path, text)| Identity::read((path, &text), (path, &text))).transpose()?;
+        let identity =
+            identity.map(|(path, text)| Identity::read((path, &text), (path, &text))).transpose()?;
         let keys = Keys { authorities: authorities.unwrap_or_default(), identity };
         Ok(Way { keys, proxy: proxy.transpose()?, direct: false })
     }

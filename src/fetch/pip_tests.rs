@@ -96,7 +96,8 @@ fn sections_and_values_are_those_of_configparser() {
 #[test]
 fn several_indexes() {
     let mut text = names("first");
-    write!(text, "extra-index-url =\n    https://me:secret@a.example/simple\n    https://b.example/").unwrap();
+    write!(text, "extra-index-url =\n    https://me:secret@a.example/simple\n    https://b.example/")
+        .unwrap();
     let extra = |settings: Settings| {
         let found = settings.extra_indexes().unwrap();
         found.iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -113,7 +114,9 @@ fn several_indexes() {
 
 #[test]
 fn no_index_is_an_error() {
-    for (text, said) in [("[install]\nno-index = yes\n", "/etc/pip.conf"), ("[global]\nno_index = 1\n", "`no-index`")] {
+    for (text, said) in
+        [("[install]\nno-index = yes\n", "/etc/pip.conf"), ("[global]\nno_index = 1\n", "`no-index`")]
+    {
         let error = read(&[("etc/pip.conf", text)], &[]).unwrap().check_index().unwrap_err();
         assert!(error.to_string().contains(said), "{error}");
     }
@@ -158,7 +161,8 @@ fn how_indexes_are_reached() {
     let proxy = way(&[], &[("PIP_PROXY", "http://me:secret@proxy.example:3128")]).unwrap().proxy.unwrap();
     assert_eq!(proxy.shown(), "http://proxy.example:3128");
     let cert = [("etc/pip.conf", "[global]\ncert = ca.pem\n"), ("work/ca.pem", "no certificate")];
-    for (files, said) in [(&cert[..1], "there is no `ca.pem`"), (&cert[..], "`ca.pem` holds no certificate")] {
+    for (files, said) in [(&cert[..1], "there is no `ca.pem`"), (&cert[..], "`ca.pem` holds no certificate")]
+    {
         let error = way(files, &[]).err().unwrap();
         assert!(error.to_string().contains(said), "{error}");
     }

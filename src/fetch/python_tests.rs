@@ -131,7 +131,8 @@ fn which_index_is_asked() {
     let explicit = sources([("pypi", "https://explicit.example/simple/"), ("cu128", "https://mine.example")]);
     let gone = ["gone".to_owned()];
     let ask = |machine: &Machine, explicit: &BTreeMap<String, String>, source: Option<&str>| {
-        let indexes = Indexes::find(machine, Settings::read(machine).unwrap(), explicit, &named, &gone).unwrap();
+        let indexes =
+            Indexes::find(machine, Settings::read(machine).unwrap(), explicit, &named, &gone).unwrap();
         indexes.base(source, || Address::folder("https://fallback.example/simple")).unwrap().to_string()
     };
     let none = BTreeMap::new();
@@ -181,7 +182,8 @@ fn poetry_s_logins() {
     let login = |source| indexes.base(Some(source), || unreachable!()).unwrap().split().1;
     assert_eq!(login("private"), Some(("me".to_owned(), Some("secret".to_owned()))));
     assert_eq!(login("my-own"), Some(("you".to_owned(), None)));
-    fs_err::write(folder.path().join("c/pypoetry/auth.toml"), "[http-basic.private]\npassword = secret").unwrap();
+    fs_err::write(folder.path().join("c/pypoetry/auth.toml"), "[http-basic.private]\npassword = secret")
+        .unwrap();
     let error = Indexes::find(&machine, Settings::default(), &explicit, &BTreeMap::new(), &[]).err().unwrap();
     assert!(error.kind() == Kind::Input && !error.to_string().contains("secret"), "{error}");
 }

@@ -90,7 +90,9 @@ impl Assembled {
                     let error = format!("Docker's format has no name for a layer of the type `{unknown}`");
                     return Err(Error::new(Kind::Input, error)
                         .detail(format!("it is the layer `{}`", layer.digest()))
-                        .hint("layers of a base image go on as they are: take a base whose layers are gzip"));
+                        .hint(
+                            "layers of a base image go on as they are: take a base whose layers are gzip",
+                        ));
                 }
             });
             Ok(layer)

@@ -61,7 +61,11 @@ const CHUNK_MINIMUM: &str = "oci-chunk-min-length";
 /// Why an upload failed.
 enum Trouble {
     /// The registry, or a proxy before it, takes no body of this size, in bytes.
-    TooLarge { size: u64, minimum: Option<u64>, error: Error },
+    TooLarge {
+        size: u64,
+        minimum: Option<u64>,
+        error: Error,
+    },
     Other(Failure),
 }
 
@@ -194,8 +198,12 @@ impl Remote<'_> {
             Trouble::TooLarge { error, .. } | Trouble::Other(Failure::Lasting(error)) => {
                 Failure::Lasting(said(error))
             }
-            Trouble::Other(Failure::Passing { error, pause }) => Failure::Passing { error: said(error), pause },
-            Trouble::Other(Failure::Crowded { error, pause }) => Failure::Crowded { error: said(error), pause },
+            Trouble::Other(Failure::Passing { error, pause }) => {
+                Failure::Passing { error: said(error), pause }
+            }
+            Trouble::Other(Failure::Crowded { error, pause }) => {
+                Failure::Crowded { error: said(error), pause }
+            }
         })
     }
 

@@ -89,7 +89,8 @@ mod tests {
     #[test]
     fn each_engine_has_its_folder() {
         let (certificate, key) = pair();
-        let folders = ["etc/docker", "etc/containers", "home/me/.config/containers", "home/me/.config/docker"];
+        let folders =
+            ["etc/docker", "etc/containers", "home/me/.config/containers", "home/me/.config/docker"];
         for folder in folders {
             let at = |name: &str| format!("{folder}/certs.d/{name}");
             let authority = at("r.example:5000/ca.crt");

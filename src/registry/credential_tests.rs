@@ -139,7 +139,9 @@ fn a_relative_folder_of_docker_s_counts() {
 #[test]
 fn tokens_come_before_passwords() {
     let entry = r#"{"auths":{"r.example":{"auth":"bWU6","identitytoken":"secret"}}}"#;
-    assert!(matches!(found(entry, "r.example/a"), Ok(Some(Credential::Identity(token))) if token == "secret"));
+    assert!(
+        matches!(found(entry, "r.example/a"), Ok(Some(Credential::Identity(token))) if token == "secret")
+    );
     let entry = r#"{"auths":{"r.example":{"registrytoken":"secret"}}}"#;
     assert!(matches!(found(entry, "r.example/a"), Ok(Some(Credential::Bearer(token))) if token == "secret"));
 }

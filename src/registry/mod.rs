@@ -19,8 +19,8 @@ mod certificates;
 mod credential;
 mod login;
 mod manifest;
-mod refusal;
 mod pieces;
+mod refusal;
 mod request;
 mod verified;
 
@@ -33,11 +33,11 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::Result;
 use crate::fetch::{Address, Machine};
 use crate::http::tls::Keys;
 use crate::http::{Client as Http, Patience, Way};
 use crate::oci::Repository;
-use crate::Result;
 
 use login::{Login, Scope};
 
@@ -121,8 +121,7 @@ impl Client {
             let keys = certificates::find(&self.machine, &names(repository));
             Arc::new(Registry { keys, largest: AtomicU64::new(u64::MAX) })
         };
-        let registry =
-            Arc::clone(lock(&self.registries).entry(host.to_owned()).or_insert_with(registry));
+        let registry = Arc::clone(lock(&self.registries).entry(host.to_owned()).or_insert_with(registry));
         let scope = Scope::of(&repository.path(), access);
         Ok(Remote { client: self, repository: repository.clone(), base, login, registry, scope })
     }

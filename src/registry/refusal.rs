@@ -39,8 +39,10 @@ impl Explanation {
     pub fn read(response: Response) -> Self {
         let mut bytes = Vec::new();
         let _ = response.take(LIMIT).read_to_end(&mut bytes);
-        serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Self { errors: Vec::new(), text: String::from_utf8_lossy(&bytes).into_owned() })
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| Self {
+            errors: Vec::new(),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        })
     }
 
     pub fn has(&self, codes: &[&str]) -> bool {
@@ -134,7 +136,10 @@ fn hint(status: StatusCode, at: &Address) -> Option<String> {
             "the proxy wants a login: `HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT`".to_owned()
         }
         status if status.is_redirection() => {
-            format!("`{host}` redirects what is sent by {}: 307 and 308 alone can be followed", status.as_u16())
+            format!(
+                "`{host}` redirects what is sent by {}: 307 and 308 alone can be followed",
+                status.as_u16()
+            )
         }
         status if status.is_server_error() => {
             "the registry is at fault: try later; what was sent stays there".to_owned()
@@ -162,9 +167,9 @@ pub fn unencrypted(from: &Address, to: &Address) -> Error {
 /// What to do where a registry says where an upload goes and leaves out its own port.
 pub fn lost_port(error: Error, registry: &Address, session: &Address) -> Error {
     let (host, other) = (registry.host(), session.host());
-    error
-        .detail(format!("`{host}` sent the upload to `{other}`, without its port"))
-        .hint(format!("the proxy before `{host}` must pass on the port, as nginx does by `proxy_set_header Host $http_host`"))
+    error.detail(format!("`{host}` sent the upload to `{other}`, without its port")).hint(format!(
+        "the proxy before `{host}` must pass on the port, as nginx does by `proxy_set_header Host $http_host`"
+    ))
 }
 
 pub fn broken_off(at: &Address, cause: impl std::fmt::Display) -> Error {

@@ -6,10 +6,10 @@ use reqwest::blocking::{Body, Response};
 use reqwest::header::{self, HeaderName};
 use reqwest::{Method, StatusCode};
 
+use super::Remote;
 use super::credential::Credential;
 use super::login::{Answer, Authorization, Challenge, Scope};
 use super::refusal::{self, Explanation};
-use super::Remote;
 use crate::fetch::Address;
 use crate::http::{Failure, asked_pause, innermost, passes, passing};
 use crate::{Error, Kind, Result};

@@ -175,7 +175,8 @@ fn a_login_stays_behind_at_a_redirect() {
 #[test]
 fn a_storage_that_refuses_is_no_matter_of_a_login() {
     let answers = Fake::start(|_| {
-        let body = b"<?xml version=\"1.0\"?><Error><Code>RequestTimeTooSkewed</Code><Message>no</Message></Error>";
+        let body =
+            b"<?xml version=\"1.0\"?><Error><Code>RequestTimeTooSkewed</Code><Message>no</Message></Error>";
         Some(Fault::Answer("403 Forbidden".to_owned(), body.to_vec()))
     });
     let elsewhere = answers.host().replace("127.0.0.1", "localhost");
@@ -200,7 +201,8 @@ fn a_stale_address_is_asked_for_again() {
     let elsewhere = storage.host().replace("127.0.0.1", "localhost");
     let fake = Fake::start(move |request| {
         let state = if request.before == 0 { "stale" } else { "fresh" };
-        let head = format!("307 Temporary Redirect\r\nLocation: http://{elsewhere}{}?{state}", request.path());
+        let head =
+            format!("307 Temporary Redirect\r\nLocation: http://{elsewhere}{}?{state}", request.path());
         request.is("GET", "/blobs/").then(|| status(&head))?
     });
     assert_eq!(pull(&fake, digest, None).unwrap().as_deref(), Some(&b"blob"[..]));

@@ -175,7 +175,8 @@ fn a_client_shows_its_certificate() {
 /// As Docker's documents make one ("Use self-signed certificates"): it is its own authority.
 fn self_signed(folder: &Path, name: &str, environment: &[(&str, &str)]) -> PathBuf {
     let mut command = Command::new("openssl");
-    command.args(["req", "-newkey", "rsa:2048", "-nodes", "-sha256", "-x509", "-days", "1", "-subj", "/CN=x"]);
+    command
+        .args(["req", "-newkey", "rsa:2048", "-nodes", "-sha256", "-x509", "-days", "1", "-subj", "/CN=x"]);
     command.arg("-keyout").arg(folder.join(format!("{name}.key")));
     command.arg("-out").arg(folder.join(format!("{name}.crt")));
     command.args(["-addext", &format!("subjectAltName = DNS:{name}")]).envs(environment.iter().copied());
@@ -247,7 +248,9 @@ fn proxies_of_each_kind() {
 fn a_proxy_that_is_dead_is_named() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let scene = Scene::new();
-    for (scheme, shown) in [("http", "http"), ("https", "https"), ("socks5", "socks5"), ("socks5h", "socks5h")] {
+    for (scheme, shown) in
+        [("http", "http"), ("https", "https"), ("socks5", "socks5"), ("socks5h", "socks5h")]
+    {
         let address = format!("{scheme}://me:{SECRET}@{closed}");
         let machine = Machine::new(Path::new("/"), [("https_proxy", &address)]);
         let error = scene.push(&Client::new(machine, settings()), &format!("{NAME}/a:1").parse().unwrap());
@@ -340,7 +343,8 @@ fn nginx_before_a_registry() {
     let remote = client.repository(&repository, Access::Pull).unwrap();
     remote.blob(digest, None).unwrap().unwrap().read_to_end(&mut read).unwrap();
     assert!(read == blob);
-    let pieces = registry.requests().iter().filter(|it| it.starts_with("PATCH") && it.ends_with("202")).count();
+    let pieces =
+        registry.requests().iter().filter(|it| it.starts_with("PATCH") && it.ends_with("202")).count();
     assert_eq!(pieces, 3);
 
     // It forgets the port, as is often seen.

@@ -217,7 +217,8 @@ fn a_registry_that_takes_no_oci_manifests() {
         let pushed = scene.push_to(&fake).unwrap();
         scene.assert_whole(&fake);
         assert_eq!((pushed.sent.blobs, pushed.present.blobs), (0, 4), "the blobs are the same");
-        let kind = fake.asked("PUT", "/manifests/1").last().unwrap().header("content-type").map(str::to_owned);
+        let kind =
+            fake.asked("PUT", "/manifests/1").last().unwrap().header("content-type").map(str::to_owned);
         assert_eq!(kind.as_deref(), Some("application/vnd.docker.distribution.manifest.v2+json"));
     }
 }

@@ -204,7 +204,11 @@ fn next_suite() -> PathBuf {
         let source = format!("deb {} {NEXT} main", mirror.trim());
         let draft = kept.with_extension("draft.tar");
         let mut command = Command::new("mmdebstrap");
-        command.args(["--quiet", "--variant=essential", "--include=docker.io,docker-cli,docker-buildx,ca-certificates,iptables"]);
+        command.args([
+            "--quiet",
+            "--variant=essential",
+            "--include=docker.io,docker-cli,docker-buildx,ca-certificates,iptables",
+        ]);
         // A mirror may lag.
         command.args(["--aptopt=Acquire::Check-Valid-Until \"false\"", NEXT]);
         output(command.arg(&draft).arg(source));
