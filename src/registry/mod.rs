@@ -22,10 +22,12 @@ mod manifest;
 mod pieces;
 mod refusal;
 mod request;
+mod upload;
 mod verified;
 
-pub use blob::{Blob, BlobStream, Sent};
+pub use blob::BlobStream;
 pub use manifest::{Manifest, Put, Seen, Which};
+pub use upload::{Blob, Sent};
 pub use verified::Verified;
 
 use std::collections::{BTreeSet, HashMap};
