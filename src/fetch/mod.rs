@@ -18,6 +18,7 @@ pub mod python;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 use std::path::Path;
+use std::sync::Arc;
 
 use assemble_layers::derivation::{Fetch, Origin};
 use assemble_layers::digest::Hasher;
