@@ -106,6 +106,10 @@
 //!   what Poetry installed, or the step that puts it on the path fails.
 //! - **A registry client of our own**: those that there are hold blobs in memory, retry nothing, or bring
 //!   a runtime. A push that breaks off begins the blob anew: registries differ in what they keep.
+//! - **A certificate that is trusted itself is believed**, though it calls itself an authority: WebPKI
+//!   refuses that, and OpenSSL, Go and Docker's documents do not. Its names and dates count as any other's.
+//! - **Proxies are read here**, not by the HTTP library: an error can name the one that is dead, and
+//!   `NO_PROXY` may name a port.
 //! - **`--cache-to` beside `--cache`**, as BuildKit's `--cache-to`: who may change what a team takes is
 //!   seen in the command and in its help, and is no suffix of a name. It reads as well.
 //! - **A cache's manifest is ours, its blobs are the images'.** What a sandboxed step left is its packed

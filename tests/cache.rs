@@ -48,6 +48,7 @@ fn client_for(stall: Duration) -> Client {
         pause: Duration::from_millis(20),
         longest_pause: Duration::from_millis(50),
         stall,
+        crowd: Duration::from_millis(20),
     };
     Client::new(Machine::default(), Settings { patience, ..Settings::default() })
 }

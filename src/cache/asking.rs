@@ -50,6 +50,7 @@ pub fn patience() -> Patience {
         pause: Duration::from_millis(500),
         longest_pause: Duration::from_secs(5),
         stall: Duration::from_secs(10),
+        crowd: Duration::from_secs(1),
     }
 }
 

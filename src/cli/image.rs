@@ -51,6 +51,10 @@ pub struct Arguments {
     /// keygen` makes one.
     #[arg(long, value_name = "FILE", env = "ASSEMBLE_CACHE_SECRET")]
     cache_secret: Option<PathBuf>,
+    /// Write the manifest as OCI has it, or as Docker did (schema 2), for registries that take no other; this
+    /// changes the image's digest.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    format: Format,
     /// Annotate the image's manifest; this changes its digest (may be given several times).
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::session::pair)]
     annotations: Vec<(String, String)>,
@@ -65,6 +69,23 @@ pub struct Arguments {
 impl Arguments {
     pub fn base(&self) -> Base {
         self.options.base()
+    }
+}
+
+/// How the manifest is written.
+#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Format {
+    #[default]
+    Oci,
+    Docker,
+}
+
+impl Format {
+    fn of(self, image: Assembled) -> Result<Assembled> {
+        match self {
+            Self::Oci => Ok(image),
+            Self::Docker => image.in_docker_format(),
+        }
     }
 }
 
@@ -198,7 +219,7 @@ impl Making<'_> {
         inspect::gpu::keep_promises(&session.engine(), image, &layers)?;
         let whys = inspect::why(&session.store, &arguments.options.project, image, &layers)?;
         let annotations = arguments.annotations.iter().cloned().collect();
-        let assembled = oci::assemble(image, layers)?.annotated(&annotations)?;
+        let assembled = arguments.format.of(oci::assemble(image, layers)?.annotated(&annotations)?)?;
         let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
             session.engine().obtain(image, &assembled.layers, |layer| wanted(layer.packed.digest))
         };
@@ -227,6 +248,10 @@ fn check_target(target: &Target<'_>, arguments: &Arguments) -> Result<()> {
         Target::Stream if std::io::stdout().is_terminal() => {
             Err(Error::new(Kind::Usage, "an archive is not written to a terminal")
                 .hint("`--output - | docker load`"))
+        }
+        _ if arguments.format == Format::Docker && !arguments.annotations.is_empty() => {
+            Err(Error::new(Kind::Usage, "a manifest of Docker's has no annotations")
+                .hint("leave out `--format docker`, or `--annotation`"))
         }
         _ if arguments.options.offline && !arguments.pushes.is_empty() => {
             Err(Error::new(Kind::Usage, "`--offline` forbids what `--push` asks for")
@@ -328,6 +353,7 @@ fn as_json(
     let mut value = json!({
         "digest": assembled.manifest.digest,
         "config": assembled.config.digest,
+        "media_type": assembled.media_type.to_string(),
         "variant": image.variant,
         "layers": layers.collect::<Vec<_>>(),
         "loaded": loaded,

@@ -15,7 +15,7 @@ use crate::cache::Published;
 use crate::deliver::Pushed;
 use crate::deliver::docker::Loaded;
 use crate::inspect::Why;
-use crate::oci::{Assembled, Reference};
+use crate::oci::{Assembled, DOCKER_MANIFEST, Reference};
 use crate::realise::{Event, Had};
 
 /// Downloads below this size, in bytes, get no line of their own where there is no terminal.
@@ -261,6 +261,12 @@ pub fn image_summary(
             "  {:<11} {step:<22}{layers:>3} {plural} {:>8}   {took}{reason}",
             had.as_str(),
             bytes(size)
+        );
+    }
+    if assembled.media_type.as_ref() == DOCKER_MANIFEST {
+        let _ = writeln!(
+            text,
+            "  note      the manifest is in Docker's format: its digest is another than in OCI's"
         );
     }
     text

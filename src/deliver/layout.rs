@@ -11,7 +11,7 @@ use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::push::Parts;
 use super::upload::Source;
-use crate::oci::blob_path;
+use crate::oci::{DOCKER_MANIFEST, blob_path};
 use crate::registry::{Manifest, Verified};
 use crate::store::Packed;
 use crate::{Error, Kind, Result};
@@ -20,9 +20,6 @@ use crate::{Error, Kind, Result};
 const LIMIT: u64 = 4 << 20;
 /// The most files that an archive is looked through for.
 const MEMBERS: usize = 100_000;
-
-/// What Docker calls a manifest (distribution, "Image Manifest Version 2, Schema 2").
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// A layout that is being read.
 pub struct Layout {

@@ -81,11 +81,11 @@ pub fn nothing_to_obtain(_: &dyn Fn(BlobDigest) -> bool) -> Result<()> {
 
 impl Built<'_> {
     pub fn parts(&self) -> Parts {
-        let Assembled { config, manifest, layers } = self.image;
+        let Assembled { config, manifest, media_type, layers } = self.image;
         Parts {
             manifest: Manifest {
                 digest: manifest.digest,
-                media_type: oci_spec::image::MediaType::ImageManifest.to_string(),
+                media_type: media_type.to_string(),
                 bytes: manifest.bytes.clone(),
             },
             config: Packed { digest: config.digest, size: config.bytes.len() as u64 },

@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "no test needs all of it")]
 //! Debian's `docker-registry`, for tests.
 
 use std::fs::File;
@@ -32,7 +33,7 @@ impl Registry {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let listening = lines.find_map(|line| {
             let (_, rest) = line.split_once("listening on ")?;
-            Some(rest.split(|it: char| it == '"' || it.is_whitespace()).next()?.to_owned())
+            Some(rest.split(|it: char| matches!(it, '"' | ',') || it.is_whitespace()).next()?.to_owned())
         });
         // Whoever writes into a pipe that nobody reads stops.
         std::thread::spawn(move || lines.for_each(drop));
