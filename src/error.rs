@@ -129,10 +129,17 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// fs-err has put the path into the message; a reader of this library's own may have an [`Error`] in it.
+/// What a decoder says of the bytes is no matter of the disk.
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
         if let Some(own) = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
             return own.clone();
+        }
+        if error.raw_os_error().is_none()
+            && matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+        {
+            return Self::new(Kind::Input, error.to_string());
         }
         let this = Self::new(Kind::Store, error.to_string());
         match error.kind() {

@@ -67,6 +67,9 @@ impl Arguments {
     }
 }
 
+/// What means this process's own stdout.
+const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
 /// Where the image goes.
 enum Target<'a> {
     Store,
@@ -79,7 +82,7 @@ impl<'a> Target<'a> {
     fn of(output: Option<&'a Path>) -> Self {
         match output {
             None => Self::Store,
-            Some(path) if path == Path::new("-") => Self::Stream,
+            Some(path) if STDOUT.iter().any(|name| path == Path::new(name)) => Self::Stream,
             Some(path) if path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir() => {
                 Self::Folder(path)
             }

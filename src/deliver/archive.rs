@@ -48,12 +48,13 @@ fn members(image: &Assembled, names: &[Reference]) -> Result<Vec<(String, Source
     Ok(members)
 }
 
-/// Writes the archive to a file, which is there whole or not at all.
+/// Writes the archive to a file, which is there whole or not at all. A link stays and its target is
+/// written; a pipe or a device is written into.
 ///
 /// # Errors
 /// Those of the disk and the store.
 pub fn to_file(store: &Store, image: &Assembled, names: &[Reference], path: &Path) -> Result<()> {
-    let mut draft = Draft::new(path)?;
+    let mut draft = Draft::of_output(path)?;
     for (name, source) in members(image, names)? {
         let (size, file) = (size_of(&source), draft.file());
         file.write_all(&header(&name, size)?)?;

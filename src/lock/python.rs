@@ -111,7 +111,7 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
     fs::create_dir(&project)?;
     for name in METADATA_FILES {
         if question.project.join(name).exists() {
-            fs::copy(question.project.join(name), project.join(name))?;
+            copy_into(question.project, Path::new(name), &project)?;
         }
     }
     // An editable install looks for the package's folder.
@@ -119,7 +119,7 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
         let entry = entry?;
         if entry.path().join("__init__.py").exists() {
             fs::create_dir(project.join(entry.file_name()))?;
-            fs::copy(entry.path().join("__init__.py"), project.join(entry.file_name()).join("__init__.py"))?;
+            copy_into(question.project, &Path::new(&entry.file_name()).join("__init__.py"), &project)?;
         }
     }
     let request = Request {
@@ -145,6 +145,13 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
     if netrc.exists() {
         fs::copy(netrc, folder.join("netrc"))?;
     }
+    Ok(())
+}
+
+/// Copies a file of the project for code that is not ours: no link of it leads out.
+fn copy_into(from: &Path, name: &Path, to: &Path) -> Result<()> {
+    let mut file = crate::project::open(from, name)?;
+    std::io::copy(&mut file, &mut fs::File::create(to.join(name))?)?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fs_err::File;
 
 use crate::pack::Segment;
+use crate::{Error, Kind};
 
 /// Reads a blob from its first byte to its last.
 pub struct BlobReader {
@@ -49,10 +50,10 @@ impl Read for BlobReader {
         let read =
             self.files[self.current.source].file().read_at(&mut buffer[..wanted], self.current.offset)?;
         if read == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
+            return Err(io::Error::other(Error::new(
+                Kind::Store,
                 "a file of the store is shorter than it was",
-            ));
+            )));
         }
         self.current.offset += read as u64;
         self.current.length -= read as u64;
