@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use assemble_layers::derivation::{
     ANY_TAGS, DebInput, Fetch, FileSource, Files, Git, Layout, Run, UnpackDebs, UnpackWheels, WheelInput,
 };
 use assemble_layers::digest::Hasher;
-use assemble_layers::{
-    BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Tree, TreePath,
-};
+use assemble_layers::{BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Tree, TreePath};
 
 use super::effort::{self, Counter};
 use super::event::Event;
@@ -90,7 +88,7 @@ impl Realisation<'_> {
             let Builder::Fetch(fetch) = &self.graph.node(*input).builder else { continue };
             let digest = BlobDigest(fetch.sha256);
             let path = self.engine.store.blob_file(digest);
-            if path.exists() && !is_intact(&path, digest)? {
+            if path.exists() && !self.engine.store.is_intact(digest)? {
                 self.engine.warn(format!("`{}` is corrupt in the store, and is fetched again", fetch.file));
                 self.engine.store.discard_blob(digest)?;
                 found = true;
@@ -119,8 +117,7 @@ impl Realisation<'_> {
         let store = self.engine.store;
         let mut corrupt = Vec::new();
         for blob in store.tree(diff_id)?.unwrap_or_default().blobs() {
-            let path = store.blob_file(blob);
-            if path.exists() && !is_intact(&path, blob)? {
+            if store.has_blob_file(blob) && !store.is_intact(blob)? {
                 corrupt.push(blob);
             }
         }
@@ -411,11 +408,4 @@ fn unpack_debs(debs: &UnpackDebs<NodeId>, files: Vec<PathBuf>) -> Task {
         DebFile { package: package.clone(), path, automatic: *automatic }
     });
     Task::UnpackDebs { packages: packages.collect() }
-}
-
-/// Whether a file's bytes are still what its name says.
-fn is_intact(path: &Path, digest: BlobDigest) -> Result<bool> {
-    let mut hasher = Hasher::new();
-    std::io::copy(&mut fs_err::File::open(path)?, &mut hasher)?;
-    Ok(BlobDigest(hasher.finish()) == digest)
 }

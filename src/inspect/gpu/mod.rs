@@ -27,7 +27,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use bytes::{Bytes, FileRange, Unsound};
 pub use cards::{CARDS, cards};
 pub use inspection::Inspection;
-pub use listing::{Library, Listing, Select, of_content, of_layer, of_packed};
+pub use listing::{Library, Listing, Names, Select, of_content, of_layer, of_packed};
 pub use promise::{carries, keep_promises, promise_keys};
 
 /// Raised when a file is read otherwise than before: what was read then is read again.
