@@ -113,14 +113,15 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0.message)?;
+        // A line that stands at the edge is ours, whatever a name holds.
+        formatter.write_str(&self.0.message.replace('\n', "\n  "))?;
         for detail in &self.0.details {
             for line in detail.lines() {
                 write!(formatter, "\n  {line}")?;
             }
         }
         match &self.0.hint {
-            Some(hint) => write!(formatter, "\n  hint: {hint}"),
+            Some(hint) => write!(formatter, "\n  hint: {}", hint.replace('\n', "\n  ")),
             None => Ok(()),
         }
     }

@@ -125,6 +125,8 @@ pub mod cli;
 pub mod debian;
 pub mod deliver;
 pub mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inspect;
 pub mod lock;
 pub mod oci;

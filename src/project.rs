@@ -62,10 +62,10 @@ pub fn read(folder: &Path, manifests: &[&str], store: &Store) -> Result<Project>
         files: Vec::new(),
     };
     reader.walk()?;
+    reader.add_folders()?;
     for manifest in manifests {
         reader.manifest(manifest)?;
     }
-    reader.add_folders()?;
     let Reader { seen, mut files, .. } = reader;
     if !same_stamps(&seen, &known) {
         store.put_note(&note, &seen)?;

@@ -37,6 +37,7 @@ use crate::{Error, Kind, Result};
 
 use document::Document;
 
+pub(crate) use document::read as read_document;
 pub use key::{PublicKey, SecretKey};
 pub use publish::Published;
 

@@ -102,7 +102,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     session.share_with(&arguments.caches_to, arguments.cache_secret.as_deref())?;
     let Declared { lock, mended, image, why } = arguments.choice.declare(&mut session, arguments.locked)?;
     if !arguments.options.quiet {
-        why.iter().for_each(|line| eprintln!("  gpu       {line}"));
+        why.iter().for_each(|line| super::say(format_args!("  gpu       {line}\n")));
     }
     let names = names(arguments, &image)?;
     let layers = session.engine().locate(&image).inspect_err(|_| {
@@ -133,12 +133,10 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let pushed = push(&session, &image, &built, &destinations)?;
     reporter.finish();
     if !arguments.options.quiet {
-        eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
-        published
-            .iter()
-            .for_each(|(cache, published)| eprint!("{}", report::publish_summary(cache, published)));
-        eprint!("{}", loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
-        pushed.iter().for_each(|pushed| eprint!("{}", report::push_summary(pushed)));
+        super::say(report::image_summary(&lock, &mended, &image, &assembled, &whys));
+        published.iter().for_each(|(cache, published)| super::say(report::publish_summary(cache, published)));
+        super::say(loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
+        pushed.iter().for_each(|pushed| super::say(report::push_summary(pushed)));
     }
     let seconds = started.elapsed().as_secs_f64();
     match target {
@@ -146,7 +144,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
         _ if arguments.json => {
             let delivered = Delivered { names: &names, loaded, pushed: &pushed };
-            super::print(as_json(&image, &assembled, &delivered, seconds))?;
+            super::print_json(&as_json(&image, &assembled, &delivered, seconds))?;
         }
         _ => {
             super::print(assembled.manifest.digest)?;

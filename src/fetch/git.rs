@@ -21,6 +21,7 @@ use std::process::{Command, Stdio};
 use assemble_layers::Commit;
 use fs_err as fs;
 
+pub(crate) use files::reads_printed;
 pub use files::{Member, MemberKind, files};
 pub use place::{Mirror, Place, without_credentials};
 

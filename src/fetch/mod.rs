@@ -24,6 +24,7 @@ use crate::error::{Error, Kind, Result};
 
 pub use address::Address;
 pub(crate) use date::parse as parse_date;
+pub(crate) use login::Logins;
 pub use machine::Machine;
 pub use network::{Network, Places};
 

@@ -23,6 +23,8 @@ mod request;
 mod verified;
 
 pub use blob::{Blob, BlobStream, Sent};
+pub(crate) use credential::find as find_credential;
+pub(crate) use login::challenge;
 pub use manifest::{Manifest, Put, Seen, Which};
 pub use verified::Verified;
 

@@ -95,6 +95,21 @@ fn add(listed: &mut Listed, line: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Whether this can be what `git ls-tree` and then `git cat-file` print: for `fuzzing`.
+pub(crate) fn reads_printed(printed: &[u8]) -> bool {
+    let (listing, answers) = printed.split_at(printed.windows(2).position(|two| two == b"\0\0").unwrap_or(0));
+    let mut listed = Listed { members: Vec::new(), submodules: Vec::new() };
+    let mut lines = listing.split(|byte| *byte == 0).filter(|line| !line.is_empty());
+    let mut answers = answers.get(2..).unwrap_or_default();
+    lines.all(|line| add(&mut listed, line).is_ok())
+        && listed.members.iter().all(|member| {
+            let skip = &mut |_: &Member, _, content: &mut dyn Read| {
+                Ok(std::io::copy(content, &mut std::io::sink()).map(drop)?)
+            };
+            one(member, &mut answers, skip).is_ok()
+        })
+}
+
 /// Reads the members' bytes one after the other: `open` is told each one's size, and `write` gets it in
 /// pieces.
 ///

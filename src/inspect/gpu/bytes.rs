@@ -139,7 +139,6 @@ impl Bytes for Spool {
     }
 }
 
-#[cfg(test)]
 impl Bytes for &[u8] {
     fn size(&self) -> u64 {
         (**self).size()
