@@ -15,7 +15,8 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use crate::{Error, Kind, Result};
 
-/// Of the disk's free space, in bytes, that no foreign archive is inflated into.
+/// Of a disk's free space, what no foreign archive is inflated into: a fiftieth of the disk, and not more
+/// than this many bytes.
 const RESERVE: u64 = 1 << 30;
 
 /// How a file is opened that may be anything: a pipe is not waited for, a terminal not taken over.
@@ -105,7 +106,8 @@ pub fn text(path: &Path, limit: u64) -> Result<Option<String>> {
 /// Those of the file system.
 pub fn room(folder: &Path) -> Result<u64> {
     let disk = rustix::fs::statvfs(folder).map_err(io::Error::from)?;
-    Ok((disk.f_bavail * disk.f_frsize).saturating_sub(RESERVE))
+    let reserve = RESERVE.min(disk.f_blocks * disk.f_frsize / 50);
+    Ok((disk.f_bavail * disk.f_frsize).saturating_sub(reserve))
 }
 
 /// Gives what `inner` gives, which fails after `limit` bytes.
