@@ -90,6 +90,7 @@ fn limited<'a>(inner: Box<dyn Read + 'a>) -> Limited<Box<dyn Read + 'a>> {
 fn check(tree: &Tree) {
     let json = serde_json::to_vec(tree).expect("a tree is JSON");
     assert!(serde_json::from_slice::<Tree>(&json).is_ok_and(|read| read == *tree));
+    tree.size();
     for entry in tree.entries() {
         crate::pack::tar::header(entry).expect("an entry has a header");
     }
@@ -169,7 +170,10 @@ fn elf(input: &Input<'_>) -> bool {
 fn gpu_label(input: &Input<'_>) -> bool {
     let promise = input.text().parse::<assemble_layers::gpu::Promise>();
     promise.iter().for_each(|promise| assert_eq!(promise.to_string().parse().as_ref().ok(), Some(promise)));
-    promise.is_ok() || serde_json::from_slice::<gpu::Listing>(input.bytes).is_ok()
+    let listing = serde_json::from_slice::<gpu::Listing>(input.bytes);
+    let codes = listing.iter().flat_map(|listing| &listing.libraries).map(|library| &library.code);
+    codes.for_each(|code| drop((code.count(), code.targets(), gpu::carries(code))));
+    promise.is_ok() || listing.is_ok()
 }
 
 fn version(input: &Input<'_>) -> bool {

@@ -13,7 +13,7 @@ use fs_err::File;
 use crate::draft::Draft;
 use crate::oci::{self, Assembled, Reference};
 use crate::pack::tar;
-use crate::store::{BlobReader, Store};
+use crate::store::{Packed, Store};
 use crate::{Error, Kind, Result};
 
 /// OCI image-spec, `image-layout.md`.
@@ -106,7 +106,7 @@ impl Stream {
             match source {
                 Source::Bytes(bytes) => out.write_all(bytes)?,
                 Source::Blob(digest, size) => {
-                    let blob = open(store, *digest, *size)?;
+                    let blob = store.open_packed(Packed { digest: *digest, size: *size })?;
                     std::io::copy(&mut BufReader::with_capacity(BUFFER, blob), out)?;
                 }
             }
@@ -181,7 +181,7 @@ fn is_there(path: &Path, digest: BlobDigest, size: u64) -> bool {
 /// Lets the kernel copy: where the file system can, it shares the blocks. Meanwhile another core hashes
 /// what is copied.
 fn copy_blob(store: &Store, digest: BlobDigest, size: u64, file: &mut std::fs::File) -> Result<()> {
-    let mut blob = open(store, digest, size)?;
+    let mut blob = store.open_packed(Packed { digest, size })?;
     let ranges = blob.ranges();
     std::thread::scope(|scope| {
         let checked = scope.spawn(move || {
@@ -197,22 +197,6 @@ fn copy_blob(store: &Store, digest: BlobDigest, size: u64, file: &mut std::fs::F
             }
         });
         checked.join().expect("a reader does not panic").and(copied)
-    })
-}
-
-/// A blob that must have this size. Where it has another, what is corrupt of it goes.
-fn open(store: &Store, digest: BlobDigest, size: u64) -> Result<BlobReader> {
-    let blob = store.open_blob(digest)?;
-    if blob.size() == size {
-        return Ok(blob);
-    }
-    let error = Error::new(
-        Kind::Store,
-        format!("the blob `{digest}` has {} bytes in the store, and should have {size}", blob.size()),
-    );
-    Err(match store.discard_corrupt(digest)?.is_empty() {
-        false => error.hint("it was removed; run the command again, and it is made again"),
-        true => error.detail("it is what its digest says: it was recorded with a wrong size"),
     })
 }
 

@@ -7,7 +7,7 @@ use assemble_layers::BlobDigest;
 use assemble_layers::digest::Hasher;
 use fs_err::File;
 
-use super::Store;
+use super::{BlobReader, Packed, Store};
 use crate::{Error, Kind, Result};
 
 impl Store {
@@ -19,6 +19,24 @@ impl Store {
         let mut hasher = Hasher::new();
         io::copy(&mut File::open(self.blob_file(digest))?, &mut hasher)?;
         Ok(BlobDigest(hasher.finish()) == digest)
+    }
+
+    /// Opens a blob that must have a size. Where it has another, what is corrupt of it goes, and what is
+    /// not stays: the size was recorded wrongly then.
+    ///
+    /// # Errors
+    /// As [`Store::open_blob`]; another size.
+    pub fn open_packed(&self, Packed { digest, size }: Packed) -> Result<BlobReader> {
+        let blob = self.open_blob(digest)?;
+        if blob.size() == size {
+            return Ok(blob);
+        }
+        let how = format!("has {} bytes in the store, and should have {size}", blob.size());
+        let error = Error::new(Kind::Store, format!("the blob `{digest}` {how}"));
+        Err(match self.discard_corrupt(digest)?.is_empty() {
+            false => error.hint("it was removed; run the command again, and it is made again"),
+            true => error.detail("it is what its digest says: it was recorded with a wrong size"),
+        })
     }
 
     /// Removes what of a blob is not what its name says: the file, or those of the files that it is ranges
