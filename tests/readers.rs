@@ -495,6 +495,7 @@ fn what_is_corrupt_in_a_cache_stays_there() {
         store: &other.store,
         caches: &caches,
         fetcher: &assemble::realise::NoFetcher,
+        sandbox: &assemble::sandbox::Sandbox::default(),
         project: &other.path("project"),
         jobs: 1,
         events,
