@@ -184,8 +184,8 @@ fn version(input: &Input<'_>) -> bool {
     assert_eq!(one.cmp(&other), other.cmp(&one).reverse());
     assert_eq!(one.cmp(&one), std::cmp::Ordering::Equal);
     let relations = debian::relation::parse(&text).flat_map(|dependency| dependency.alternatives);
-    let relations = relations.map(|relation| (relation.admits(one), relation.to_string())).count();
-    relations > 0 || fetch::parse_date(&text).is_some()
+    let shown: Vec<_> = relations.map(|relation| (relation.admits(one), relation.to_string())).collect();
+    !shown.is_empty() || fetch::parse_date(&text).is_some()
 }
 
 fn apt_sources(input: &Input<'_>) -> bool {

@@ -409,7 +409,7 @@ impl<'a> Script<'a> {
         while !piece.is_empty() {
             match self.state {
                 ScriptState::Beginning(seen) if seen == PYTHON.len() => {
-                    write!(to, "#!{}\n", self.interpreter)?;
+                    writeln!(to, "#!{}", self.interpreter)?;
                     self.state = ScriptState::FirstLine;
                 }
                 ScriptState::Beginning(seen) if piece[0] == PYTHON[seen] => {
