@@ -30,7 +30,7 @@
 //! | crate `assemble-layers` | what a layer **is**: digests, trees, derivations, keys, the lock. No I/O, no clock, no environment |
 //! | crate `assemble-recipes` | SpectralMC's images; only `main.rs` knows it |
 //! | [`cli`] | the terminal, the environment, exit codes; one file a verb |
-//! | [`lock`] | making `assemble.lock`: Debian (signed indexes, apt's choice), Python (real Poetry, in the sandbox) |
+//! | [`lock`] | making `assemble.lock`: Debian (signed indexes, apt's choice), Python (real Poetry, in the sandbox, before an index of ours) |
 //! | [`project`] | the project's files, `.dockerignore`, what has changed |
 //! | [`realise`] | keys, records, early cut-off, running builders at once; sends events, never prints |
 //! | [`store`] | blobs, trees, records on disk; [`store::Substituter`], the trait of whatever results can be taken from |
@@ -58,7 +58,8 @@
 //! - `pack` and `oci` know `layers` alone, but for [`Error`], `bounded` and, in `oci`, the layers that were
 //!   realised; nothing imports `cli`; the library never imports `recipes`.
 //! - No address of a package registry stands in this repository: they are configuration.
-//! - No credential reaches a log, an error, a key or a layer.
+//! - No credential reaches a log, an error, a key, a layer or a sandbox; nor does the machine's network
+//!   reach a sandbox.
 //! - A shared cache may cost a warning, and never the build.
 //! - Where a layer is known and not here, it is fetched by whoever reads its bytes
 //!   ([`realise::Engine::obtain`]), and by nobody else.
@@ -76,6 +77,13 @@
 //!   sends Debian again, not seven gigabytes above it.
 //! - **Markers and tags are not evaluated here.** `resolve.py` asks the libraries of the image's own
 //!   Python while locking; the lock says which group wants a distribution, and names one file.
+//! - **Poetry and pip ask an index of our own while locking** (`lock::index`), on a port of the sandbox's
+//!   loopback interface whose socket was handed out: code of distributions runs beside them. pip and
+//!   Poetry wait as long as it takes; who gives up, retries, logs in and follows redirects is the fetcher.
+//! - **An index that cannot be read fails the lock**: Poetry and pip would pass it over, and take from
+//!   another what that one should have served.
+//! - **The server of that index is a few lines on `httparse`**: a crate's would keep connections, read bodies
+//!   or start threads without a bound, or need a runtime of our own.
 //! - **A substituted wheel is read while locking.** Which GPUs it is for is recorded with its digest, so
 //!   the promise is known before anything is built: it is in the labels, and `--variant auto` goes by
 //!   it. Where nothing is substituted the recipe's word stands; either way the built image is read,

@@ -68,6 +68,14 @@ impl Address {
         self
     }
 
+    /// The same address with something behind its path.
+    #[must_use]
+    pub fn with_ending(mut self, ending: &str) -> Self {
+        let path = format!("{}{ending}", self.0.path());
+        self.0.set_path(&path);
+        self
+    }
+
     /// The folder `name` beside the last one of the path.
     pub(super) fn sibling(&self, name: &str) -> Result<Self> {
         let mut this = self.clone();
@@ -116,7 +124,7 @@ impl Address {
 }
 
 /// Undoes percent-encoding.
-fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -12,9 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use assemble_layers::digest::{Hasher, Sha256};
-use reqwest::StatusCode;
 use reqwest::blocking::Response;
-use reqwest::header;
+use reqwest::{Method, StatusCode, header};
 
 use super::address::Address;
 use super::login::Logins;
@@ -28,6 +27,9 @@ const REDIRECTS: usize = 10;
 
 /// A page, which is held in memory, must have come by then.
 const LONGEST_PAGE: Duration = Duration::from_secs(600);
+
+/// How much is read at once, in bytes.
+const BUFFER: usize = 256 << 10;
 
 /// What a download must turn out to be.
 #[derive(Clone, Copy, Debug)]
@@ -85,11 +87,63 @@ impl Client {
 
     /// As [`Client::get`]; `None` if the server says that there is no such page.
     pub fn find(&self, address: &Address, accept: Option<&str>, limit: u64) -> Result<Option<Page>> {
+        match self.look(address, accept, limit)? {
+            Ok(page) => Ok(Some(page)),
+            Err(StatusCode::NOT_FOUND | StatusCode::GONE) => Ok(None),
+            Err(status) => Err(refusal(address, status)),
+        }
+    }
+
+    /// As [`Client::get`]; the status where the server says that there is no such page, or not for us.
+    pub fn look(
+        &self,
+        address: &Address,
+        accept: Option<&str>,
+        limit: u64,
+    ) -> Result<std::result::Result<Page, StatusCode>> {
         self.patiently(address, || {
-            let (response, at) = self.request(address, accept, 0)?;
+            let (response, at) = self.request(address, Ask { accept, ..Ask::default() })?;
             match response.status() {
-                StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
-                _ => read_page(response, at, limit).map(Some),
+                status @ (StatusCode::NOT_FOUND
+                | StatusCode::GONE
+                | StatusCode::UNAUTHORIZED
+                | StatusCode::FORBIDDEN) => Ok(Err(status)),
+                _ => read_page(response, at, limit).map(Ok),
+            }
+        })
+    }
+
+    /// Asks for a file that is read as it comes, or for the part of it that `range` names (RFC 9110,
+    /// 14.2), or for its head alone. Whatever the answer's status is, unless it passes.
+    pub fn open(&self, address: &Address, head: bool, range: Option<&str>) -> Result<Answer> {
+        self.patiently(address, || {
+            let (response, at) = self.request(address, Ask { head, range, ..Ask::default() })?;
+            Ok(Answer { response, at })
+        })
+    }
+
+    /// Copies a file that nothing is known of into `into`, from its beginning; its digest.
+    ///
+    /// # Errors
+    /// Those of the network and the disk; a file of more than `limit` bytes.
+    pub fn copy(&self, address: &Address, limit: u64, into: &mut fs_err::File) -> Result<Sha256> {
+        self.patiently(address, || {
+            into.set_len(0)?;
+            into.rewind()?;
+            let (mut response, at) = self.request(address, Ask::default())?;
+            accepted(&response, &at)?;
+            let (mut hasher, mut length, mut buffer) = (Hasher::new(), 0, vec![0; BUFFER]);
+            loop {
+                let count = response.read(&mut buffer).map_err(|error| passing(broken_off(&at, &error)))?;
+                if count == 0 {
+                    return Ok(hasher.finish());
+                }
+                length += count as u64;
+                if length > limit {
+                    return Err(too_large(&at, limit).into());
+                }
+                hasher.update(&buffer[..count]);
+                into.write_all(&buffer[..count])?;
             }
         })
     }
@@ -190,7 +244,8 @@ impl Client {
         if part.length == wanted.size {
             return Ok(());
         }
-        let (mut response, at) = self.request(address, None, part.length)?;
+        let range = (part.length > 0).then(|| format!("bytes={}-", part.length));
+        let (mut response, at) = self.request(address, Ask { range: range.as_deref(), ..Ask::default() })?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => continue_at(&response, &at, wanted, part)?,
             StatusCode::RANGE_NOT_SATISFIABLE => {
@@ -206,7 +261,7 @@ impl Client {
                 }
             }
         }
-        let mut buffer = vec![0; 256 * 1024];
+        let mut buffer = vec![0; BUFFER];
         loop {
             let count = response.read(&mut buffer).map_err(|error| passing(broken_off(&at, &error)))?;
             if count == 0 {
@@ -228,20 +283,15 @@ impl Client {
     }
 
     fn page(&self, address: &Address, accept: Option<&str>, limit: u64) -> Result<Page, Failure> {
-        let (response, at) = self.request(address, accept, 0)?;
+        let (response, at) = self.request(address, Ask { accept, ..Ask::default() })?;
         read_page(response, at, limit)
     }
 
     /// Sends a request, following redirects; answers that pass are failures already.
-    fn request(
-        &self,
-        address: &Address,
-        accept: Option<&str>,
-        from: u64,
-    ) -> Result<(Response, Address), Failure> {
+    fn request(&self, address: &Address, ask: Ask<'_>) -> Result<(Response, Address), Failure> {
         let mut at = address.clone();
         for _ in 0..=REDIRECTS {
-            let response = self.send(&at, accept, from, at != *address && !at.same_origin(address))?;
+            let response = self.send(&at, ask, at != *address && !at.same_origin(address))?;
             let status = response.status();
             let location = response.headers().get(header::LOCATION).filter(|_| status.is_redirection());
             let Some(location) = location else {
@@ -263,21 +313,15 @@ impl Client {
         Err(Error::new(Kind::Network, format!("`{}` redirects in circles", address.host())).detail(at).into())
     }
 
-    fn send(
-        &self,
-        at: &Address,
-        accept: Option<&str>,
-        from: u64,
-        redirected: bool,
-    ) -> Result<Response, Failure> {
+    fn send(&self, at: &Address, ask: Ask<'_>, redirected: bool) -> Result<Response, Failure> {
         let (url, login) = at.split();
+        let method = if ask.head { Method::HEAD } else { Method::GET };
         // A wheel is compressed already, and lengths and ranges must be those of the file itself.
-        let mut request = self.inner.get(url).header(header::ACCEPT_ENCODING, "identity");
-        if let Some(accept) = accept {
-            request = request.header(header::ACCEPT, accept);
-        }
-        if from > 0 {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
+        let mut request = self.inner.request(method, url).header(header::ACCEPT_ENCODING, "identity");
+        for (name, value) in [(header::ACCEPT, ask.accept), (header::RANGE, ask.range)] {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
         }
         if let Some((user, password)) = login {
             request = request.basic_auth(user, password);
@@ -287,6 +331,46 @@ impl Client {
         let response = request.send().map_err(|error| passing(unreachable(at, &error)))?;
         self.hosts().insert(at.host(), None);
         Ok(response)
+    }
+}
+
+/// What is asked of a server, beside the address.
+#[derive(Clone, Copy, Default)]
+struct Ask<'a> {
+    head: bool,
+    accept: Option<&'a str>,
+    range: Option<&'a str>,
+}
+
+/// A server's answer; its body is read from it.
+pub struct Answer {
+    response: Response,
+    at: Address,
+}
+
+impl Answer {
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub fn header(&self, name: header::HeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// What `Content-Length` says, in bytes.
+    pub fn length(&self) -> Option<u64> {
+        self.header(header::CONTENT_LENGTH)?.parse().ok()
+    }
+
+    /// This answer as an error.
+    pub fn refusal(&self) -> Error {
+        refusal(&self.at, self.status())
+    }
+}
+
+impl Read for Answer {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.response.read(buffer)
     }
 }
 
@@ -377,11 +461,13 @@ fn read_page(response: Response, at: Address, limit: u64) -> Result<Page, Failur
         }
     }
     if bytes.len() as u64 > limit {
-        let error =
-            Error::new(Kind::Network, format!("`{}` sent more than the {limit} bytes expected", at.host()));
-        return Err(error.detail(at).into());
+        return Err(too_large(&at, limit).into());
     }
     Ok(Page { bytes, content_type, address: at })
+}
+
+fn too_large(at: &Address, limit: u64) -> Error {
+    Error::new(Kind::Network, format!("`{}` sent more than the {limit} bytes expected", at.host())).detail(at)
 }
 
 fn accepted<'a>(response: &'a Response, at: &Address) -> Result<&'a Response> {
@@ -391,7 +477,7 @@ fn accepted<'a>(response: &'a Response, at: &Address) -> Result<&'a Response> {
     }
 }
 
-fn refusal(at: &Address, status: StatusCode) -> Error {
+pub(super) fn refusal(at: &Address, status: StatusCode) -> Error {
     let error = Error::new(Kind::Network, format!("`{}` answered {status}", at.host())).detail(at);
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => error.hint(format!(

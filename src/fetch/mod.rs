@@ -16,13 +16,13 @@ pub mod python;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use assemble_layers::derivation::{Fetch, Origin};
 
 use crate::error::{Error, Kind, Result};
 
 pub use address::Address;
+pub(crate) use address::decode;
 pub(crate) use date::parse as parse_date;
 pub(crate) use login::Logins;
 pub use machine::Machine;
@@ -30,7 +30,7 @@ pub use network::{Network, Places};
 
 use debian::{Archive, Archives, BaseSources, NamedBy};
 use http::{Client, Patience, Wanted};
-use python::{Indexes, Listed};
+use python::{Indexes, Listing};
 
 /// Finds out what the default Python index is when nothing is configured: the engine reads it out
 /// of the locked `python3-pip`, which it gets through the very fetcher.
@@ -125,19 +125,24 @@ impl Fetcher {
         }
     }
 
-    /// What an index lists of a project.
-    pub fn python_files(&self, source: Option<&str>, project: &str) -> Result<Arc<Vec<Listed>>> {
+    /// What an index lists of a project: the default index, or a source of `pyproject.toml`. The status,
+    /// where it says that it has no such project, or none for us.
+    pub fn python_listing(&self, source: Option<&str>, project: &str) -> Result<Listing> {
         self.online(project)?;
-        self.indexes.files(&self.client, &self.index(source)?, project)
+        self.indexes.listing(&self.client, &self.index(source)?, project)
     }
 
-    /// Where a source's simple pages are, with the login if it has one: for locking, which hands it
-    /// to Poetry.
-    pub fn index(&self, source: Option<&str>) -> Result<Address> {
+    /// Where a source's simple pages are, with the login if it has one.
+    fn index(&self, source: Option<&str>) -> Result<Address> {
         self.indexes.base(source, || (self.default_index)(self))
     }
 
     pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What indexes are asked with.
+    pub fn python_client(&self) -> &Client {
         &self.client
     }
 

@@ -14,10 +14,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use assemble_layers::digest::Sha256;
+use reqwest::StatusCode;
 use serde::Deserialize;
 
 use super::address::Address;
-use super::http::{Client, Page};
+use super::http::{Client, Page, refusal};
 use super::machine::Machine;
 use crate::error::{Error, Kind, Result};
 
@@ -38,9 +39,26 @@ pub struct Listed {
     pub name: String,
     pub address: Address,
     pub sha256: Option<Sha256>,
-    /// Where the index says it (PEP 700).
+    /// In bytes, where the index says it (PEP 700).
     pub size: Option<u64>,
+    pub requires_python: Option<String>,
+    /// Why it should not be used, where that is so (PEP 592); the reason may be empty.
+    pub yanked: Option<String>,
+    /// Where the file's metadata stands beside it (PEP 658, PEP 714).
+    pub metadata: Option<Metadata>,
+    /// As the index writes it (PEP 700).
+    pub uploaded: Option<String>,
 }
+
+/// A file's metadata, at the file's address with `.metadata` behind it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Metadata {
+    pub sha256: Option<Sha256>,
+}
+
+/// The files that an index lists of a project, or the status by which it refuses: there is no such
+/// project, or none for us.
+pub type Listing = std::result::Result<Arc<Vec<Listed>>, StatusCode>;
 
 /// One project's page, read at most once.
 type Slot = Arc<Mutex<Option<Arc<Vec<Listed>>>>>;
@@ -105,6 +123,14 @@ impl Indexes {
 
     /// What an index lists of a project.
     pub fn files(&self, client: &Client, base: &Address, project: &str) -> Result<Arc<Vec<Listed>>> {
+        match self.listing(client, base, project)? {
+            Ok(files) => Ok(files),
+            Err(status) => Err(refusal(&page_of(base, &normalize(project))?, status)),
+        }
+    }
+
+    /// As [`Indexes::files`]; that the index has nothing is no error.
+    pub fn listing(&self, client: &Client, base: &Address, project: &str) -> Result<Listing> {
         let project = normalize(project);
         let slot = {
             let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,10 +139,12 @@ impl Indexes {
         // Held while the page is read: whoever else wants it waits, and other projects do not.
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(files) = &*slot {
-            return Ok(Arc::clone(files));
+            return Ok(Ok(Arc::clone(files)));
         }
-        let page = client.get(&base.join(&format!("{project}/"))?, Some(ACCEPT), LARGEST_PAGE)?;
-        Ok(Arc::clone(slot.insert(Arc::new(read_page(&page)?))))
+        match client.look(&page_of(base, &project)?, Some(ACCEPT), LARGEST_PAGE)? {
+            Ok(page) => Ok(Ok(Arc::clone(slot.insert(Arc::new(read_page(&page)?))))),
+            Err(status) => Ok(Err(status)),
+        }
     }
 
     /// The address of a locked file.
@@ -146,6 +174,11 @@ impl Indexes {
         Err(error
             .hint("`--index NAME=URL` points the source elsewhere; `assemble lock` locks what is there now"))
     }
+}
+
+/// Where an index says what it has of a project, whose name is normalized.
+fn page_of(base: &Address, project: &str) -> Result<Address> {
+    base.join(&format!("{project}/"))
 }
 
 /// PEP 503: runs of `-`, `_` and `.` are one `-`, in lower case.
@@ -246,21 +279,57 @@ fn read_json(text: &str, at: &Address) -> Result<Vec<Listed>> {
         files: Vec<File>,
     }
     #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
     struct File {
         filename: String,
         url: String,
         #[serde(default)]
         hashes: BTreeMap<String, String>,
         size: Option<u64>,
+        requires_python: Option<String>,
+        yanked: Option<Said>,
+        core_metadata: Option<Said>,
+        dist_info_metadata: Option<Said>,
+        upload_time: Option<String>,
     }
+    /// What may be true or false, or more than true.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Said {
+        Whether(bool),
+        Why(String),
+        Digests(BTreeMap<String, String>),
+    }
+    impl Default for Said {
+        fn default() -> Self {
+            Self::Whether(false)
+        }
+    }
+    let sha256 = |hashes: &BTreeMap<String, String>| hashes.get("sha256")?.parse().ok();
     let project: Project = serde_json::from_str(text).map_err(|error| {
         Error::new(Kind::Network, format!("`{}` sent a page that is not of the simple API", at.host()))
             .detail(error)
             .detail(at)
     })?;
     let listed = |file: File| {
-        let sha256 = file.hashes.get("sha256").and_then(|digits| digits.parse().ok());
-        Some(Listed { name: file.filename, address: at.join(&file.url).ok()?, sha256, size: file.size })
+        Some(Listed {
+            address: at.join(&file.url).ok()?,
+            name: file.filename,
+            sha256: sha256(&file.hashes),
+            size: file.size,
+            requires_python: file.requires_python,
+            yanked: match file.yanked.unwrap_or_default() {
+                Said::Whether(false) => None,
+                Said::Why(why) => Some(why),
+                Said::Whether(true) | Said::Digests(_) => Some(String::new()),
+            },
+            metadata: match file.core_metadata.or(file.dist_info_metadata).unwrap_or_default() {
+                Said::Whether(false) => None,
+                Said::Digests(hashes) => Some(Metadata { sha256: sha256(&hashes) }),
+                Said::Whether(true) | Said::Why(_) => Some(Metadata { sha256: None }),
+            },
+            uploaded: file.upload_time,
+        })
     };
     Ok(project.files.into_iter().filter_map(listed).collect())
 }
@@ -285,10 +354,22 @@ fn read_html(text: &str, at: &Address) -> Result<Vec<Listed>> {
             "a" => {
                 let name = unescape(rest.split('<').next().unwrap_or_default().trim());
                 let Ok(address) = base.join(&href) else { continue };
-                let sha256 = href.split_once('#').and_then(|(_, fragment)| {
-                    fragment.split('&').find_map(|part| part.strip_prefix("sha256=")?.parse().ok())
+                let digest =
+                    |text: &str| text.split('&').find_map(|part| part.strip_prefix("sha256=")?.parse().ok());
+                let metadata = attribute(tag, "data-core-metadata");
+                let metadata = metadata.or_else(|| attribute(tag, "data-dist-info-metadata"));
+                files.push(Listed {
+                    name,
+                    address,
+                    sha256: href.split_once('#').and_then(|(_, fragment)| digest(fragment)),
+                    size: None,
+                    requires_python: attribute(tag, "data-requires-python"),
+                    yanked: attribute(tag, "data-yanked"),
+                    metadata: metadata
+                        .filter(|said| said != "false")
+                        .map(|said| Metadata { sha256: digest(&said) }),
+                    uploaded: None,
                 });
-                files.push(Listed { name, address, sha256, size: None });
             }
             _ => {}
         }
@@ -328,6 +409,9 @@ fn attribute(tag: &str, wanted: &str) -> Option<String> {
         let after = after.trim_start();
         let Some(value) = after.strip_prefix('=').map(str::trim_start) else {
             // An attribute without a value, or a lone slash.
+            if name.eq_ignore_ascii_case(wanted) {
+                return Some(String::new());
+            }
             rest = if end == 0 { &after[after.len().min(1)..] } else { after };
             continue;
         };

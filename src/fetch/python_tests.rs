@@ -86,6 +86,47 @@ fn pages_of_json() {
 }
 
 #[test]
+fn what_else_a_page_says_of_a_file() {
+    let json = page(
+        "application/vnd.pypi.simple.v1+json",
+        &format!(
+            r#"{{"files": [
+            {{"filename": "a", "url": "a", "requires-python": ">=3", "yanked": "why", "upload-time": "then",
+              "core-metadata": {{"sha256": "{DIGEST}"}}, "dist-info-metadata": false}},
+            {{"filename": "b", "url": "b", "requires-python": null, "yanked": true, "dist-info-metadata": true}},
+            {{"filename": "c", "url": "c", "yanked": null, "core-metadata": {{}}}},
+            {{"filename": "d", "url": "d", "yanked": false, "core-metadata": false}}]}}"#
+        ),
+    );
+    let html = page(
+        "text/html",
+        &format!(
+            "<a href=a data-requires-python='&gt;=3' data-yanked=why data-core-metadata='sha256={DIGEST}' \
+                data-dist-info-metadata=false>a</a>
+             <a data-yanked href=b data-dist-info-metadata=true>b</a>
+             <a href=c data-core-metadata>c</a>
+             <a href=d data-core-metadata=false>d</a>"
+        ),
+    );
+    let digest = Metadata { sha256: Some(DIGEST.parse().unwrap()) };
+    let none = Metadata { sha256: None };
+    let expected = [
+        (Some(">=3"), Some("why"), Some(digest)),
+        (None, Some(""), Some(none.clone())),
+        (None, None, Some(none)),
+        (None, None, None),
+    ];
+    for files in [&json, &html] {
+        let said = |file: &Listed| (file.requires_python.clone(), file.yanked.clone(), file.metadata.clone());
+        let expected = expected.clone().map(|(python, yanked, metadata)| {
+            (python.map(str::to_owned), yanked.map(str::to_owned), metadata)
+        });
+        assert_eq!(files.iter().map(said).collect::<Vec<_>>(), expected);
+    }
+    assert_eq!(json[0].uploaded.as_deref(), Some("then"));
+}
+
+#[test]
 fn names_are_normalized() {
     assert_eq!(normalize("Nvidia_CUDA.-nvrtc"), "nvidia-cuda-nvrtc");
 }

@@ -15,6 +15,7 @@ use super::debian::Installed;
 use super::python::{self, Question};
 use super::{Manifest, base, debian, gpu};
 use crate::fetch::debian::apt_sources;
+use crate::fetch::python::DEFAULT;
 use crate::fetch::{Machine, Network, Places};
 use crate::oci::Reference;
 use crate::realise::{Engine, Event, base_root, dpkg_status};
@@ -66,6 +67,7 @@ impl Maker<'_> {
     /// # Errors
     /// Requirements that conflict, archives, indexes and registries that cannot be reached or believed.
     pub fn make(&self, known: Option<&Lock>, update: &Update) -> Result<Lock> {
+        self.manifest.check_logins()?;
         let say = |text: &str| self.engine.send(Event::Building { name: text.to_owned() });
         let mut lock = Lock {
             version: VERSION,
@@ -79,7 +81,7 @@ impl Maker<'_> {
         };
         say("resolving debian");
         self.resolve_debian(&mut lock, known, update)?;
-        say("resolving python");
+        say(python::STEP);
         lock.python = self.resolve_python(&lock, known, update)?;
         let network = Network::new(self.places, Some(&lock), self.engine.store.folder());
         let engine = Engine { fetcher: &network, events: self.engine.events.clone(), ..self.engine };
@@ -202,7 +204,8 @@ impl Maker<'_> {
     }
 
     fn resolve_python(&self, lock: &Lock, known: Option<&Lock>, update: &Update) -> Result<Python> {
-        let network = Network::new(self.places, Some(lock), self.engine.store.folder());
+        let (places, served_by) = self.python_places(known);
+        let network = Network::new(&places, Some(lock), self.engine.store.folder());
         let engine = Engine { fetcher: &network, events: self.engine.events.clone(), ..self.engine };
         let (graph, trees) = root(lock);
         let mut files = Vec::new();
@@ -213,28 +216,35 @@ impl Maker<'_> {
             let tree = engine.store.tree(diff_id)?.unwrap_or_default();
             blobs.extend(tree.blobs().into_iter().map(|blob| (blob, engine.store.blob_file(blob))));
         }
-        let mut sources = self.places.indexes.clone();
-        let default_index = sources.remove(crate::fetch::python::DEFAULT);
-        // A source that the lock was made without stays so until somebody points it elsewhere.
-        for source in known.iter().flat_map(|lock| &lock.python.sources) {
-            if source.served_by == ServedBy::Default {
-                let there = || crate::fetch::python::DEFAULT.to_owned();
-                sources.entry(source.name.clone()).or_insert_with(there);
-            }
-        }
         let update = update.of_python(known);
         let question = Question {
             project: engine.project,
+            manifest: self.manifest,
             requirements: &self.requirements,
-            default_index,
-            sources,
+            served_by,
             previous: known.map(|lock| &lock.python),
             update: &update,
             bases: &self.pythons,
         };
-        python::ask(&question, (engine.store, engine.sandbox), files, blobs, &mut |line| {
-            engine.send(Event::Log { name: "resolving python".to_owned(), line: line.to_owned() });
-        })
+        python::ask(&question, &engine, network.fetcher()?, files, blobs)
+    }
+
+    /// Where the Python indexes are, and which sources are served by something else than their own
+    /// address. A source that the lock was made without stays so until somebody points it elsewhere.
+    fn python_places(&self, known: Option<&Lock>) -> (Places, BTreeMap<String, ServedBy>) {
+        let mut places = self.places.clone();
+        for source in known.iter().flat_map(|lock| &lock.python.sources) {
+            if source.served_by == ServedBy::Default {
+                let there = || DEFAULT.to_owned();
+                places.indexes.entry(source.name.clone()).or_insert_with(there);
+            }
+        }
+        let served_by = places.indexes.iter().filter(|(name, _)| *name != DEFAULT);
+        let served_by = served_by.map(|(name, url)| {
+            (name.clone(), if url == DEFAULT { ServedBy::Default } else { ServedBy::Other })
+        });
+        let served_by = served_by.collect();
+        (places, served_by)
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Manifest {
     pub digest: Sha256,
     /// The sources it names, and their addresses.
     pub sources: Vec<(String, String)>,
+    /// The key of a text that has an address with a login.
+    login: Option<String>,
 }
 
 impl Manifest {
@@ -50,13 +52,65 @@ impl Manifest {
             Some((source.get("name")?.as_str()?.to_owned(), source.get("url")?.as_str()?.to_owned()))
         };
         let sources = sources.into_iter().flatten().filter_map(named).collect();
-        Ok(Self { digest: Sha256::of(&bytes), sources })
+        let login = manifest.iter().find(|(_, value)| has_login(value)).map(|(name, _)| name.clone());
+        Ok(Self { digest: Sha256::of(&bytes), sources, login })
+    }
+
+    /// Refuses a manifest with a credential: while locking it is shown to code of distributions, and the
+    /// image may have it too.
+    ///
+    /// # Errors
+    /// An address in it has a login.
+    pub fn check_logins(&self) -> Result<()> {
+        let Some(table) = &self.login else { return Ok(()) };
+        let message = format!("an address in `[{table}]` of `pyproject.toml` has a login in it");
+        Err(Error::new(Kind::Input, message)
+            .detail("code of the distributions that are locked could read it, and whoever has the image")
+            .hint("the variables `POETRY_HTTP_BASIC_NAME_USERNAME` and `…_PASSWORD`, or netrc, name a login"))
+    }
+}
+
+/// Whether a text in it has an address with something before its host. The user of an SSH address is no
+/// secret.
+fn has_login(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::String(text) => {
+            let mut parts = text.split("://");
+            let mut scheme = parts.next().unwrap_or_default();
+            parts.any(|rest| {
+                let host = rest.split(|c: char| "/?#\"'<>".contains(c) || c.is_whitespace()).next();
+                let login = host.is_some_and(|host| host.contains('@')) && !scheme.ends_with("ssh");
+                scheme = rest;
+                login
+            })
+        }
+        toml::Value::Array(values) => values.iter().any(has_login),
+        toml::Value::Table(table) => table.values().any(has_login),
+        _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_login_in_an_address_is_found() {
+        let source = |url: &str| format!("[[tool.poetry.source]]\nname = 'a'\nurl = \"{url}\"\n");
+        let with = |more: String| Manifest::parse(&format!("[project]\nname = 'a'\n{more}")).unwrap();
+        for url in
+            ["https://me:secret@a.example/", "https://token@a.example", "x http://a.example/ http://b:c@d"]
+        {
+            let error = with(source(url)).check_logins().unwrap_err();
+            assert!(error.to_string().contains("[tool]") && !error.to_string().contains("secret"), "{error}");
+        }
+        let requirement = "dependencies = ['a @ git+https://x:y@host/z']\n".to_owned();
+        assert!(with(requirement).check_logins().is_err());
+        for url in ["https://a.example/@me", "git+ssh://git@a.example/b", "me@a.example", "://", "a://b?c@d"]
+        {
+            with(source(url)).check_logins().unwrap();
+        }
+    }
 
     #[test]
     fn only_what_matters_changes_the_digest() {

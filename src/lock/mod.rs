@@ -5,6 +5,7 @@ pub mod debian;
 mod difference;
 mod export;
 pub mod gpu;
+mod index;
 mod make;
 mod manifest;
 mod python;

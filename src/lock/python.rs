@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use assemble_layers::derivation::Output;
-use assemble_layers::lock::{Python, Requirements};
+use assemble_layers::lock::{Python, Requirements, ServedBy};
 use assemble_layers::{BlobDigest, Kind as EntryKind, TreePath};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::{Bind, Command, Job, Sandbox, Task};
-use crate::store::Store;
+use super::Manifest;
+use super::index::{self, Index};
+use crate::fetch::Fetcher;
+use crate::fetch::python::DEFAULT;
+use crate::realise::{Engine, Event};
+use crate::sandbox::{Bind, Command, Job, Outcome, Task};
 use crate::{Error, Kind, Result};
 
 /// The script that asks. Its `//!` is its documentation.
@@ -21,27 +25,26 @@ const QUESTION: &str = "/lock";
 const ANSWER: &str = "lock-answer";
 
 /// Files of the project that its metadata may name.
-const METADATA_FILES: [&str; 5] = ["pyproject.toml", "poetry.toml", "README.md", "README.rst", "LICENSE"];
+const METADATA_FILES: [&str; 4] = ["pyproject.toml", "README.md", "README.rst", "LICENSE"];
 
-/// Variables of the caller that pip and Poetry know, and that say where indexes are and how they
-/// are reached. They reach the sandbox, and no key, log or layer.
-fn is_passed_on(name: &str) -> bool {
-    const NAMES: [&str; 6] =
-        ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"];
-    NAMES.contains(&name.to_ascii_uppercase().as_str())
-        || name.starts_with("POETRY_HTTP_BASIC_")
-        || name.starts_with("POETRY_PYPI_TOKEN_")
-        || name == "PIP_DEFAULT_TIMEOUT"
-}
+/// Poetry's settings of a project.
+const SETTINGS: &str = "poetry.toml";
+/// The most that they may have, in bytes.
+const LARGEST_SETTINGS: u64 = 1 << 20;
+
+/// What the resolution is called where it is shown.
+pub(super) const STEP: &str = "resolving python";
+
+/// Poetry's settings of a project that say where something is, or who may have it: known outside alone.
+const OUTSIDE: [&str; 4] = ["certificates", "http-basic", "pypi-token", "repositories"];
 
 /// What is asked.
 pub(super) struct Question<'a> {
     pub project: &'a Path,
+    pub manifest: &'a Manifest,
     pub requirements: &'a Requirements,
-    /// The address of the default index, where one was given.
-    pub default_index: Option<String>,
-    /// Named sources that are pointed elsewhere.
-    pub sources: BTreeMap<String, String>,
+    /// The sources of `pyproject.toml` that the default index serves, or another address than theirs.
+    pub served_by: BTreeMap<String, ServedBy>,
     /// An earlier answer, whose versions are kept where they can be.
     pub previous: Option<&'a Python>,
     /// Names that may move all the same.
@@ -54,8 +57,10 @@ pub(super) struct Question<'a> {
 struct Request<'a> {
     project: String,
     workdir: &'a str,
-    default_index: Option<String>,
-    sources: &'a BTreeMap<String, String>,
+    /// Where the default index's simple pages are, and those of the sources: inside.
+    index: String,
+    sources: BTreeMap<&'a str, String>,
+    served_by: &'a BTreeMap<String, ServedBy>,
     tools: &'a [String],
     tool_constraints: [String; 0],
     collections: &'a BTreeMap<String, Vec<String>>,
@@ -79,24 +84,40 @@ struct Failure {
     detail: Option<String>,
 }
 
-/// Runs the script over `root` (tree files, and the files of their contents), and reads its answer.
+/// Runs the script over `root` (tree files, and the files of their contents), and reads its answer. The
+/// engine fetches what the script asks the indexes for.
 pub(super) fn ask(
     question: &Question<'_>,
-    (store, sandbox): (&Store, &Sandbox),
+    engine: &Engine<'_>,
+    fetcher: &Fetcher,
     root: Vec<PathBuf>,
     blobs: BTreeMap<BlobDigest, PathBuf>,
-    on_line: &mut dyn FnMut(&str),
 ) -> Result<Python> {
-    let working = store.working_folder()?;
+    fetcher.online("pages of the Python index")?;
+    let working = engine.store.working_folder()?;
     let folder = working.path().join("question");
     fs::create_dir(&folder)?;
     write_question(question, &folder)?;
-    let job = working.path().join("sandbox");
-    fs::create_dir(&job)?;
-    let output = Output::Folder(TreePath::new(ANSWER)?);
-    let task = Task::Run { command: command(&folder)?, listen: None, output: Some(output) };
-    let outcome = sandbox.run(&Job { folder: job, root, blobs, task }, on_line)?;
-    let bytes = read_answer(&outcome)?;
+    let sandbox = working.path().join("sandbox");
+    fs::create_dir(&sandbox)?;
+    let output = Some(Output::Folder(TreePath::new(ANSWER)?));
+    let task = Task::Run { command: command(&folder), listen: Some(index::PORT), output };
+    let job = Job { folder: sandbox, root, blobs, task };
+    let index = Index::new(engine, fetcher, question.manifest.sources.iter().map(|(name, _)| name.clone()));
+    let result = std::thread::scope(|scope| {
+        let mut listening = None;
+        let mut serve = |listener| listening = Some(index.serve(scope, listener));
+        let mut log = |line: &str| {
+            engine.send(Event::Log { name: STEP.to_owned(), line: line.to_owned() });
+        };
+        engine.sandbox.run_served(&job, &mut serve, &mut log)
+    });
+    index.judge(result.and_then(|outcome| read_answer(&outcome)))
+}
+
+/// What the script decided, or why it could not.
+fn read_answer(outcome: &Outcome) -> Result<Python> {
+    let bytes = answer_file(outcome)?;
     let answer = serde_json::from_slice(&bytes).map_err(|error| {
         Error::new(Kind::Internal, format!("`resolve.py` left an answer that cannot be read: {error}"))
     })?;
@@ -114,6 +135,7 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
             copy_into(question.project, Path::new(name), &project)?;
         }
     }
+    write_settings(question.project, &project)?;
     // An editable install looks for the package's folder.
     for entry in fs::read_dir(question.project)? {
         let entry = entry?;
@@ -122,11 +144,13 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
             copy_into(question.project, &Path::new(&entry.file_name()).join("__init__.py"), &project)?;
         }
     }
+    let sources = question.manifest.sources.iter();
     let request = Request {
         project: format!("{QUESTION}/project"),
         workdir: "/tmp",
-        default_index: question.default_index.clone(),
-        sources: &question.sources,
+        index: index::simple_pages(DEFAULT),
+        sources: sources.map(|(name, _)| (name.as_str(), index::simple_pages(name))).collect(),
+        served_by: &question.served_by,
         tools: &question.requirements.python.tools,
         tool_constraints: [],
         collections: &question.requirements.python.collections,
@@ -137,14 +161,6 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
     let json = serde_json::to_vec(&request).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
     fs::write(folder.join("request.json"), json)?;
     fs::write(folder.join("resolve.py"), SCRIPT)?;
-    if let Some(certificates) = certificates() {
-        fs::copy(certificates, folder.join("certificates.pem"))?;
-    }
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let netrc = std::env::var_os("NETRC").map_or_else(|| home.join(".netrc"), PathBuf::from);
-    if netrc.exists() {
-        fs::copy(netrc, folder.join("netrc"))?;
-    }
     Ok(())
 }
 
@@ -153,6 +169,18 @@ fn copy_into(from: &Path, name: &Path, to: &Path) -> Result<()> {
     let mut file = crate::project::open(from, name)?;
     std::io::copy(&mut file, &mut fs::File::create(to.join(name))?)?;
     Ok(())
+}
+
+/// Copies `poetry.toml`, but for what the sandbox is not to know.
+fn write_settings(from: &Path, to: &Path) -> Result<()> {
+    let path = from.join(SETTINGS);
+    let Some(text) = crate::project::text(from, SETTINGS, LARGEST_SETTINGS)? else { return Ok(()) };
+    let settings = text.parse::<toml::Table>().map_err(|error| {
+        Error::new(Kind::Input, format!("`{}` cannot be read", path.display())).detail(error.message())
+    })?;
+    let kept: toml::Table =
+        settings.into_iter().filter(|(name, _)| !OUTSIDE.contains(&name.as_str())).collect();
+    Ok(fs::write(to.join(SETTINGS), kept.to_string())?)
 }
 
 /// An earlier answer, with the fields that a lock leaves out where they say nothing.
@@ -178,42 +206,18 @@ fn previous(python: &Python) -> Result<serde_json::Value> {
     Ok(value)
 }
 
-/// The certificates that the machine trusts.
-fn certificates() -> Option<PathBuf> {
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let usual = [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem",
-    ];
-    named.into_iter().chain(usual.map(PathBuf::from)).find(|path| path.exists())
-}
-
-fn command(folder: &Path) -> Result<Command> {
+/// The script's command. Its environment is the sandbox's own, and nothing of the caller's.
+fn command(folder: &Path) -> Command {
     let script = format!(
         "mkdir /{ANSWER} && cd /tmp && {{ python3 {QUESTION}/resolve.py {QUESTION}/request.json /{ANSWER}/answer.json \
          || test -s /{ANSWER}/answer.json; }}"
     );
     let mut command = Command::new(["/bin/sh", "-c", &script]);
     command.binds.push(Bind { source: folder.to_owned(), target: PathBuf::from(QUESTION), writable: false });
-    for (name, value) in std::env::vars() {
-        if is_passed_on(&name) {
-            command.environment.insert(name, value);
-        }
-    }
-    if folder.join("certificates.pem").exists() {
-        for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT"] {
-            command.environment.insert(name.to_owned(), format!("{QUESTION}/certificates.pem"));
-        }
-    }
-    if folder.join("netrc").exists() {
-        command.environment.insert("NETRC".to_owned(), format!("{QUESTION}/netrc"));
-    }
-    Ok(command)
+    command
 }
 
-fn read_answer(outcome: &crate::sandbox::Outcome) -> Result<Vec<u8>> {
+fn answer_file(outcome: &Outcome) -> Result<Vec<u8>> {
     let nothing = || Error::new(Kind::Internal, "`resolve.py` left no answer");
     let entry = outcome
         .tree

@@ -11,8 +11,10 @@ REQUEST
     project           folder with pyproject.toml, poetry.toml and what their metadata names
                       (readme, licence files)
     workdir           folder of ours; `assemble` throws it away
-    default_index     simple index; null: PIP_INDEX_URL, else the one pip itself uses
-    sources           {source of pyproject.toml: URL, or "pypi" for the default index}
+    index             address of the default index's simple pages
+    sources           {source of pyproject.toml: address of its simple pages}
+    served_by         {source: "default" or "other"} for those that something else than their own
+                      address in pyproject.toml serves
     tools             requirements that share the image's environment with the project
     tool_constraints  requirements that only limit the tools
     collections       {name: requirements}, each resolved alone, wheels only
@@ -22,6 +24,10 @@ REQUEST
 
 ANSWER: see `answer()`. It is sorted and names no host; which file is fetched from where is
 found again at run time, by its name and sha256.
+
+All that can be reached are the addresses in the request: an index of `assemble`'s own, which asks
+the real ones. So no login, proxy or certificate is known here, and no time is limited: who
+waits for a server, and gives up, is outside.
 
 The script runs twice: on the bare interpreter it makes a private environment with Poetry,
 then starts itself again in there. Poetry is kept from its built-in index, which asks an
@@ -58,13 +64,18 @@ DEFAULT = "default-index"
 """The default index's name in the working copy; in requests it is called `pypi`."""
 
 
+PATIENCE = 24 * 60 * 60
+"""How long pip and Poetry wait for a byte, in seconds."""
+
+
 class Request(TypedDict):
     """The request, see above."""
 
     project: str
     workdir: str
-    default_index: str | None
+    index: str
     sources: dict[str, str]
+    served_by: dict[str, str]
     tools: list[str]
     tool_constraints: list[str]
     collections: dict[str, list[str]]
@@ -80,9 +91,9 @@ class Failure(Exception):
         super().__init__(message)
         self.report = {
             "kind": kind,
-            "message": without_credentials(message),
+            "message": message,
             "subject": subject,
-            "detail": without_credentials(detail).strip(),
+            "detail": detail.strip(),
         }
 
 
@@ -90,13 +101,8 @@ class CommandFailed(Exception):
     """A command ended badly; the text is what it printed, from its first error on."""
 
 
-def without_credentials(text: str) -> str:
-    """`text` without what stands before the host in URLs, or in what is left of them."""
-    return re.sub(r"(?<=://)[^\s/@]+@|[^\s/@:]+:[^\s/@]+@", "", text)
-
-
 def say(text: str) -> None:
-    print(without_credentials(text), file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def run(*command: str | Path, show: bool = False) -> None:
@@ -180,42 +186,23 @@ def bootstrap(request: Request, home: Path) -> Path:
             preferences = []
 
 
-def prepare_environment(request: Request, index: str) -> None:
-    """Settings for pip and Poetry, here and in every child. Credentials pass as they are."""
-    environment = os.environ
-    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
-        if environment.pop(name, None):
-            say(f"{name} is ignored: the lock knows the default index and the project's sources only")
-    certificates = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-    if bundle := next((environment[name] for name in certificates if environment.get(name)), None):
-        for name in certificates:
-            environment.setdefault(name, bundle)
-    for part in ("USERNAME", "PASSWORD"):
-        if secret := environment.get(f"POETRY_HTTP_BASIC_PYPI_{part}"):
-            environment.setdefault(f"POETRY_HTTP_BASIC_DEFAULT_INDEX_{part}", secret)
+def prepare_environment(request: Request) -> None:
+    """Settings for pip and Poetry, here and in every child."""
     cache = Path(request["workdir"]) / "cache"
-    environment |= {
-        "PIP_INDEX_URL": index,
+    os.environ |= {
         "PIP_CACHE_DIR": str(cache / "pip"),
+        "PIP_DEFAULT_TIMEOUT": str(PATIENCE),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_INDEX_URL": request["index"],
         "PIP_NO_INPUT": "1",
         "PIP_PROGRESS_BAR": "off",
         "PIP_ROOT_USER_ACTION": "ignore",
         "POETRY_CACHE_DIR": str(cache / "poetry"),
+        "POETRY_KEYRING_ENABLED": "false",
+        "POETRY_REQUESTS_TIMEOUT": str(PATIENCE),
         "POETRY_SOLVER_LAZY_WHEEL": "true",
         "PYTHONNOUSERSITE": "1",
     }
-    environment.setdefault("POETRY_KEYRING_ENABLED", "false")
-
-
-def default_index(request: Request) -> str:
-    if index := request["default_index"] or os.environ.get("PIP_INDEX_URL"):
-        return index.rstrip("/")
-    try:  # inside the environment, and on Debian with python3-pip
-        from pip._internal.models.index import PyPI
-    except ImportError as error:
-        raise Failure("bootstrap", "no index was given and this Python has no pip to name its own") from error
-    return str(PyPI.simple_url)
 
 
 # ----------------------------------------------------------- in the environment of Poetry
@@ -230,7 +217,7 @@ def open_project(folder: Path) -> Poetry:
         raise Failure("manifest", "Poetry cannot read pyproject.toml", detail=str(error)) from error
 
 
-def working_copy(request: Request, index: str) -> Path:
+def working_copy(request: Request) -> Path:
     """A copy of the project whose sources lead where the request wants them."""
     import tomlkit
 
@@ -244,19 +231,18 @@ def working_copy(request: Request, index: str) -> Path:
     manifest: Any = tomlkit.parse((original / "pyproject.toml").read_text(encoding="utf-8"))
     poetry = manifest.setdefault("tool", {}).setdefault("poetry", {})
     sources = poetry.setdefault("source", tomlkit.aot())
-    if unknown := set(request["sources"]) - {source["name"] for source in sources}:
+    if unknown := set(request["served_by"]) - {source["name"] for source in sources}:
         name = min(unknown)
         raise Failure("request", f"pyproject.toml has no source `{name}`", subject=name)
     for source in sources:
-        target = request["sources"].get(source["name"])
         if source["name"].lower() == "pypi":
-            source |= {"name": DEFAULT, "url": index}
-        elif target:
-            source["url"] = index if target == "pypi" else target
+            source |= {"name": DEFAULT, "url": request["index"]}
+        else:
+            source["url"] = request["sources"][source["name"]]
     # Poetry's own rule: its built-in index serves unless another source is primary.
     has_default = any(source["name"] == DEFAULT for source in sources)
     if not has_default and all(source.get("priority", "primary") != "primary" for source in sources):
-        sources.append(tomlkit.item({"name": DEFAULT, "url": index, "priority": "primary"}))
+        sources.append(tomlkit.item({"name": DEFAULT, "url": request["index"], "priority": "primary"}))
 
     groups = [poetry, *poetry.get("group", {}).values()]
     for dependency in (d for group in groups for d in group.get("dependencies", {}).values()):
@@ -271,8 +257,7 @@ def sources_of(project: Poetry, request: Request) -> list[Entry]:
     """The manifest's sources, and what serves each: itself, the default index, or another."""
 
     def served_by(name: str) -> str:
-        target = request["sources"].get(name)
-        return "default" if "pypi" in (target, name.lower()) else "other" if target else "manifest"
+        return "default" if name.lower() == "pypi" else request["served_by"].get(name, "manifest")
 
     return [
         {
@@ -307,6 +292,18 @@ def check_python(project: Poetry, bases: list[tuple[str, str]]) -> None:
             subject=version,
             detail=f"of the bases: {', '.join(fitting)}" if fitting else "none of the recipes' bases has such a one",
         )
+
+
+def check_dependencies(project: Poetry, request: Request) -> None:
+    """Refuse what comes from elsewhere than an index: nothing else can be reached, or locked."""
+    from packaging.requirements import Requirement
+
+    asked = [*request["tools"], *(it for part in request["collections"].values() for it in part)]
+    strangers = {d.name: d.source_type for d in project.package.all_requires if d.source_type not in (None, "legacy")}
+    strangers |= {r.name: "url" for r in map(Requirement, asked) if r.url}
+    for name, kind in sorted(strangers.items()):
+        where = {"git": "a Git repository", "url": "an address"}.get(str(kind), f"a {kind} of this machine")
+        raise Failure("unsupported", f"`{name}` comes from {where}; only indexes can be locked", subject=name)
 
 
 def check_sources(copy: Poetry) -> None:
@@ -455,6 +452,8 @@ def build_requirements(
     requires = list(system.get("requires", ["setuptools"]))
     if system.get("build-backend", "setuptools").startswith("setuptools"):
         requires.append("wheel")
+    if not requires:  # a backend of its own, in the sdist
+        return []
     return pip_packages(request, index, requires, "--only-binary=:all:", constraints=[], previous=previous)
 
 
@@ -621,7 +620,7 @@ def root_package(project: Poetry) -> Entry | None:
     }
 
 
-def answer(request: Request, index_url: str) -> dict[str, Any]:
+def answer(request: Request) -> dict[str, Any]:
     """Resolve everything: the project first, the tools under its versions."""
     from importlib.metadata import version
 
@@ -629,12 +628,13 @@ def answer(request: Request, index_url: str) -> dict[str, Any]:
 
     project = open_project(Path(request["project"]))
     check_python(project, request["bases"])
+    check_dependencies(project, request)
     sources = sources_of(project, request)
-    copy = open_project(working_copy(request, index_url))
+    copy = open_project(working_copy(request))
     check_sources(copy)
     locked = lock(request, copy, sources)
     extras = sorted(project.package.extras)
-    index = LegacyRepository(DEFAULT, index_url, config=copy.config)
+    index = LegacyRepository(DEFAULT, request["index"], config=copy.config)
     packages = project_packages(request, index, copy, locked, extras)
 
     previous = request["previous"] or {"tools": [], "collections": {}}
@@ -701,12 +701,11 @@ def main(request_path: str, answer_path: str) -> int:
     try:
         request: Request = json.loads(Path(request_path).read_text(encoding="utf-8"))
         home = Path(request["workdir"]).resolve() / "poetry"
-        index = default_index(request)
         if Path(sys.prefix) != home:
-            prepare_environment(request, index)
+            prepare_environment(request)
             python = bootstrap(request, home)
             os.execv(python, [str(python), __file__, request_path, answer_path])
-        result = answer(request, index)
+        result = answer(request)
     except Failure as failure:
         result = {"error": failure.report}
     except Exception:  # a mistake of ours: tell all of it
