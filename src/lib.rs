@@ -54,7 +54,8 @@
 //! - Every builder has a version, and a golden test that fails if its bytes change and it does not.
 //! - JSON that is digested is made by `layers::json::canonical` alone.
 //! - A name in the store stands for a whole file, whenever the process is killed.
-//! - `pack` and `oci` know `layers` alone, but for [`Error`] and, in `oci`, the layers that were
+//! - Foreign bytes are read by `bounded`: regular files, inside their folder, up to a stated bound.
+//! - `pack` and `oci` know `layers` alone, but for [`Error`], `bounded` and, in `oci`, the layers that were
 //!   realised; nothing imports `cli`; the library never imports `recipes`.
 //! - No address of a package registry stands in this repository: they are configuration.
 //! - No credential reaches a log, an error, a key, a layer or a sandbox; nor does the machine's network
@@ -132,6 +133,7 @@
 //! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for
 //!   a root lives as long as its step.
 
+mod bounded;
 mod draft;
 mod error;
 mod http;
@@ -141,6 +143,8 @@ pub mod cli;
 pub mod debian;
 pub mod deliver;
 pub mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inspect;
 pub mod lock;
 pub mod oci;

@@ -41,6 +41,7 @@ use document::{Document, Found};
 use trouble::Trouble;
 
 pub use asking::{Pace, patience};
+pub(crate) use document::read as read_document;
 pub use key::{PublicKey, SecretKey};
 pub use publish::Published;
 
