@@ -248,8 +248,10 @@ def tell(what):
 
 def try_all():
     # Whoever reads what this says would wait for a process that stays.
+    said = os.open("/tmp/said", os.O_WRONLY | os.O_CREAT)
     for number in (1, 2):
-        os.dup2(os.open("/tmp/said", os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(said, number)
+    os.close(said)
     everything = [*tries, *attack.tries]
     for function in everything:
         try:
