@@ -130,6 +130,13 @@
 //!   is an error that says where the tag is now.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships, put
 //!   into place.
+//! - **The sandbox's ids are nobody's**, for an ordinary user too, whose own id it had for root: then a
+//!   command's files, programs and processes were the user's. So what a step reads of the machine is opened
+//!   before its ids are taken, or copied, and a compiler's cache has a folder for each range of ids.
+//! - **Each command has a pid 1 of its own, and the helper is not in its namespaces.** What materialises and
+//!   captures needs files that no command may see.
+//! - **A copy of the process, no third program**: pid 1 is forked by a helper of one thread. Started again
+//!   it would need its own file in the root.
 //! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for
 //!   a root lives as long as its step.
 
