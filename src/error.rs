@@ -58,11 +58,18 @@ struct Parts {
     message: String,
     details: Vec<String>,
     hint: Option<String>,
+    passes: bool,
 }
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self(Box::new(Parts { kind, message: message.into(), details: Vec::new(), hint: None }))
+        Self(Box::new(Parts {
+            kind,
+            message: message.into(),
+            details: Vec::new(),
+            hint: None,
+            passes: false,
+        }))
     }
 
     /// Adds a line that says where or how.
@@ -96,6 +103,18 @@ impl Error {
     pub fn of_kind(mut self, kind: Kind) -> Self {
         self.0.kind = kind;
         self
+    }
+
+    /// Notes that another try, later, may do better.
+    #[must_use]
+    pub(crate) fn passing(mut self) -> Self {
+        self.0.passes = true;
+        self
+    }
+
+    /// Whether another try, later, may do better: the server did not answer, or was busy.
+    pub(crate) fn passes(&self) -> bool {
+        self.0.passes
     }
 
     pub fn message(&self) -> &str {

@@ -232,10 +232,13 @@ fn reference(input: &Input<'_>) -> bool {
 fn netrc(input: &Input<'_>) -> bool {
     let machine = input.machine(&["netrc", "etc/apt/auth.conf"], &[("NETRC", "/netrc")]);
     let address = fetch::Address::parse("https://index.example/simple/").expect("an address");
-    fetch::Logins::find(&machine).of(&address, false).is_some()
+    fetch::Logins::find(&machine).is_ok_and(|logins| logins.of(&address, false).is_some())
 }
 
 fn config_json(input: &Input<'_>) -> bool {
     let machine = input.machine(&["docker/config.json"], &[("DOCKER_CONFIG", "/docker")]);
-    registry::find_credential(&machine, "registry.example:5000").is_ok_and(|found| found.is_some())
+    "registry.example:5000/team/name"
+        .parse()
+        .and_then(|repository| registry::find_credential(&machine, &repository))
+        .is_ok_and(|found| found.is_some())
 }

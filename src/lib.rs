@@ -98,7 +98,8 @@
 //!   input follows from its number, so a number is all that is kept of a failure.
 //! - **No link leads out of a project**: what is read of it goes into an image, or to code of its own.
 //! - **No tokio of our own**: every step is threads and files; reqwest's blocking client hides its
-//!   own runtime. Ctrl-C simply ends the process, which the store survives by design.
+//!   own runtime. SIGINT and SIGTERM simply end the process, which the store survives by design; they
+//!   are handled (`signal-hook`) because pid 1 of a container is not ended by them otherwise.
 //! - **An engine is spoken to by `deliver::docker::http`**, a few lines on `httparse`: reqwest's blocking
 //!   client drops the answer of an engine that gives up in the middle of an upload.
 //! - **A repository is not checked out.** The files of a commit are read from its objects, so no
@@ -109,10 +110,19 @@
 //!   what Poetry installed, or the step that puts it on the path fails.
 //! - **A registry client of our own**: those that there are hold blobs in memory, retry nothing, or bring
 //!   a runtime. A push that breaks off begins the blob anew: registries differ in what they keep.
+//! - **A certificate that is trusted itself is believed**, though it calls itself an authority: WebPKI
+//!   refuses that, and OpenSSL, Go and Docker's documents do not. Its names and dates count as any other's.
+//! - **Proxies are read here**, not by the HTTP library: an error can name the one that is dead, and
+//!   `NO_PROXY` may name a port.
 //! - **`--cache-to` beside `--cache`**, as BuildKit's `--cache-to`: who may change what a team takes is
 //!   seen in the command and in its help, and is no suffix of a name. It reads as well.
 //! - **A cache's manifest is ours, its blobs are the images'.** What a sandboxed step left is its packed
 //!   layer, inflated where a step needs it; locked files and commits stay where the lock has them.
+//! - **A record without its bytes is a promise**, a cache's or the store's own. It is dropped when the bytes
+//!   are needed and nobody has them, and what was planned upon it is planned again: keys above it are of
+//!   what it promised.
+//! - **Patience is a tenth of what a miss costs**: by the record's duration, or the kind of step where
+//!   there is no record yet.
 //! - **Records are alike if their outcomes are**: how long a step took does not count. Of those that are
 //!   not, the first that was published stays.
 //! - **A base image's layer is a derivation that is never built**: its diffID is locked, so keys above it

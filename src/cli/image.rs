@@ -11,14 +11,15 @@ use serde_json::json;
 
 use super::choice::{Choice, Declared};
 use super::push;
-use super::report::{self, Reporter};
+use super::report::{self, Reporter, Step};
 use super::session::{Options, Session};
+use crate::cache::Published;
 use crate::deliver::docker::{Engine, Loaded};
 use crate::deliver::{Built, Destination, Push, Pushed};
 use crate::fetch::Machine;
 use crate::http::Patience;
 use crate::oci::{self, Assembled, Reference, Repository};
-use crate::realise::Had;
+use crate::realise::{Had, RealisedLayer};
 use crate::{Error, Kind, Result, deliver, inspect};
 
 #[derive(clap::Args)]
@@ -50,6 +51,10 @@ pub struct Arguments {
     /// keygen` makes one.
     #[arg(long, value_name = "FILE", env = "ASSEMBLE_CACHE_SECRET")]
     cache_secret: Option<PathBuf>,
+    /// Write the manifest as OCI has it, or as Docker did (schema 2), for registries that take no other; this
+    /// changes the image's digest.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    format: Format,
     /// Annotate the image's manifest; this changes its digest (may be given several times).
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::session::pair)]
     annotations: Vec<(String, String)>,
@@ -64,6 +69,23 @@ pub struct Arguments {
 impl Arguments {
     pub fn base(&self) -> Base {
         self.options.base()
+    }
+}
+
+/// How the manifest is written.
+#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Format {
+    #[default]
+    Oci,
+    Docker,
+}
+
+impl Format {
+    fn of(self, image: Assembled) -> Result<Assembled> {
+        match self {
+            Self::Oci => Ok(image),
+            Self::Docker => image.in_docker_format(),
+        }
     }
 }
 
@@ -97,7 +119,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     check_target(&target, arguments)?;
     let engine = arguments.load.then(|| Engine::connect(&Machine::this())).transpose()?;
     let destinations = arguments.pushing.destinations(&arguments.pushes);
-    let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
+    let mut reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
     session.share_with(&arguments.caches_to, arguments.cache_secret.as_deref())?;
     let Declared { lock, mended, image, why } = arguments.choice.declare(&mut session, arguments.locked)?;
@@ -105,33 +127,27 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         why.iter().for_each(|line| super::say(format_args!("  gpu       {line}\n")));
     }
     let names = names(arguments, &image)?;
-    let layers = session.engine().locate(&image).inspect_err(|_| {
-        // What was made before the step that failed need not be made again, wherever the next run is.
-        let _ = session.publish(&image, &[]);
-    })?;
-    inspect::gpu::keep_promises(&session.engine(), &image, &layers)?;
-    let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
-    let annotations = arguments.annotations.iter().cloned().collect();
-    let assembled = oci::assemble(&image, layers)?.annotated(&annotations)?;
-    let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
-        session.engine().obtain(&image, &assembled.layers, |layer| wanted(layer.packed.digest))
+    let making = Making {
+        arguments,
+        session: &session,
+        image: &image,
+        names: &names,
+        target: &target,
+        engine: engine.as_ref(),
+        destinations: &destinations,
     };
-    let built = Built { store: &session.store, image: &assembled, obtain: &obtain };
-    let obtain_own = || session.engine().obtain(&image, &assembled.layers, |layer| layer.had != Had::Base);
-    match &target {
-        // Whoever else takes it asks for what he lacks.
-        Target::Store if session.publishes_what_others_have() => obtain_own()?,
-        Target::Store if arguments.load || !destinations.is_empty() => {}
-        Target::Store => obtain_own()?,
-        _ => obtain(&|_| true)?,
-    }
-    // Before it is pushed, which has its layers mounted from there.
-    let published = session.publish(&image, &assembled.layers)?;
-    deliver(&session, &assembled, &names, &target)?;
-    let loaded = engine.map(|engine| deliver::docker::load(&engine, &built, &names, &reporter.events()));
-    let loaded = loaded.transpose()?;
-    let pushed = push(&session, &image, &built, &destinations)?;
+    let (last, steps) = reporter.steps();
+    let made = std::thread::scope(|scope| {
+        let (session, image) = (&session, &image);
+        scope.spawn(move || session.publish_meanwhile(image, steps));
+        let made = making.run();
+        // It ends by itself where it has nothing to do.
+        let _ = last.send(Step::Last);
+        made
+    });
+    session.tell_others();
     reporter.finish();
+    let Made { assembled, whys, published, loaded, pushed } = made?;
     if !arguments.options.quiet {
         super::say(report::image_summary(&lock, &mended, &image, &assembled, &whys));
         published.iter().for_each(|(cache, published)| super::say(report::publish_summary(cache, published)));
@@ -156,12 +172,87 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// One image on its way to everywhere it was asked for.
+struct Making<'a> {
+    arguments: &'a Arguments,
+    session: &'a Session<'a>,
+    image: &'a Image,
+    names: &'a [Reference],
+    target: &'a Target<'a>,
+    engine: Option<&'a Engine>,
+    destinations: &'a [Destination],
+}
+
+/// What came of it.
+struct Made {
+    assembled: Assembled,
+    whys: Vec<inspect::Why>,
+    published: Vec<(String, Published)>,
+    loaded: Option<Loaded>,
+    pushed: Vec<Pushed>,
+}
+
+impl Making<'_> {
+    /// Makes the image: again from the beginning where a layer that only a cache's record knew came to
+    /// other bytes when they were needed.
+    fn run(&self) -> Result<Made> {
+        let engine = self.session.engine();
+        // There are no more promises than derivations.
+        for _ in self.image.graph.nodes() {
+            let layers = self.share_on_failure(engine.locate(self.image))?;
+            match self.deliver(layers.clone()) {
+                Err(_) if !engine.is_current(self.image, &layers)? => {}
+                made => return self.share_on_failure(made),
+            }
+        }
+        self.deliver(engine.locate(self.image)?)
+    }
+
+    /// What was made before the step that failed need not be made again, wherever the next run is.
+    fn share_on_failure<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|_| {
+            let _ = self.session.publish(self.image, &[]);
+        })
+    }
+
+    fn deliver(&self, layers: Vec<RealisedLayer>) -> Result<Made> {
+        let Self { arguments, session, image, names, target, engine, destinations } = *self;
+        inspect::gpu::keep_promises(&session.engine(), image, &layers)?;
+        let whys = inspect::why(&session.store, &arguments.options.project, image, &layers)?;
+        let annotations = arguments.annotations.iter().cloned().collect();
+        let assembled = arguments.format.of(oci::assemble(image, layers)?.annotated(&annotations)?)?;
+        let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
+            session.engine().obtain(image, &assembled.layers, |layer| wanted(layer.packed.digest))
+        };
+        let built = Built { store: &session.store, image: &assembled, obtain: &obtain };
+        let obtain_own = || session.engine().obtain(image, &assembled.layers, |layer| layer.had != Had::Base);
+        match target {
+            // Whoever else takes it asks for what he lacks.
+            Target::Store if session.publishes_what_others_have() => obtain_own()?,
+            Target::Store if arguments.load || !destinations.is_empty() => {}
+            Target::Store => obtain_own()?,
+            _ => obtain(&|_| true)?,
+        }
+        // Before it is pushed, which has its layers mounted from there.
+        let published = session.publish(image, &assembled.layers)?;
+        write(session, &assembled, names, target)?;
+        let loaded = engine.map(|engine| deliver::docker::load(engine, &built, names, &session.events));
+        let loaded = loaded.transpose()?;
+        let pushed = push(session, image, &built, destinations)?;
+        Ok(Made { assembled, whys, published, loaded, pushed })
+    }
+}
+
 /// What can be known to be wrong before anything is built.
 fn check_target(target: &Target<'_>, arguments: &Arguments) -> Result<()> {
     match target {
         Target::Stream if std::io::stdout().is_terminal() => {
             Err(Error::new(Kind::Usage, "an archive is not written to a terminal")
                 .hint("`--output - | docker load`"))
+        }
+        _ if arguments.format == Format::Docker && !arguments.annotations.is_empty() => {
+            Err(Error::new(Kind::Usage, "a manifest of Docker's has no annotations")
+                .hint("leave out `--format docker`, or `--annotation`"))
         }
         _ if arguments.options.offline && !arguments.pushes.is_empty() => {
             Err(Error::new(Kind::Usage, "`--offline` forbids what `--push` asks for")
@@ -190,7 +281,7 @@ fn names(arguments: &Arguments, image: &Image) -> Result<Vec<Reference>> {
     Ok(arguments.tags.clone())
 }
 
-fn deliver(session: &Session<'_>, image: &Assembled, names: &[Reference], target: &Target<'_>) -> Result<()> {
+fn write(session: &Session<'_>, image: &Assembled, names: &[Reference], target: &Target<'_>) -> Result<()> {
     match target {
         Target::Store => Ok(()),
         Target::Stream => deliver::to_writer(&session.store, image, names, &mut std::io::stdout().lock()),
@@ -263,6 +354,7 @@ fn as_json(
     let mut value = json!({
         "digest": assembled.manifest.digest,
         "config": assembled.config.digest,
+        "media_type": assembled.media_type.to_string(),
         "variant": image.variant,
         "layers": layers.collect::<Vec<_>>(),
         "loaded": loaded,

@@ -12,6 +12,7 @@ mod push;
 mod report;
 mod session;
 mod shell;
+mod signals;
 mod terminal;
 mod variants;
 
@@ -34,7 +35,7 @@ struct Arguments {
 /// One a class of failure; see [`Kind::exit_code`].
 const EXIT_CODES: &str = "Exit codes: 0 done · 2 wrong usage · 3 wrong input (manifest, lock, archive, project) · \
 4 requirements that conflict, or a tag that has moved · 5 network · 6 a build step failed · 7 disk or store · 8 the machine forbids what is \
-needed · 70 a mistake in this program · 130 interrupted";
+needed · 70 a mistake in this program · 130 interrupted · 143 ended by SIGTERM";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -69,7 +70,7 @@ enum Verb {
 pub fn main(recipes: &dyn Recipes) -> ExitCode {
     crate::sandbox::run_if_helper();
     let arguments = Arguments::parse();
-    match run(recipes, arguments.verb) {
+    match signals::end_by_signals().and_then(|()| run(recipes, arguments.verb)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == Kind::Output => ExitCode::SUCCESS,
         Err(error) => {

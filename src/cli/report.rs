@@ -16,7 +16,7 @@ use crate::cache::Published;
 use crate::deliver::Pushed;
 use crate::deliver::docker::Loaded;
 use crate::inspect::Why;
-use crate::oci::{Assembled, Reference};
+use crate::oci::{Assembled, DOCKER_MANIFEST, Reference};
 use crate::realise::{Event, Had};
 
 /// Downloads below this size, in bytes, get no line of their own where there is no terminal.
@@ -29,13 +29,29 @@ const SENDING: &str = "sending to the engine";
 pub struct Reporter {
     events: Sender<Event>,
     thread: JoinHandle<()>,
+    steps: (Sender<Step>, Receiver<Step>),
+}
+
+/// What whoever shares results while others are still made wants to hear.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// One was built or packed.
+    Ended,
+    /// No more comes.
+    Last,
 }
 
 impl Reporter {
     pub fn start(quiet: bool, verbose: bool) -> Self {
-        let (events, received) = channel();
-        let thread = std::thread::spawn(move || Screen::new(quiet, verbose).show(&received));
-        Self { events, thread }
+        let ((events, received), steps) = (channel(), channel());
+        let ended = steps.0.clone();
+        let thread = std::thread::spawn(move || Screen::new(quiet, verbose, ended).show(&received));
+        Self { events, thread, steps }
+    }
+
+    /// Who is told of each step, and who hears of it.
+    pub fn steps(&mut self) -> &mut (Sender<Step>, Receiver<Step>) {
+        &mut self.steps
     }
 
     pub fn events(&self) -> Sender<Event> {
@@ -57,10 +73,11 @@ struct Screen {
     bars: MultiProgress,
     /// What runs now, by name.
     running: BTreeMap<String, ProgressBar>,
+    ended: Sender<Step>,
 }
 
 impl Screen {
-    fn new(quiet: bool, verbose: bool) -> Self {
+    fn new(quiet: bool, verbose: bool, ended: Sender<Step>) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Self {
@@ -69,6 +86,7 @@ impl Screen {
             terminal,
             bars: MultiProgress::with_draw_target(target),
             running: BTreeMap::new(),
+            ended,
         }
     }
 
@@ -110,8 +128,13 @@ impl Screen {
             Event::Built { name, size, took } => {
                 self.end(&name);
                 self.line(format!("  built     {name}   {}   {}", bytes(size), seconds(took)));
+                // Nobody need hear it.
+                let _ = self.ended.send(Step::Ended);
             }
-            Event::Packed { name } => self.end(&name),
+            Event::Packed { name } => {
+                self.end(&name);
+                let _ = self.ended.send(Step::Ended);
+            }
             Event::Warning(text) => {
                 let text = format!("warning: {text}");
                 let _ = self.bars.println(terminal::plain(&text));
@@ -240,6 +263,12 @@ pub fn image_summary(
             "  {:<11} {step:<22}{layers:>3} {plural} {:>8}   {took}{reason}",
             had.as_str(),
             bytes(size)
+        );
+    }
+    if assembled.media_type.as_ref() == DOCKER_MANIFEST {
+        let _ = writeln!(
+            text,
+            "  note      the manifest is in Docker's format: its digest is another than in OCI's"
         );
     }
     text

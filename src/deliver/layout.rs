@@ -10,14 +10,11 @@ use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::push::Parts;
 use super::upload::Source;
-use crate::oci::blob_path;
+use crate::oci::{DOCKER_MANIFEST, blob_path};
 use crate::pack::files::{Files, LARGEST_DOCUMENT};
 use crate::registry::{Manifest, Verified};
 use crate::store::Packed;
 use crate::{Error, Kind, Result};
-
-/// What Docker calls a manifest (distribution, "Image Manifest Version 2, Schema 2").
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// A layout that is being read.
 pub struct Layout(Files);

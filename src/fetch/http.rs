@@ -19,7 +19,7 @@ use super::address::Address;
 use super::login::Logins;
 use super::machine::Machine;
 use crate::error::{Error, Kind, Result};
-use crate::http::{self, Failure, asked_pause, innermost, passes, passing, unreachable};
+use crate::http::{self, Failure, Way, asked_pause, innermost, passes, passing};
 
 pub use crate::http::Patience;
 
@@ -51,7 +51,7 @@ pub struct Page {
 }
 
 pub struct Client {
-    inner: reqwest::blocking::Client,
+    inner: http::Client,
     logins: Logins,
     patience: Patience,
     /// By name: nothing if it has ever answered, else what came of trying.
@@ -61,19 +61,11 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(machine: &Machine, patience: Patience) -> Result<Self> {
-        Self::build(machine, patience, reqwest::blocking::Client::builder())
-    }
-
-    fn build(
-        machine: &Machine,
-        patience: Patience,
-        builder: reqwest::blocking::ClientBuilder,
-    ) -> Result<Self> {
-        let inner = http::client(machine, &patience, builder)?;
+    pub fn new(machine: &Machine, patience: Patience, way: &Way) -> Result<Self> {
+        let inner = http::Client::new(machine, &patience, way)?;
         Ok(Self {
             inner,
-            logins: Logins::find(machine),
+            logins: Logins::find(machine)?,
             patience,
             hosts: Mutex::default(),
             strangers: Mutex::default(),
@@ -222,7 +214,7 @@ impl Client {
         loop {
             let reached = part.longest;
             let whole = self.patiently(address, || match self.append(address, wanted, part, progress) {
-                Err(Failure::Passing { .. }) if part.longest > reached => Ok(false),
+                Err(Failure::Passing { .. } | Failure::Crowded { .. }) if part.longest > reached => Ok(false),
                 outcome => outcome.map(|()| true),
             })?;
             if whole {
@@ -297,7 +289,7 @@ impl Client {
             let Some(location) = location else {
                 return if passes(status) {
                     let pause = asked_pause(response.headers());
-                    Err(Failure::Passing { error: refusal(&at, status), pause })
+                    Err(Failure::of_answer(status, pause, refusal(&at, status)))
                 } else {
                     Ok((response, at))
                 };
@@ -328,7 +320,7 @@ impl Client {
         } else if let Some((user, password)) = self.login(at, redirected) {
             request = request.basic_auth(user, Some(password));
         }
-        let response = request.send().map_err(|error| passing(unreachable(at, &error)))?;
+        let response = request.send().map_err(|error| passing(self.inner.unreachable(at, &error)))?;
         self.hosts().insert(at.host(), None);
         Ok(response)
     }
@@ -488,6 +480,9 @@ pub(super) fn refusal(at: &Address, status: StatusCode) -> Error {
             error.hint("the proxy wants a login: `HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT`")
         }
         StatusCode::NOT_FOUND | StatusCode::GONE => error.hint("another mirror or index may still have it"),
+        StatusCode::TOO_MANY_REQUESTS => {
+            error.hint("it limits how much may be asked: try later, or with a login")
+        }
         _ => error.hint("the server is at fault: try later, or another mirror or index"),
     }
 }

@@ -94,6 +94,7 @@ pub(super) fn ask(
     blobs: BTreeMap<BlobDigest, PathBuf>,
 ) -> Result<Python> {
     fetcher.online("pages of the Python index")?;
+    fetcher.check_for_locking()?;
     let working = engine.store.working_folder()?;
     let folder = working.path().join("question");
     fs::create_dir(&folder)?;

@@ -39,8 +39,8 @@ struct WheelFile {
 }
 
 impl Realisation<'_> {
-    /// Builds a tree and puts it into the store.
-    pub(super) fn build_tree(&self, node: NodeId, key: Key) -> Result<Built> {
+    /// Builds a tree and puts it into the store; nothing where its inputs make another key by now.
+    pub(super) fn build_tree(&self, node: NodeId, key: Key) -> Result<Option<Built>> {
         let name = &self.graph.node(node).name;
         match &self.graph.node(node).builder {
             Builder::Fetch(_) => Err(Error::new(Kind::Internal, format!("`{name}` is a file and no tree"))),
@@ -51,33 +51,42 @@ impl Realisation<'_> {
                 for tree in self.graph.node(node).builder.inputs() {
                     self.tree_with_content(*tree)?;
                 }
-                self.work_on(node, || self.files(files))
+                self.work_on(node, key, || self.files(files))
             }
-            Builder::Git(git) => self.work_on(node, || self.git(name, git)),
+            Builder::Git(git) => self.work_on(node, key, || self.git(name, git)),
             Builder::UnpackWheels(wheels) => {
                 let files = self.wheels(wheels)?;
-                self.work_on(node, || self.unpack_wheels(&wheels.layout, &files))
+                self.work_on(node, key, || self.unpack_wheels(&wheels.layout, &files))
             }
             Builder::UnpackDebs(debs) => {
                 let root = self.root(&debs.over)?;
                 let files = self.fetch_inputs(debs.packages.iter().map(|deb| deb.file))?;
-                self.work_on(node, || self.sandboxed(name, key, root, unpack_debs(debs, files)))
+                self.work_on(node, key, || self.sandboxed(name, key, root, unpack_debs(debs, files)))
             }
             Builder::Run(run) => {
                 let root = self.root(&run.root)?;
                 let task = self.run_task(run)?;
-                self.work_on(node, || self.sandboxed(name, key, root, task))
+                self.work_on(node, key, || self.sandboxed(name, key, root, task))
             }
         }
     }
 
-    /// Waits for a core, and measures what is done with it.
-    fn work_on(&self, node: NodeId, work: impl FnOnce() -> Result<(DiffId, u64)>) -> Result<Built> {
+    /// Waits for a core, and measures what is done with it. The inputs are here by now, and one of them
+    /// may have come to something else than its record promised: what is made from it has another key.
+    fn work_on(
+        &self,
+        node: NodeId,
+        key: Key,
+        work: impl FnOnce() -> Result<(DiffId, u64)>,
+    ) -> Result<Option<Built>> {
+        if self.key(node)? != key {
+            return Ok(None);
+        }
         let _permit = self.work.acquire(self.urgencies[node.index()]);
         self.engine.send(Event::Building { name: self.graph.node(node).name.clone() });
         let started = Instant::now();
         let (diff_id, size) = work()?;
-        Ok(Built { diff_id, size, took: started.elapsed() })
+        Ok(Some(Built { diff_id, size, took: started.elapsed() }))
     }
 
     /// Removes the inputs of a failed build whose bytes are no longer what their names say; whether
@@ -386,7 +395,7 @@ impl Realisation<'_> {
             command.binds.push(Bind { source, target: PathBuf::from(&cache.path), writable: true });
         }
         if let Some(jobs) = &run.effort.jobs {
-            let count = effort::jobs(jobs.memory);
+            let count = effort::jobs(jobs.memory, self.engine.sandbox.limits().memory);
             command.environment.insert(jobs.variable.clone(), count.to_string());
         }
         Ok(command)

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use assemble_layers::derivation::{Fetch, ImageLayer};
 use assemble_layers::{BlobDigest, Sha256};
@@ -110,7 +111,7 @@ impl<'a> Downloads<'a> {
             self.engine.warn(format!("`{}` is corrupt in the store, and is fetched again", fetch.file));
         }
         self.engine.store.discard_blob(digest)?;
-        if self.engine.substitute(digest, None) {
+        if self.engine.substitute(digest, None, Duration::ZERO) {
             return Ok(path);
         }
         let _permit = self.connections.acquire(0);

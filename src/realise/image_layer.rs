@@ -18,7 +18,14 @@ const STEP: u64 = 1 << 20;
 /// The tree, which need not be here.
 pub(super) fn realised(layer: &ImageLayer) -> Realised {
     let key = Builder::ImageLayer(layer.clone()).key(image::PLATFORM);
-    Realised { diff_id: layer.diff_id, size: layer.size, had: Had::Base, took: Duration::ZERO, key }
+    Realised {
+        diff_id: layer.diff_id,
+        size: layer.size,
+        had: Had::Base,
+        took: Duration::ZERO,
+        key,
+        cost: Duration::ZERO,
+    }
 }
 
 pub(super) fn as_layer(layer: &ImageLayer) -> RealisedLayer {
@@ -35,7 +42,7 @@ impl Realisation<'_> {
     /// Puts the packed layer into the store.
     pub(super) fn fetch_image_layer(&self, layer: &ImageLayer) -> Result<()> {
         let store = self.engine.store;
-        if store.has_blob(layer.digest) || self.engine.substitute(layer.digest, None) {
+        if store.has_blob(layer.digest) || self.engine.substitute(layer.digest, None, Duration::ZERO) {
             return Ok(());
         }
         let _permit = self.downloads.connection();

@@ -1,5 +1,7 @@
 //! What realising would do, without doing it.
 
+use std::time::Duration;
+
 use assemble_layers::derivation::Fetch;
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, image};
 
@@ -55,7 +57,7 @@ pub struct Plan {
 }
 
 /// An input's digest, or the derivation that must be built before it is known.
-enum Identity {
+pub(super) enum Identity {
     Known(Sha256, Had),
     Unknown { first: NodeId },
 }
@@ -115,7 +117,7 @@ impl Engine<'_> {
                 layers.push((base.diff_id, Some(Packed { digest: base.digest, size: base.size })));
                 continue;
             }
-            let packed = match self.record(packing_key(DiffId(digest)))? {
+            let packed = match self.record(packing_key(DiffId(digest)), Duration::ZERO)? {
                 Some((Record { outcome: Outcome::Packed(packed), .. }, _)) => Some(packed),
                 _ => None,
             };
@@ -135,7 +137,7 @@ impl Engine<'_> {
                 return Ok((State::Undecided { until: image.graph.node(first).name.clone() }, None));
             }
         };
-        Ok(match self.record(packing_key(diff_id))? {
+        Ok(match self.record(packing_key(diff_id), Duration::ZERO)? {
             Some((record, found)) => match record.outcome {
                 Outcome::Packed(packed) if found == Had::Substituted => {
                     (State::Substitute, Some(packed.size))
@@ -151,7 +153,7 @@ impl Engine<'_> {
         })
     }
 
-    fn planned_identity(&self, image: &Image, node: NodeId) -> Result<Identity> {
+    pub(super) fn planned_identity(&self, image: &Image, node: NodeId) -> Result<Identity> {
         let builder = &image.graph.node(node).builder;
         match builder {
             Builder::Fetch(fetch) => return Ok(Identity::Known(fetch.sha256, Had::Reused)),
@@ -169,7 +171,7 @@ impl Engine<'_> {
         if let Some(first) = unknown {
             return Ok(Identity::Unknown { first });
         }
-        Ok(match self.record(resolved.key(image::PLATFORM))? {
+        Ok(match self.record(resolved.key(image::PLATFORM), Duration::ZERO)? {
             Some((record, had)) => match record.outcome {
                 Outcome::Tree { diff_id, .. } => Identity::Known(diff_id.0, had),
                 Outcome::Packed(_) | Outcome::Listing { .. } => Identity::Unknown { first: node },

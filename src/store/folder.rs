@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use assemble_layers::{BlobDigest, DiffId, Key, Sha256, Tree, TreePath, digest::Hasher};
 use fs_err as fs;
@@ -414,15 +415,15 @@ impl Substituter for Store {
         self.folder.display().to_string()
     }
 
-    fn record(&self, key: Key) -> Result<Option<Record>> {
+    fn record(&self, key: Key, _: Duration) -> Result<Option<Record>> {
         Store::record(self, key)
     }
 
-    fn tree(&self, _: Key, diff_id: DiffId) -> Result<Option<Tree>> {
+    fn tree(&self, _: Key, diff_id: DiffId, _: Duration) -> Result<Option<Tree>> {
         Store::tree(self, diff_id)
     }
 
-    fn blob(&self, digest: BlobDigest, _: Option<Key>, store: &Store) -> Result<bool> {
+    fn blob(&self, digest: BlobDigest, _: Option<Key>, store: &Store, _: Duration) -> Result<bool> {
         let here = self.has_blob(digest);
         if here {
             store.put_verified(&mut self.open_blob(digest)?, digest)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use assemble_layers::encode::Encoder;
 use assemble_layers::{Content, DiffId, Key, Kind as EntryKind, Tree, TreePath};
@@ -150,9 +151,9 @@ pub fn is_recorded(engine: &Engine<'_>, diff_id: DiffId, select: Select<'_>) -> 
 }
 
 fn recorded(engine: &Engine<'_>, key: Key) -> Result<Option<Listing>> {
-    let Some((record, had)) = engine.record(key)? else { return Ok(None) };
+    let Some((record, had)) = engine.record(key, Duration::ZERO)? else { return Ok(None) };
     let Outcome::Listing { blob } = record.outcome else { return Ok(None) };
-    if !engine.store.has_blob(blob) && !engine.substitute(blob, Some(key)) {
+    if !engine.store.has_blob(blob) && !engine.substitute(blob, Some(key), Duration::ZERO) {
         return Ok(None);
     }
     // What cannot be read counts as not there.
