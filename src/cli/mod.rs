@@ -70,7 +70,12 @@ enum Verb {
 pub fn main(recipes: &dyn Recipes) -> ExitCode {
     crate::sandbox::run_if_helper();
     let arguments = Arguments::parse();
-    match signals::end_by_signals().and_then(|()| run(recipes, arguments.verb)) {
+    let done = signals::end_by_signals().and_then(|ending| {
+        let done = run(recipes, arguments.verb);
+        ending.wait_if_it_has_come();
+        done
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == Kind::Output => ExitCode::SUCCESS,
         Err(error) => {

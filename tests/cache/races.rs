@@ -89,7 +89,7 @@ fn a_push_that_lost_the_race_to_the_same_image_is_done() {
     let (fake, image, layers) = filled(good);
     let (team, ..) = builder();
     pushed(&team, &fake, &image, layers.clone(), "team/app");
-    for line in ["400 Bad Request", "403 Forbidden", "409 Conflict"] {
+    for line in ["400 Bad Request", "403 Forbidden", "409 Conflict", "412 Precondition Failed"] {
         let late = Fake::copy(&fake, move |request| match (request.method.as_str(), request.before) {
             _ if !request.target.contains("/manifests/") => None,
             ("HEAD", 0) => status("404 Not Found"),

@@ -91,6 +91,22 @@ pub fn the_first_process_of_a_container_is_ended_at_once() {
     }
 }
 
+/// Ctrl-C at a terminal: all that the job started gets it as well, and no step is said to have failed.
+pub fn ctrl_c_is_no_failure_of_a_step() {
+    use std::os::unix::process::CommandExt;
+    let machine = Machine::new();
+    for _ in 0..5 {
+        let mut command = machine.image("echo begun; sleep 4747", "true");
+        command.process_group(0);
+        let (child, said) = started(command, "begun");
+        let group = Pid::from_raw(child.id().cast_signed()).unwrap();
+        rustix::process::kill_process_group(group, Signal::INT).unwrap();
+        let (found, said, _) = ended(child, said);
+        assert!(found == Some(130) && !said.contains("error:"), "{found:?} {said}");
+        gone("4747");
+    }
+}
+
 /// A shell's background job, or `nohup`.
 pub fn what_is_ignored_stays_ignored() {
     let machine = Machine::new();
