@@ -71,22 +71,7 @@ fn main() -> ExitCode {
         ("a_container_is_stopped_at_once", containers::a_container_is_stopped_at_once),
         ("the_limits_of_control_groups_count", limits::the_limits_of_control_groups_count),
     ];
-    let listed = std::env::args().any(|argument| argument == "--list");
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    if !Path::new("/bin/busybox").exists() {
-        skipped("jobs of CI need `/bin/busybox` (package busybox-static)");
-        return ExitCode::SUCCESS;
-    }
-    for (name, test) in tests {
-        if listed {
-            println!("{name}: test");
-        } else if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted)) {
-            test();
-            println!("test {name} ... ok");
-        }
-    }
-    ExitCode::SUCCESS
+    support::run("jobs of CI", tests)
 }
 
 /// One image: a root, a step that leaves a folder, and a step over both. Nothing is locked.
