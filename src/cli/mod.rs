@@ -70,12 +70,7 @@ enum Verb {
 pub fn main(recipes: &dyn Recipes) -> ExitCode {
     crate::sandbox::run_if_helper();
     let arguments = Arguments::parse();
-    let done = signals::end_by_signals().and_then(|ending| {
-        let done = run(recipes, arguments.verb);
-        ending.wait_if_it_has_come();
-        done
-    });
-    match done {
+    match signals::end_by_signals().and_then(|()| run(recipes, arguments.verb)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == Kind::Output => ExitCode::SUCCESS,
         Err(error) => {

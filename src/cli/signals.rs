@@ -5,39 +5,20 @@
 //! whose code says which it was, as shells have it: 130 for SIGINT, 143 for SIGTERM. Nothing is tidied:
 //! the store survives that whenever it happens, and the sandbox ends with this process.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::{Error, Kind, Result};
-
-/// Whether one has come.
-pub struct Ending(Arc<AtomicBool>);
-
-impl Ending {
-    /// Waits for the end, where one has come: Ctrl-C goes to the sandbox as well, and that it ended is no
-    /// failure of a step then.
-    pub fn wait_if_it_has_come(&self) {
-        while self.0.load(Ordering::SeqCst) {
-            std::thread::park();
-        }
-    }
-}
 
 /// Ends the program at the first of them from now on.
 ///
 /// # Errors
 /// The machine lets no signal be handled.
-pub fn end_by_signals() -> Result<Ending> {
+pub fn end_by_signals() -> Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     // What whoever started it wants ignored stays so: a shell's `&`, `nohup`.
-    let heard = || [SIGINT, SIGTERM].into_iter().filter(|signal| !is_ignored(&status, *signal));
-    let has_come = Arc::new(AtomicBool::new(false));
-    let flags = heard().try_for_each(|signal| flag::register(signal, Arc::clone(&has_come)).map(drop));
-    let signals = flags.and_then(|()| Signals::new(heard())).and_then(|mut signals| {
+    let heard = [SIGINT, SIGTERM].into_iter().filter(|signal| !is_ignored(&status, *signal));
+    let signals = Signals::new(heard).and_then(|mut signals| {
         let wait = move || {
             if let Some(signal) = signals.forever().next() {
                 eprintln!("\nended by signal {signal}: what was finished is kept");
@@ -46,8 +27,7 @@ pub fn end_by_signals() -> Result<Ending> {
         };
         std::thread::Builder::new().name("signals".to_owned()).spawn(wait)
     });
-    let failed = |error| Error::new(Kind::Machine, "no signal can be handled").detail(error);
-    signals.map(|_| Ending(has_come)).map_err(failed)
+    signals.map(drop).map_err(|error| Error::new(Kind::Machine, "no signal can be handled").detail(error))
 }
 
 /// `SigIgn`, a mask in hexadecimal digits whose first bit is signal 1 (proc_pid_status(5)).

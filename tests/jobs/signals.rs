@@ -91,7 +91,7 @@ pub fn the_first_process_of_a_container_is_ended_at_once() {
     }
 }
 
-/// Ctrl-C at a terminal: all that the job started gets it as well, and no step is said to have failed.
+/// Ctrl-C at a terminal: all of the group gets it, and no step is said to have failed.
 pub fn ctrl_c_is_no_failure_of_a_step() {
     use std::os::unix::process::CommandExt;
     let machine = Machine::new();
