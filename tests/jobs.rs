@@ -52,6 +52,7 @@ fn main() -> ExitCode {
             "the_first_process_of_a_container_is_ended_at_once",
             signals::the_first_process_of_a_container_is_ended_at_once,
         ),
+        ("a_build_that_nobody_hears_is_ended", signals::a_build_that_nobody_hears_is_ended),
         ("ctrl_c_is_no_failure_of_a_step", signals::ctrl_c_is_no_failure_of_a_step),
         ("what_is_ignored_stays_ignored", signals::what_is_ignored_stays_ignored),
         ("a_cancelled_job_has_published_what_took_long", lost::a_cancelled_job_has_published_what_took_long),

@@ -21,12 +21,17 @@ fn running(word: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn gone(word: &str) {
+fn wait_for(done: impl Fn() -> bool) {
     let started = Instant::now();
-    while !running(word).is_empty() {
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", running(word));
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(5));
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[track_caller]
+fn gone(word: &str) {
+    wait_for(|| running(word).is_empty());
 }
 
 /// The exit code and how long it took.
@@ -45,7 +50,7 @@ pub fn a_build_that_is_ended_says_so() {
     for (signal, code, sleep) in [(Signal::TERM, 143, "4141"), (Signal::INT, 130, "4242")] {
         let first = format!("echo begun; sleep {sleep}");
         let (child, said) = started(machine.image(&first, "true"), "begun");
-        assert_eq!(running(sleep).len(), 1);
+        wait_for(|| running(sleep).len() == 1);
         send(child.id(), signal);
         let (found, said, took) = ended(child, said);
         assert_eq!(found, Some(code), "{said}");
@@ -88,6 +93,24 @@ pub fn the_first_process_of_a_container_is_ended_at_once() {
         assert_eq!(found, Some(code), "{said}");
         assert!(took < Duration::from_secs(3), "{took:?} {said}");
         gone(sleep);
+    }
+}
+
+/// Whoever heard the log has gone, or has stopped reading.
+pub fn a_build_that_nobody_hears_is_ended() {
+    let machine = Machine::new();
+    for has_gone in [false, true] {
+        let first = "echo begun; while :; do echo 0123456789012345678901234567890123456789; done";
+        let (mut child, said) = started(machine.image(first, "true"), "begun");
+        let heard = (!has_gone).then_some(said);
+        std::thread::sleep(Duration::from_secs(1));
+        let since = Instant::now();
+        // Where the one who heard it has gone, it may have ended by itself.
+        let _ = kill_process(Pid::from_raw(child.id().cast_signed()).unwrap(), Signal::TERM);
+        let status = child.wait().unwrap();
+        assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+        assert!(has_gone || status.code() == Some(143), "{status}");
+        drop(heard);
     }
 }
 
