@@ -205,7 +205,7 @@ fn made(command: &mut Command) -> (String, String) {
 
 /// Starts a command and waits until it says something.
 #[track_caller]
-fn started(mut command: Command, word: &str) -> (Child, BufReader<std::process::ChildStderr>) {
+fn started(mut command: Command, word: &str) -> Started {
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap());
     let (mut line, mut lines) = (String::new(), String::new());
@@ -216,5 +216,18 @@ fn started(mut command: Command, word: &str) -> (Child, BufReader<std::process::
         }
         lines += &line;
     }
-    (child, said)
+    Started { child, said: Some(said) }
+}
+
+/// A program that runs, killed at the end of its test.
+struct Started {
+    child: Child,
+    said: Option<BufReader<std::process::ChildStderr>>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
