@@ -97,6 +97,14 @@ impl Machine {
         output(Process::new("chmod").arg("0700").arg(&self.folder));
     }
 
+    /// A folder with the attack.
+    fn files(&self, name: &str) -> PathBuf {
+        let folder = self.folder.join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::copy(self.folder.join("attack.py"), folder.join("attack.py")).unwrap();
+        folder
+    }
+
     /// A job over the whole root of the example.
     fn job(&self, small: &Small, name: &str, task: Task) -> Job {
         let store = Store::open_cache(&small.store).unwrap();
@@ -203,38 +211,36 @@ fn attack_job(machine: &Machine, small: &Small, name: &str, mut command: Command
 }
 
 #[test]
-fn a_hostile_command_gains_nothing() {
+fn hostile_steps_gain_nothing() {
     let Some(small) = scene() else { return };
     machines(small, &|machine| {
-        let files = machine.folder.join("command");
-        fs::create_dir(&files).unwrap();
-        fs::rename(machine.folder.join("attack.py"), files.join("attack.py")).unwrap();
-        let command = Command::new(["python3", "/attack/attack.py", "command"]);
-        let said = machine.run(small, attack_job(machine, small, "command", command, &files));
-        machine.assert_unharmed(&said, &["command"]);
-        // The next one finds everything as it was.
-        let command =
-            Command::new(["sh", "-c", "ls -A /tmp /run; ls -l /proc/sys/kernel/core_pattern; echo WELL"]);
-        let said = machine.run(small, attack_job(machine, small, "next", command, &files));
-        assert!(said.iter().any(|line| line == "WELL"), "{said:#?}");
+        a_command(small, machine);
+        a_build_backend(small, machine);
+        a_package(small, machine);
     });
 }
 
-#[test]
-fn a_hostile_build_backend_gains_nothing() {
-    let Some(small) = scene() else { return };
-    machines(small, &|machine| {
-        let files = machine.folder.join("sdist");
-        fs::create_dir(&files).unwrap();
-        fs::rename(machine.folder.join("attack.py"), files.join("attack.py")).unwrap();
-        fs::write(files.join("pyproject.toml"), PYPROJECT).unwrap();
-        fs::write(files.join("backend.py"), BACKEND).unwrap();
-        let script = "cp -r /attack /tmp/sdist; python3 -m pip wheel -v --no-index --no-build-isolation --no-deps \
+fn a_command(small: &Small, machine: &Machine) {
+    let files = machine.files("command");
+    let command = Command::new(["python3", "/attack/attack.py", "command"]);
+    let said = machine.run(small, attack_job(machine, small, "command", command, &files));
+    machine.assert_unharmed(&said, &["command"]);
+    // The next one finds everything as it was.
+    let command =
+        Command::new(["sh", "-c", "ls -A /tmp /run; ls -l /proc/sys/kernel/core_pattern; echo WELL"]);
+    let said = machine.run(small, attack_job(machine, small, "next", command, &files));
+    assert!(said.iter().any(|line| line == "WELL"), "{said:#?}");
+}
+
+fn a_build_backend(small: &Small, machine: &Machine) {
+    let files = machine.files("sdist");
+    fs::write(files.join("pyproject.toml"), PYPROJECT).unwrap();
+    fs::write(files.join("backend.py"), BACKEND).unwrap();
+    let script = "cp -r /attack /tmp/sdist; python3 -m pip wheel -v --no-index --no-build-isolation --no-deps \
                       --wheel-dir /wheels /tmp/sdist || true";
-        let command = Command::new(["sh", "-euc", script]);
-        let said = machine.run(small, attack_job(machine, small, "sdist", command, &files));
-        machine.assert_unharmed(&said, &["backend"]);
-    });
+    let command = Command::new(["sh", "-euc", script]);
+    let said = machine.run(small, attack_job(machine, small, "sdist", command, &files));
+    machine.assert_unharmed(&said, &["backend"]);
 }
 
 const PYPROJECT: &str = r#"
@@ -255,17 +261,13 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     raise SystemExit("that was all")
 "#;
 
-#[test]
-fn a_hostile_package_gains_nothing() {
-    let Some(small) = scene() else { return };
-    machines(small, &|machine| {
-        let deb = machine.folder.join("hostile.deb");
-        make_deb(&machine.folder, &deb);
-        let package = DebFile { package: "hostile".to_owned(), path: deb, automatic: false };
-        let job = machine.job(small, "deb", Task::UnpackDebs { packages: vec![package] });
-        let said = machine.run(small, job);
-        machine.assert_unharmed(&said, &["install", "configure"]);
-    });
+fn a_package(small: &Small, machine: &Machine) {
+    let deb = machine.folder.join("hostile.deb");
+    make_deb(&machine.folder, &deb);
+    let package = DebFile { package: "hostile".to_owned(), path: deb, automatic: false };
+    let job = machine.job(small, "deb", Task::UnpackDebs { packages: vec![package] });
+    let said = machine.run(small, job);
+    machine.assert_unharmed(&said, &["install", "configure"]);
 }
 
 /// A package whose maintainer scripts are the attack: their first argument is its name.

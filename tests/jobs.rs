@@ -2,8 +2,11 @@
 //! that has lost something. By the command line of a program that is this very test, over recipes of its
 //! own, and through the real sandbox.
 //!
-//! The root is a static busybox (package `busybox-static`).
+//! The root is a static busybox (package `busybox-static`). What runs in podman's containers does so where
+//! `ASSEMBLE_REAL=1` asks for it, as `.ci/run` does.
 
+#[path = "jobs/containers.rs"]
+mod containers;
 #[allow(dead_code, reason = "the tests of registries need all of it")]
 #[path = "registry/fake.rs"]
 mod fake;
@@ -11,6 +14,8 @@ mod fake;
 mod limits;
 #[path = "jobs/lost.rs"]
 mod lost;
+#[path = "support/podman.rs"]
+mod podman;
 #[path = "jobs/signals.rs"]
 mod signals;
 mod support;
@@ -61,6 +66,8 @@ fn main() -> ExitCode {
             "a_container_without_privileges_takes_everything",
             limits::a_container_without_privileges_takes_everything,
         ),
+        ("a_container_of_podman_takes_everything", containers::a_container_of_podman_takes_everything),
+        ("a_container_is_stopped_at_once", containers::a_container_is_stopped_at_once),
         ("the_limits_of_control_groups_count", limits::the_limits_of_control_groups_count),
     ];
     let listed = std::env::args().any(|argument| argument == "--list");
@@ -210,15 +217,17 @@ fn made(command: &mut Command) -> (String, String) {
 }
 
 /// Starts a command and waits until it says something.
+#[track_caller]
 fn started(mut command: Command, word: &str) -> (Child, BufReader<std::process::ChildStderr>) {
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap());
-    let mut lines = String::new();
-    loop {
-        let before = lines.len();
-        assert!(said.read_line(&mut lines).unwrap() > 0, "it ended before it said `{word}`: {lines}");
-        if lines[before..].contains(word) {
-            return (child, said);
+    let (mut line, mut lines) = (String::new(), String::new());
+    while !line.contains(word) {
+        line.clear();
+        if said.read_line(&mut line).unwrap() == 0 {
+            panic!("{} before it said `{word}`: {lines}", child.wait().unwrap());
         }
+        lines += &line;
     }
+    (child, said)
 }

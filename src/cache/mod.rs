@@ -41,6 +41,7 @@ use document::{Document, Found};
 use trouble::Trouble;
 
 pub use asking::{Pace, patience};
+pub(crate) use document::read as read_document;
 pub use key::{PublicKey, SecretKey};
 pub use publish::Published;
 
@@ -152,7 +153,7 @@ impl Cache {
         let known = match manifest {
             None => Known::Nothing,
             Some(manifest) => match document::read(key, &manifest.bytes, &self.keys) {
-                Ok(Found::Record(document)) => Known::Record(Arc::new(document)),
+                Ok(Found::Record(document)) => Known::Record(document),
                 Ok(Found::Untrusted) => {
                     self.tell(Trouble::Untrusted, &key.hex(), || {
                         Error::new(Kind::Input, "it has records that no key of `--cache-key` has signed").hint(

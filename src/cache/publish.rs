@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read, Write};
 use std::ops::AddAssign;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use assemble_layers::{BlobDigest, DiffId, Key, Sha256};
@@ -292,7 +292,7 @@ impl Cache {
         });
         let key = draft.lacking.result.key;
         if let Ok(Found::Record(document)) = document::read(key, &draft.manifest, &self.keys) {
-            lock(&self.known).insert(key, Known::Record(Arc::new(document)));
+            lock(&self.known).insert(key, Known::Record(document));
         }
     }
 

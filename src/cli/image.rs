@@ -89,6 +89,9 @@ impl Format {
     }
 }
 
+/// What means this process's own stdout.
+const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
 /// Where the image goes.
 enum Target<'a> {
     Store,
@@ -101,7 +104,7 @@ impl<'a> Target<'a> {
     fn of(output: Option<&'a Path>) -> Self {
         match output {
             None => Self::Store,
-            Some(path) if path == Path::new("-") => Self::Stream,
+            Some(path) if STDOUT.iter().any(|name| path == Path::new(name)) => Self::Stream,
             Some(path) if path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir() => {
                 Self::Folder(path)
             }
@@ -121,7 +124,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     session.share_with(&arguments.caches_to, arguments.cache_secret.as_deref())?;
     let Declared { lock, mended, image, why } = arguments.choice.declare(&mut session, arguments.locked)?;
     if !arguments.options.quiet {
-        why.iter().for_each(|line| eprintln!("  gpu       {line}"));
+        why.iter().for_each(|line| super::say(format_args!("  gpu       {line}\n")));
     }
     let names = names(arguments, &image)?;
     let making = Making {
@@ -146,12 +149,10 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     reporter.finish();
     let Made { assembled, whys, published, loaded, pushed } = made?;
     if !arguments.options.quiet {
-        eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
-        published
-            .iter()
-            .for_each(|(cache, published)| eprint!("{}", report::publish_summary(cache, published)));
-        eprint!("{}", loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
-        pushed.iter().for_each(|pushed| eprint!("{}", report::push_summary(pushed)));
+        super::say(report::image_summary(&lock, &mended, &image, &assembled, &whys));
+        published.iter().for_each(|(cache, published)| super::say(report::publish_summary(cache, published)));
+        super::say(loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
+        pushed.iter().for_each(|pushed| super::say(report::push_summary(pushed)));
     }
     let seconds = started.elapsed().as_secs_f64();
     match target {
@@ -159,7 +160,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
         _ if arguments.json => {
             let delivered = Delivered { names: &names, loaded, pushed: &pushed };
-            super::print(as_json(&image, &assembled, &delivered, seconds))?;
+            super::print_json(&as_json(&image, &assembled, &delivered, seconds))?;
         }
         _ => {
             super::print(assembled.manifest.digest)?;

@@ -13,6 +13,7 @@ mod report;
 mod session;
 mod shell;
 mod signals;
+mod terminal;
 mod variants;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use assemble_layers::Recipes;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{Error, Kind, Result};
+use terminal::{print, print_json, say};
 
 /// Makes OCI images from recipes written in Rust, reproducibly and without Dockerfiles.
 #[derive(Parser)]
@@ -72,7 +74,7 @@ pub fn main(recipes: &dyn Recipes) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == Kind::Output => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            terminal::say(format_args!("error: {error}\n"));
             ExitCode::from(error.kind().exit_code())
         }
     }
@@ -98,20 +100,6 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Man => Ok(clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?),
-    }
-}
-
-/// Writes a line to stdout. Whoever reads it may have gone: that is no failure of ours.
-///
-/// # Errors
-/// Those of stdout.
-fn print(text: impl std::fmt::Display) -> Result<()> {
-    use std::io::{ErrorKind, Write};
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-            Err(Error::new(Kind::Output, "nobody reads stdout"))
-        }
-        result => Ok(result?),
     }
 }
 

@@ -11,6 +11,7 @@ use assemble_layers::recipe::Base;
 use assemble_layers::{Image, Lock};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::terminal;
 use crate::cache::Published;
 use crate::deliver::Pushed;
 use crate::deliver::docker::Loaded;
@@ -120,7 +121,7 @@ impl Screen {
                 if self.verbose {
                     self.line(format!("  {name} | {line}"));
                 } else if let Some(bar) = self.running.get(&name) {
-                    bar.set_message(line.chars().take(60).collect::<String>());
+                    bar.set_message(terminal::line(&line.chars().take(60).collect::<String>()));
                 }
             }
             Event::Progress { name, done, total, left } => self.progress(&name, done, total, left),
@@ -135,9 +136,10 @@ impl Screen {
                 let _ = self.ended.send(Step::Ended);
             }
             Event::Warning(text) => {
-                let _ = self.bars.println(format!("warning: {text}"));
+                let text = format!("warning: {text}");
+                let _ = self.bars.println(terminal::plain(&text));
                 if !self.terminal {
-                    eprintln!("warning: {text}");
+                    terminal::say(text + "\n");
                 }
             }
         }
@@ -145,9 +147,9 @@ impl Screen {
 
     fn line(&self, text: String) {
         if self.terminal {
-            let _ = self.bars.println(text);
+            let _ = self.bars.println(terminal::plain(&text));
         } else if !self.quiet {
-            eprintln!("{text}");
+            terminal::say(text + "\n");
         }
     }
 
@@ -156,7 +158,7 @@ impl Screen {
         let bar = self.running.entry(file.clone()).or_insert_with(|| {
             let template =
                 "  {wide_msg} {bytes:>10} of {total_bytes:>10}  {bytes_per_sec:>12}  {eta:>4} left";
-            bars.add(ProgressBar::new(size).with_style(style(template)).with_message(file))
+            bars.add(ProgressBar::new(size).with_style(style(template)).with_message(terminal::line(&file)))
         });
         bar.set_position(done);
     }
@@ -166,7 +168,7 @@ impl Screen {
         let left = left.map_or(String::new(), |left| format!("   {} left", rough(left)));
         let text = format!("{done} of {total}{left}");
         if let Some(bar) = self.running.get(name) {
-            bar.set_prefix(format!("{name}   {text}"));
+            bar.set_prefix(terminal::line(&format!("{name}   {text}")));
         } else if !self.terminal && total >= 10 && done * 10 / total != (done.max(1) - 1) * 10 / total {
             self.line(format!("  building  {name}   {text}"));
         }
@@ -176,7 +178,7 @@ impl Screen {
         self.end(name);
         if self.terminal {
             let bar = ProgressBar::new_spinner().with_style(style("  {prefix}   {msg}   {elapsed}"));
-            let bar = self.bars.add(bar.with_prefix(name.to_owned()).with_message(what.to_owned()));
+            let bar = self.bars.add(bar.with_prefix(terminal::line(name)).with_message(what.to_owned()));
             bar.enable_steady_tick(Duration::from_millis(500));
             self.running.insert(name.to_owned(), bar);
         }

@@ -20,7 +20,7 @@ pub fn end_by_signals() -> Result<()> {
     let heard = [SIGINT, SIGTERM].into_iter().filter(|signal| !is_ignored(&status, *signal));
     let signals = Signals::new(heard).and_then(|mut signals| {
         let wait = move || {
-            for signal in signals.forever() {
+            if let Some(signal) = signals.forever().next() {
                 eprintln!("\nended by signal {signal}: what was finished is kept");
                 std::process::exit(128 + signal);
             }

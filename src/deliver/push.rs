@@ -60,7 +60,7 @@ impl Parts {
     }
 }
 
-/// An image that was built. The digests of its layers are known: nothing is hashed.
+/// An image that was built. Its layers are hashed as they are sent, by the store's own reader.
 pub struct Built<'a> {
     pub store: &'a Store,
     pub image: &'a Assembled,
@@ -102,7 +102,11 @@ impl Source for Built<'_> {
         if !self.store.has_blob(digest) {
             (self.obtain)(&|wanted| wanted == digest)?;
         }
-        Ok(Box::new(self.store.open_blob(digest)?))
+        let layer = self.image.layers.iter().find(|layer| layer.packed.digest == digest);
+        Ok(match layer {
+            Some(layer) => Box::new(self.store.open_packed(layer.packed)?),
+            None => Box::new(self.store.open_blob(digest)?),
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use assemble_layers::digest::{Hasher, Sha256};
 use reqwest::blocking::Response;
@@ -23,6 +24,9 @@ use crate::http::{self, Failure, Way, asked_pause, innermost, passes, passing};
 pub use crate::http::Patience;
 
 const REDIRECTS: usize = 10;
+
+/// A page, which is held in memory, must have come by then.
+const LONGEST_PAGE: Duration = Duration::from_secs(600);
 
 /// How much is read at once, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -432,7 +436,22 @@ fn read_page(response: Response, at: Address, limit: u64) -> Result<Page, Failur
     let content_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
     let content_type = content_type.trim().to_ascii_lowercase();
     let mut bytes = Vec::new();
-    response.take(limit + 1).read_to_end(&mut bytes).map_err(|error| passing(broken_off(&at, &error)))?;
+    let mut response = response.take(limit + 1);
+    let started = Instant::now();
+    while response
+        .by_ref()
+        .take(1 << 16)
+        .read_to_end(&mut bytes)
+        .map_err(|error| passing(broken_off(&at, &error)))?
+        > 0
+    {
+        // One that gives a byte now and then does not stall, and would never end.
+        if started.elapsed() > LONGEST_PAGE {
+            let error = Error::new(Kind::Network, format!("`{}` does not come to an end", at.host()));
+            let seconds = LONGEST_PAGE.as_secs();
+            return Err(error.detail(at).detail(format!("{} bytes in {seconds} s", bytes.len())).into());
+        }
+    }
     if bytes.len() as u64 > limit {
         return Err(too_large(&at, limit).into());
     }

@@ -29,6 +29,7 @@ use crate::http::Way;
 pub use address::Address;
 pub(crate) use address::decode;
 pub(crate) use date::parse as parse_date;
+pub(crate) use login::Logins;
 pub use machine::Machine;
 pub use network::{Network, Places};
 

@@ -28,8 +28,11 @@ pub const DEFAULT: &str = "pypi";
 
 const ACCEPT: &str =
     "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
-/// The largest pages of the public index are about 20 MB.
-const LARGEST_PAGE: u64 = 256 << 20;
+/// The largest page that is read, in bytes; those of the public index have up to 20 MB.
+const LARGEST_PAGE: u64 = 64 << 20;
+
+/// A character reference is not longer, in bytes.
+const LONGEST_REFERENCE: usize = 10;
 
 /// A file that an index lists.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -260,7 +263,7 @@ fn with_poetry_login(address: Address, source: &str, machine: &Machine) -> Resul
     })
 }
 
-fn read_page(page: &Page) -> Result<Vec<Listed>> {
+pub(crate) fn read_page(page: &Page) -> Result<Vec<Listed>> {
     let text = String::from_utf8_lossy(&page.bytes);
     if page.content_type.ends_with("json") {
         read_json(&text, &page.address)
@@ -431,7 +434,9 @@ fn unescape(text: &str) -> String {
     while let Some(start) = rest.find('&') {
         plain.push_str(&rest[..start]);
         rest = &rest[start..];
-        let reference = rest[1..].split_once(';').filter(|(name, _)| name.len() < 10);
+        // One look at the rest for each `&` would be as many as there are bytes.
+        let end = rest.bytes().take(LONGEST_REFERENCE + 1).position(|byte| byte == b';');
+        let reference = end.map(|end| (&rest[1..end], &rest[end + 1..]));
         match reference.and_then(|(name, after)| Some((character(name)?, after))) {
             Some((c, after)) => {
                 plain.push(c);

@@ -60,6 +60,15 @@ fn broken_html_is_no_panic() {
     }
 }
 
+/// By looks at the rest for each character reference, this would take a day.
+#[test]
+fn many_references_are_read_in_time() {
+    let name = "&".repeat(4 << 20);
+    let files = page("text/html", &format!("<a href='x'>{name}&amp;&#x41;</a>"));
+    assert_eq!(files[0].name.len(), (4 << 20) + 2);
+    assert!(files[0].name.ends_with("&&A"));
+}
+
 #[test]
 fn pages_of_json() {
     let files = page(

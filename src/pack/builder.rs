@@ -1,27 +1,57 @@
 //! Putting a tree together from members of archives and from bytes of one's own.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
+use assemble_layers::digest::Hasher;
 use assemble_layers::{BlobDigest, Content, Entry, Kind as EntryKind, Sha256, Tree, TreePath};
 
 use super::Contents;
 use crate::{Error, Kind, Result};
 
-/// A tree in the making.
-#[derive(Default)]
-pub struct TreeBuilder {
+/// A tree in the making. Bytes of its own go to `W`, one file after the other, and are not held.
+pub struct TreeBuilder<W> {
     entries: BTreeMap<TreePath, (Entry, Option<Literal>)>,
-    literals: Vec<u8>,
+    literals: Literals<W>,
 }
 
-/// Where in the literals an entry's bytes are.
+/// What an entry's bytes are, and where in the literals.
 #[derive(Clone, Copy)]
 struct Literal {
-    offset: usize,
-    length: usize,
+    offset: u64,
+    length: u64,
+    sha256: Sha256,
 }
 
-impl TreeBuilder {
+/// Where the literals go, and what is there.
+struct Literals<W> {
+    inner: W,
+    length: u64,
+    all: Hasher,
+    /// Of the file that is being written.
+    one: Hasher,
+}
+
+impl<W: Write> Write for Literals<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.all.update(&bytes[..written]);
+        self.one.update(&bytes[..written]);
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<W: Write> TreeBuilder<W> {
+    pub fn new(literals: W) -> Self {
+        let literals = Literals { inner: literals, length: 0, all: Hasher::new(), one: Hasher::new() };
+        Self { entries: BTreeMap::new(), literals }
+    }
+
     /// A file whose bytes are in the store.
     ///
     /// # Errors
@@ -48,13 +78,30 @@ impl TreeBuilder {
     /// A file of these bytes.
     ///
     /// # Errors
-    /// Another entry stands there.
+    /// Another entry stands there; those of whatever the bytes go to.
     pub fn literal(&mut self, path: TreePath, bytes: &[u8], mode: u32) -> Result<()> {
-        let literal = Literal { offset: self.literals.len(), length: bytes.len() };
-        self.literals.extend_from_slice(bytes);
+        self.written(path, mode, |file| Ok(file.write_all(bytes)?)).map(drop)
+    }
+
+    /// A file of the bytes that `write` writes; their digest and their number.
+    ///
+    /// # Errors
+    /// As [`TreeBuilder::literal`]; those of `write`.
+    pub fn written(
+        &mut self,
+        path: TreePath,
+        mode: u32,
+        write: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<(Sha256, u64)> {
+        let offset = self.literals.length;
+        self.literals.one = Hasher::new();
+        write(&mut self.literals)?;
+        let sha256 = self.literals.one.clone().finish();
+        let literal = Literal { offset, length: self.literals.length - offset, sha256 };
         // The blob gets its name when all its bytes are there.
         let nowhere = Content::Plain { blob: BlobDigest(Sha256::of(b"")), offset: 0, length: 0 };
-        self.add(Entry::file(path, nowhere, mode), Some(literal))
+        self.add(Entry::file(path, nowhere, mode), Some(literal))?;
+        Ok((sha256, literal.length))
     }
 
     /// # Errors
@@ -85,7 +132,7 @@ impl TreeBuilder {
             }
         }
         match self.entries.get(&entry.path) {
-            Some(there) if self.is_same(there, &(entry.clone(), literal)) => Ok(()),
+            Some(there) if is_same(there, &(entry.clone(), literal)) => Ok(()),
             Some(_) => Err(conflict(&entry.path)),
             None => {
                 self.entries.insert(entry.path.clone(), (entry, literal));
@@ -94,32 +141,31 @@ impl TreeBuilder {
         }
     }
 
-    /// Whether two entries put the same thing in one place.
-    fn is_same(&self, one: &(Entry, Option<Literal>), other: &(Entry, Option<Literal>)) -> bool {
-        let bytes = |literal: &Literal| &self.literals[literal.offset..literal.offset + literal.length];
-        let contents = match (&one.0.kind, &other.0.kind, &one.1, &other.1) {
-            (_, _, Some(one), Some(other)) => bytes(one) == bytes(other),
-            (one_kind, other_kind, None, None) => one_kind == other_kind,
-            _ => false,
-        };
-        contents && one.0.mode == other.0.mode
-    }
-
-    /// The tree, and the blob that its literal files refer to.
+    /// The tree, and the blob that its literal files refer to: all that was written.
     ///
     /// # Errors
-    /// None is known; a tree checks its entries.
-    pub fn finish(self) -> Result<(Tree, Vec<u8>)> {
-        let blob = BlobDigest(Sha256::of(&self.literals));
+    /// Those of whatever the bytes go to.
+    pub fn finish(mut self) -> Result<(Tree, BlobDigest)> {
+        self.literals.flush()?;
+        let blob = BlobDigest(self.literals.all.finish());
         let entries = self.entries.into_values().map(|(mut entry, literal)| {
-            if let Some(Literal { offset, length }) = literal {
-                entry.kind =
-                    EntryKind::File(Content::Plain { blob, offset: offset as u64, length: length as u64 });
+            if let Some(Literal { offset, length, .. }) = literal {
+                entry.kind = EntryKind::File(Content::Plain { blob, offset, length });
             }
             entry
         });
-        Ok((Tree::new(entries.collect())?, self.literals))
+        Ok((Tree::new(entries.collect())?, blob))
     }
+}
+
+/// Whether two entries put the same thing in one place.
+fn is_same(one: &(Entry, Option<Literal>), other: &(Entry, Option<Literal>)) -> bool {
+    let contents = match (&one.0.kind, &other.0.kind, &one.1, &other.1) {
+        (_, _, Some(one), Some(other)) => (one.length, one.sha256) == (other.length, other.sha256),
+        (one_kind, other_kind, None, None) => one_kind == other_kind,
+        _ => false,
+    };
+    contents && one.0.mode == other.0.mode
 }
 
 fn conflict(path: &TreePath) -> Error {

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use assemble_layers::derivation::{
     ANY_TAGS, DebInput, Fetch, FileSource, Files, Git, Layout, Run, UnpackDebs, UnpackWheels, WheelInput,
 };
 use assemble_layers::digest::Hasher;
-use assemble_layers::{
-    BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Sha256, Tree, TreePath,
-};
+use assemble_layers::{BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Tree, TreePath};
 
 use super::effort::{self, Counter};
 use super::event::Event;
@@ -28,6 +26,9 @@ pub(super) struct Built {
     pub size: u64,
     pub took: Duration,
 }
+
+/// Where the bytes of a tree go that no blob has yet.
+type Literals = std::io::BufWriter<fs_err::File>;
 
 /// A wheel that is in the store.
 struct WheelFile {
@@ -96,7 +97,7 @@ impl Realisation<'_> {
             let Builder::Fetch(fetch) = &self.graph.node(*input).builder else { continue };
             let digest = BlobDigest(fetch.sha256);
             let path = self.engine.store.blob_file(digest);
-            if path.exists() && !is_intact(&path, digest)? {
+            if path.exists() && !self.engine.store.is_intact(digest)? {
                 self.engine.warn(format!("`{}` is corrupt in the store, and is fetched again", fetch.file));
                 self.engine.store.discard_blob(digest)?;
                 found = true;
@@ -125,8 +126,7 @@ impl Realisation<'_> {
         let store = self.engine.store;
         let mut corrupt = Vec::new();
         for blob in store.tree(diff_id)?.unwrap_or_default().blobs() {
-            let path = store.blob_file(blob);
-            if path.exists() && !is_intact(&path, blob)? {
+            if store.has_blob_file(blob) && !store.is_intact(blob)? {
                 corrupt.push(blob);
             }
         }
@@ -147,23 +147,33 @@ impl Realisation<'_> {
         trees.iter().map(|tree| self.tree_with_content(*tree)).collect()
     }
 
-    fn finish(&self, builder: TreeBuilder, contents: &mut Contents<'_>) -> Result<(DiffId, u64)> {
-        let (tree, literals) = builder.finish()?;
-        self.engine.store.put_bytes(&literals)?;
+    /// Has `add` put a tree together, and puts it into the store.
+    fn tree_of(
+        &self,
+        add: impl FnOnce(&mut TreeBuilder<Literals>, &mut Contents<'_>) -> Result<()>,
+    ) -> Result<(DiffId, u64)> {
+        let working = self.engine.store.working_folder()?;
+        let literals = working.path().join("literals");
+        let mut builder =
+            TreeBuilder::new(std::io::BufWriter::with_capacity(1 << 17, fs_err::File::create(&literals)?));
+        let file_of = |blob| self.engine.store.blob_file(blob);
+        let mut contents = Contents::new(&file_of);
+        add(&mut builder, &mut contents)?;
+        let (tree, blob) = builder.finish()?;
+        self.engine.store.adopt(&literals, blob)?;
+        let contents = &mut contents;
         let (diff_id, size) = pack::identify(&tree, contents)?;
         self.engine.store.put_tree(diff_id, &tree)?;
         Ok((diff_id, size))
     }
 
     fn unpack_wheels(&self, layout: &Layout, files: &[WheelFile]) -> Result<(DiffId, u64)> {
-        let file_of = |blob| self.engine.store.blob_file(blob);
-        let mut contents = Contents::new(&file_of);
-        let mut builder = TreeBuilder::default();
-        for WheelFile { filename, blob, path, requested } in files {
-            let wheel = wheel::Wheel { filename, blob: *blob, path, requested: *requested };
-            wheel::unpack(&wheel, layout, &mut contents, &mut builder)?;
-        }
-        self.finish(builder, &mut contents)
+        self.tree_of(|builder, contents| {
+            files.iter().try_for_each(|WheelFile { filename, blob, path, requested }| {
+                let wheel = wheel::Wheel { filename, blob: *blob, path, requested: *requested };
+                wheel::unpack(&wheel, layout, contents, builder)
+            })
+        })
     }
 
     /// Every wheel as a blob of its own, whether it was fetched or built.
@@ -259,52 +269,53 @@ impl Realisation<'_> {
         std::io::Write::flush(&mut file)?;
         let blob = BlobDigest(hasher.finish());
         store.adopt(&path, blob)?;
-        let file_of = |blob| store.blob_file(blob);
-        let mut contents = Contents::new(&file_of);
-        let mut builder = TreeBuilder::default();
-        builder.directory(git.folder.clone(), 0o755)?;
-        for (member, (offset, length, target)) in members.iter().zip(found) {
-            let path = git.folder.join(member.path.as_bytes())?;
-            match member.kind {
-                MemberKind::Link => builder.symlink(path, &target)?,
-                MemberKind::File { executable } => {
-                    let mode = if executable { 0o755 } else { 0o644 };
-                    builder.stored(path, Content::Plain { blob, offset, length }, mode, &mut contents)?;
+        self.tree_of(|builder, contents| {
+            builder.directory(git.folder.clone(), 0o755)?;
+            for (member, (offset, length, target)) in members.iter().zip(found) {
+                let path = git.folder.join(member.path.as_bytes())?;
+                match member.kind {
+                    MemberKind::Link => builder.symlink(path, &target)?,
+                    MemberKind::File { executable } => {
+                        let mode = if executable { 0o755 } else { 0o644 };
+                        builder.stored(path, Content::Plain { blob, offset, length }, mode, contents)?;
+                    }
                 }
             }
-        }
-        self.finish(builder, &mut contents)
+            Ok(())
+        })
     }
 
     fn files(&self, files: &Files<NodeId>) -> Result<(DiffId, u64)> {
-        let file_of = |blob| self.engine.store.blob_file(blob);
-        let mut contents = Contents::new(&file_of);
-        let mut builder = TreeBuilder::default();
-        for entry in &files.entries {
-            let path = entry.path.clone();
-            match &entry.source {
-                FileSource::Directory => builder.directory(path, entry.mode)?,
-                FileSource::Symlink(target) => builder.symlink(path, &target.0)?,
-                FileSource::Literal(bytes) => builder.literal(path, &bytes.0, entry.mode)?,
-                FileSource::Project { path: source, sha256, .. } => {
-                    let file = self.engine.project.join(source.as_path());
-                    let bytes = fs_err::read(&file).map_err(crate::project::unreadable)?;
-                    if Sha256::of(&bytes) != *sha256 {
-                        return Err(Error::new(
-                            Kind::Input,
-                            format!("`{}` changed while it was read", file.display()),
-                        )
-                        .hint("run it again when the file is whole"));
+        self.tree_of(|builder, contents| {
+            for entry in &files.entries {
+                let path = entry.path.clone();
+                match &entry.source {
+                    FileSource::Directory => builder.directory(path, entry.mode)?,
+                    FileSource::Symlink(target) => builder.symlink(path, &target.0)?,
+                    FileSource::Literal(bytes) => builder.literal(path, &bytes.0, entry.mode)?,
+                    FileSource::Project { path: source, sha256, size } => {
+                        let read = builder.written(path, entry.mode, |to| {
+                            let file = crate::project::open(self.engine.project, source.as_path())?;
+                            // One byte too many tells that it has grown.
+                            std::io::copy(&mut file.take(size + 1), to)?;
+                            Ok(())
+                        })?;
+                        if read != (*sha256, *size) {
+                            let file = self.engine.project.join(source.as_path());
+                            let error = format!("`{}` changed while it was read", file.display());
+                            return Err(
+                                Error::new(Kind::Input, error).hint("run it again when the file is whole")
+                            );
+                        }
                     }
-                    builder.literal(path, &bytes, entry.mode)?;
-                }
-                FileSource::Tree { tree, path: source } => {
-                    let content = self.content_of(*tree, source)?;
-                    builder.stored(path, content, entry.mode, &mut contents)?;
+                    FileSource::Tree { tree, path: source } => {
+                        let content = self.content_of(*tree, source)?;
+                        builder.stored(path, content, entry.mode, contents)?;
+                    }
                 }
             }
-        }
-        self.finish(builder, &mut contents)
+            Ok(())
+        })
     }
 
     /// Where a file of another tree has its bytes.
@@ -406,11 +417,4 @@ fn unpack_debs(debs: &UnpackDebs<NodeId>, files: Vec<PathBuf>) -> Task {
         DebFile { package: package.clone(), path, automatic: *automatic }
     });
     Task::UnpackDebs { packages: packages.collect() }
-}
-
-/// Whether a file's bytes are still what its name says.
-fn is_intact(path: &Path, digest: BlobDigest) -> Result<bool> {
-    let mut hasher = Hasher::new();
-    std::io::copy(&mut fs_err::File::open(path)?, &mut hasher)?;
-    Ok(BlobDigest(hasher.finish()) == digest)
 }

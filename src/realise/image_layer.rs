@@ -8,6 +8,7 @@ use assemble_layers::{BlobDigest, Builder, image};
 
 use super::{Event, Had, Realisation, Realised, RealisedLayer};
 use crate::Result;
+use crate::bounded::Limited;
 use crate::pack::image_layer;
 use crate::store::Packed;
 
@@ -67,7 +68,11 @@ impl Realisation<'_> {
         if !store.has_blob_file(tar) {
             self.fetch_image_layer(layer)?;
             let packed = BufReader::with_capacity(1 << 18, store.open_blob(layer.digest)?);
-            store.put_reader(&mut image_layer::unpacked(packed)?, tar).map_err(|error| {
+            // Nobody says how large the tar is: its digest is compared when it has ended.
+            let what = format!("the layer `{}` of `{}`", layer.digest, layer.repository);
+            let unpacked = image_layer::unpacked(packed)?;
+            let mut unpacked = Limited::to_room(unpacked, store.folder(), what)?;
+            store.put_reader(&mut unpacked, tar).map_err(|error| {
                 error.within(format!(
                     "the layer `{}` of `{}` is not what its image says",
                     layer.digest, layer.repository

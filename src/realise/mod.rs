@@ -33,6 +33,7 @@ pub use plan::{Plan, Planned, State, Step};
 pub use results::{Held, Shareable};
 pub use shell::Visit;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -42,7 +43,7 @@ use std::time::{Duration, Instant};
 use assemble_layers::derivation::Node;
 use assemble_layers::encode::Encoder;
 use assemble_layers::image::{Compression, Layer};
-use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, image};
+use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, Tree, image};
 
 use crate::pack::{Contents, gzip};
 use crate::sandbox::Sandbox;
@@ -105,6 +106,8 @@ struct Realisation<'a> {
     /// How urgent each derivation is, by its place.
     urgencies: Vec<usize>,
     work: Permits,
+    /// Blobs that are what their names say, as this walk has seen.
+    intact: Mutex<BTreeSet<BlobDigest>>,
     /// What takes the working folders away.
     removals: Mutex<Vec<JoinHandle<()>>>,
     promises: Promises,
@@ -250,6 +253,7 @@ impl<'a> Realisation<'a> {
             results: graph.nodes().map(|_| Mutex::new(None)).collect(),
             urgencies: urgencies(graph),
             work: Permits::new(engine.jobs),
+            intact: Mutex::default(),
             removals: Mutex::default(),
             promises: Promises::default(),
         }
@@ -359,6 +363,9 @@ impl<'a> Realisation<'a> {
     /// Whether every blob of the tree is here now: fetched, substituted, or never gone.
     fn obtain_content(&self, realised: &Realised) -> Result<bool> {
         let Some(tree) = self.engine.store.tree(realised.diff_id)? else { return Ok(false) };
+        if realised.had != Had::Built {
+            self.discard_corrupt_blobs(&tree)?;
+        }
         let missing: Vec<BlobDigest> =
             tree.blobs().into_iter().filter(|blob| !self.engine.store.has_blob_file(*blob)).collect();
         let files = self.graph.nodes().filter_map(|(_, node)| match &node.builder {
@@ -374,6 +381,23 @@ impl<'a> Realisation<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// Hashes what a builder is about to read, once a walk. What was built just now has been.
+    fn discard_corrupt_blobs(&self, tree: &Tree) -> Result<()> {
+        let store = self.engine.store;
+        for blob in tree.blobs() {
+            if lock(&self.intact).contains(&blob) || !store.has_blob_file(blob) {
+                continue;
+            }
+            if store.is_intact(blob)? {
+                lock(&self.intact).insert(blob);
+            } else {
+                self.engine.warn(format!("the blob `{blob}` is corrupt in the store, and is made again"));
+                store.discard_blob(blob)?;
+            }
+        }
+        Ok(())
     }
 
     /// A layer: its tree, and what the tree packed is; where a cache has that it may stay `elsewhere`.
@@ -406,8 +430,18 @@ impl<'a> Realisation<'a> {
         if let Some((Record { outcome: Outcome::Packed(packed), .. }, had)) =
             self.engine.record(key, realised.cost)?
         {
-            if self.engine.store.has_blob(packed.digest) {
-                return Ok((packed, Had::Reused, Duration::ZERO));
+            match self.engine.store.blob_size(packed.digest)? {
+                Some(size) if size == packed.size => return Ok((packed, Had::Reused, Duration::ZERO)),
+                Some(size) => {
+                    self.engine.warn(format!(
+                        "the layer `{}` has {size} bytes in the store, and was recorded with {}: it is made again",
+                        packed.digest, packed.size
+                    ));
+                    self.engine.store.discard_corrupt(packed.digest)?;
+                    self.engine.store.forget(key)?;
+                    return self.pack_now(node, realised, elsewhere);
+                }
+                None => {}
             }
             if elsewhere && had == Had::Substituted {
                 return Ok((packed, had, Duration::ZERO));
@@ -419,11 +453,21 @@ impl<'a> Realisation<'a> {
                 return Ok((packed, Had::Substituted, started.elapsed()));
             }
         }
+        self.pack_now(node, realised, elsewhere)
+    }
+
+    fn pack_now(
+        &self,
+        node: NodeId,
+        realised: &Realised,
+        elsewhere: bool,
+    ) -> Result<(Packed, Had, Duration)> {
         let content = self.tree_with_content(node)?;
         if content.diff_id != realised.diff_id {
             // It came to something else than was promised, which may be packed somewhere.
             return self.packed(node, &content, elsewhere);
         }
+        let key = packing_key(content.diff_id);
         let realised = content;
         let _permit = self.work.acquire(self.urgencies[node.index()] - 1);
         let started = Instant::now();

@@ -64,6 +64,12 @@ impl Challenge {
     }
 }
 
+/// What a header of a registry asks for: for `fuzzing`.
+pub(crate) fn challenge(header: &[u8]) -> Option<Challenge> {
+    let header = HeaderValue::from_bytes(header).ok()?;
+    Challenge::of(&HeaderMap::from_iter([(WWW_AUTHENTICATE, header)]))
+}
+
 type Offer = (String, BTreeMap<String, String>);
 
 /// `Bearer realm="…",service="…", Basic realm="…"`; names in lower case.

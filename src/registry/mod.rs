@@ -26,6 +26,8 @@ mod upload;
 mod verified;
 
 pub use blob::BlobStream;
+pub(crate) use credential::find as find_credential;
+pub(crate) use login::challenge;
 pub use manifest::{Manifest, Put, Seen, Which};
 pub use upload::{Blob, Sent};
 pub use verified::Verified;

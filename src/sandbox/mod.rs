@@ -72,6 +72,7 @@ use assemble_layers::tree::Tree;
 use serde::{Deserialize, Serialize};
 
 pub use command::Command;
+pub(crate) use debs::reads_stanzas;
 pub use helper::run_if_helper;
 pub use launch::Sandbox;
 pub use limits::Limits;

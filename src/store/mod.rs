@@ -21,12 +21,14 @@
 //! in `blobs/`, `trees/` or `records/` always stands for a whole file, whenever the process is
 //! killed. A record is written after everything that it names. Two processes that make the same
 //! thing rename the same bytes to the same name. There is no `fsync`: after a power failure a blob
-//! may be short, and is found out by its size, or by its digest when it is read.
+//! may be short. So a blob is hashed whenever it is read from its first byte to its last
+//! ([`BlobReader`]), and before a builder reads it.
 //!
 //! Architecture invariant: nothing outside this module forms a path inside the store.
 
 mod blob;
 mod folder;
+mod intact;
 mod record;
 mod working;
 
