@@ -54,7 +54,7 @@ impl<'a> Capture<'a> {
     /// Writes the output's tar to a file.
     pub fn take(self, output: Option<&Output>, tar: fs_err::File) -> Result<Captured> {
         let (base, found) = match output {
-            None => (Folder::open(b"").map_err(io::Error::from)?, Vec::new()),
+            None => (Folder::open(b"")?, Vec::new()),
             Some(Output::Difference) => self.difference()?,
             Some(Output::Folder(folder)) => self.folder(folder)?,
         };
@@ -66,7 +66,7 @@ impl<'a> Capture<'a> {
 
     fn difference(mut self) -> Result<(Folder, Vec<Found>)> {
         scrub::rewrite(&self.snapshot)?;
-        let root = Folder::open(b"").map_err(io::Error::from)?;
+        let root = Folder::open(b"")?;
         let mut lower = std::mem::take(&mut self.snapshot.entries);
         let mut folders = BTreeSet::new();
         let mut found = Vec::new();

@@ -37,6 +37,7 @@ use crate::fetch::{Fetcher, http};
 use crate::realise::{Engine, Event};
 use crate::{Error, Kind, Result};
 
+pub(crate) use server::reads_request;
 use server::{Answer, Request};
 
 /// Where the sandbox finds it. In a network of its own no port is taken.
