@@ -77,13 +77,13 @@ impl Team {
     }
 
     fn realise(&self, image: &Image, cache: Option<Cache>) -> Vec<RealisedLayer> {
-        self.with(cache, |engine| engine.realise(image)).unwrap()
+        self.with(cache, |engine| engine.realise(image)).unwrap().layers
     }
 
     fn realise_with(&self, image: &Image, cache: &Arc<Cache>) -> Vec<RealisedLayer> {
         let caches: [Box<dyn Substituter>; 1] = [Box::new(Arc::clone(cache))];
         self.bench.engine(|engine| {
-            Engine { caches: &caches, events: self.events.clone(), ..*engine }.realise(image).unwrap()
+            Engine { caches: &caches, events: self.events.clone(), ..*engine }.realise(image).unwrap().layers
         })
     }
 
@@ -359,7 +359,7 @@ fn only_what_is_signed_by_the_key_is_taken() {
     let engine_cache = team.cache(&fake.host()).with_keys(vec![theirs], None);
     let taken = team.with(Some(engine_cache), |engine| engine.realise(&image));
     // The wheel alone is not here, and its layer is signed: the other two are made from nothing.
-    assert_eq!(had(&taken.unwrap()), [Had::Built, Had::Substituted, Had::Substituted]);
+    assert_eq!(had(&taken.unwrap().layers), [Had::Built, Had::Substituted, Had::Substituted]);
     assert_one_warning(&team.warnings(), &["no record of this key"]);
 }
 

@@ -131,6 +131,7 @@ fn what_lies_above_is_what_counts() {
     let above = image.graph.add("above", files(&[(&name, b"no library at all")]));
     let last = image.layers.last().unwrap().clone();
     image.layers.push(assemble_layers::image::Layer { tree: above, ..last });
+    image.meant.owners.insert(path(&name), above);
     let text = make(&bench, &image).unwrap_err().to_string();
     assert!(text.contains("it carries no device code"), "{text}");
 }
@@ -160,7 +161,7 @@ fn what_was_read_is_taken_from_a_cache() {
     let caches: Vec<Box<dyn assemble::store::Substituter>> = vec![Box::new(cache)];
     other.engine(|engine| {
         let engine = Engine { caches: &caches, events: engine.events.clone(), ..*engine };
-        let layers = engine.realise(&image).unwrap();
+        let layers = engine.realise(&image).unwrap().layers;
         // Where there is no record the packed layer does: it is all that came.
         let more = Image { promises: vec!["__init__.py 5.2".parse().unwrap()], ..image.clone() };
         let error = keep_promises(&engine, &more, &layers).unwrap_err();

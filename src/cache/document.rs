@@ -182,6 +182,7 @@ mod tests {
                 name: "a step".to_owned(),
                 outcome: Outcome::Tree { diff_id: DiffId(digest("tar")), size: 9 },
                 milliseconds: 5,
+                findings: Default::default(),
             },
             blobs: vec![
                 Held { blob: BlobDigest(digest("tar")), stored: packed("layer") },

@@ -18,7 +18,7 @@ use crate::deliver::{Built, Destination, Push, Pushed};
 use crate::fetch::Machine;
 use crate::http::Patience;
 use crate::oci::{self, Assembled, Reference, Repository};
-use crate::realise::Had;
+use crate::realise::{Had, Whole};
 use crate::{Error, Kind, Result, deliver, inspect};
 
 #[derive(clap::Args)]
@@ -102,12 +102,14 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         why.iter().for_each(|line| eprintln!("  gpu       {line}"));
     }
     let names = names(arguments, &image)?;
-    let layers = session.engine().locate(&image).inspect_err(|_| {
+    let whole = session.engine().locate(&image).inspect_err(|_| {
         // What was made before the step that failed need not be made again, wherever the next run is.
         let _ = session.publish(&image, &[]);
     })?;
+    let whys = inspect::why(&session.store, &arguments.options.project, &image, &whole.layers)?;
+    let notes = report::whole_summary(&whole);
+    let Whole { image, layers, .. } = whole;
     inspect::gpu::keep_promises(&session.engine(), &image, &layers)?;
-    let whys = inspect::why(&session.store, &arguments.options.project, &image, &layers)?;
     let annotations = arguments.annotations.iter().cloned().collect();
     let assembled = oci::assemble(&image, layers)?.annotated(&annotations)?;
     let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
@@ -130,7 +132,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let pushed = push(&session, &image, &built, &destinations)?;
     reporter.finish();
     if !arguments.options.quiet {
-        eprint!("{}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
+        eprint!("{}{notes}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
         published
             .iter()
             .for_each(|(cache, published)| eprint!("{}", report::publish_summary(cache, published)));

@@ -12,6 +12,10 @@ use crate::{Error, Kind, Result};
 pub struct TreeBuilder {
     entries: BTreeMap<TreePath, (Entry, Option<Literal>)>,
     literals: Vec<u8>,
+    /// The archives that the entries come from, in the order of their unpacking.
+    origins: Vec<String>,
+    /// Which of them each path comes from.
+    origin_of: BTreeMap<TreePath, usize>,
 }
 
 /// Where in the literals an entry's bytes are.
@@ -22,6 +26,11 @@ struct Literal {
 }
 
 impl TreeBuilder {
+    /// What comes from now on is `archive`'s, so that errors can name it.
+    pub fn begin(&mut self, archive: &str) {
+        self.origins.push(archive.to_owned());
+    }
+
     /// A file whose bytes are in the store.
     ///
     /// # Errors
@@ -71,6 +80,7 @@ impl TreeBuilder {
 
     /// Adds an entry and the folders above it.
     fn add(&mut self, entry: Entry, literal: Option<Literal>) -> Result<()> {
+        entry.check()?;
         let mut above = entry.path.parent();
         while let Some(folder) = above {
             above = folder.parent();
@@ -80,14 +90,18 @@ impl TreeBuilder {
                 }
                 Some((there, _)) if there.kind == EntryKind::Directory => break,
                 Some(_) => {
-                    return Err(conflict(&folder).detail(format!("`{}` needs it to be a folder", entry.path)));
+                    let needed = format!("`{}` needs it to be a folder", entry.path);
+                    return Err(self.conflict(&folder).detail(needed));
                 }
             }
         }
         match self.entries.get(&entry.path) {
             Some(there) if self.is_same(there, &(entry.clone(), literal)) => Ok(()),
-            Some(_) => Err(conflict(&entry.path)),
+            Some(_) => Err(self.conflict(&entry.path)),
             None => {
+                if let Some(origin) = self.origins.len().checked_sub(1) {
+                    self.origin_of.insert(entry.path.clone(), origin);
+                }
                 self.entries.insert(entry.path.clone(), (entry, literal));
                 Ok(())
             }
@@ -105,6 +119,26 @@ impl TreeBuilder {
         contents && one.0.mode == other.0.mode
     }
 
+    fn conflict(&self, path: &TreePath) -> Error {
+        let below = |other: &&TreePath| other.is_within(path);
+        let first = self.origin_of.get(path).or_else(|| {
+            let holder = self.origin_of.keys().find(below)?;
+            self.origin_of.get(holder)
+        });
+        match (first, self.origins.last()) {
+            (Some(first), Some(other)) if self.origins[*first] != *other => {
+                let message = format!("`{path}` stands in two wheels, and is another file in each");
+                Error::new(Kind::Input, message).detail(format!("`{}`", self.origins[*first])).detail(
+                    format!("`{other}`"),
+                ).hint(
+                    "the recipe says which counts: `wheels::Alone::named` gives one of them a layer of its \
+                     own, and `Image::meant.owners` names it for the path",
+                )
+            }
+            _ => Error::new(Kind::Input, format!("two different entries stand at `{path}`")),
+        }
+    }
+
     /// The tree, and the blob that its literal files refer to.
     ///
     /// # Errors
@@ -120,8 +154,4 @@ impl TreeBuilder {
         });
         Ok((Tree::new(entries.collect())?, self.literals))
     }
-}
-
-fn conflict(path: &TreePath) -> Error {
-    Error::new(Kind::Input, format!("two different entries stand at `{path}`"))
 }

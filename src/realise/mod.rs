@@ -12,11 +12,13 @@ mod build;
 mod download;
 mod effort;
 mod event;
+mod findings;
 mod image_layer;
 mod permits;
 mod plan;
 mod results;
 mod shell;
+mod whole;
 
 pub use base_root::{base_root, dpkg_status};
 pub use download::{Fetcher, NoFetcher};
@@ -24,6 +26,7 @@ pub use event::{Event, Had};
 pub use plan::{Plan, Planned, State, Step};
 pub use results::{Held, Shareable};
 pub use shell::Visit;
+pub use whole::{Shadowed, Whole};
 
 use std::path::Path;
 use std::sync::mpsc::Sender;
@@ -38,7 +41,7 @@ use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sh
 
 use crate::pack::{Contents, gzip};
 use crate::sandbox::Sandbox;
-use crate::store::{Outcome, Packed, Record, Store, Substituter, WorkingFolder};
+use crate::store::{Findings, Outcome, Packed, Record, Store, Substituter, WorkingFolder};
 use crate::{Error, Kind, Result};
 
 use build::Built;
@@ -98,15 +101,14 @@ struct Realisation<'a> {
 }
 
 impl Engine<'_> {
-    /// Makes every layer of `image` real, and returns them in the image's order. They are in the store
+    /// Makes every layer of `image` real, and checks the image as a whole. The layers are in the store
     /// then, but for a base image's.
     ///
     /// # Errors
     /// The first layer's that failed, in the image's order; others go on to their end, and what
-    /// they made is kept.
-    pub fn realise(&self, image: &Image) -> Result<Vec<RealisedLayer>> {
-        let run = Realisation::new(self, &image.graph);
-        at_once(image.layers.iter().map(|layer| layer.tree), |node| run.layer(node, false))
+    /// they made is kept. Layers that make no image together.
+    pub fn realise(&self, image: &Image) -> Result<Whole> {
+        Realisation::whole(self, image, false)
     }
 
     /// As [`Engine::realise`], but what a cache has may stay there until [`Engine::obtain`] is asked for
@@ -114,9 +116,8 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// As [`Engine::realise`].
-    pub fn locate(&self, image: &Image) -> Result<Vec<RealisedLayer>> {
-        let run = Realisation::new(self, &image.graph);
-        at_once(image.layers.iter().map(|layer| layer.tree), |node| run.layer(node, true))
+    pub fn locate(&self, image: &Image) -> Result<Whole> {
+        Realisation::whole(self, image, true)
     }
 
     /// Puts the layers that `wanted` takes into the store, packed, whatever that needs.
@@ -230,6 +231,13 @@ impl<'a> Realisation<'a> {
         }
     }
 
+    /// Takes over what another walk, over a part of this graph, came to.
+    fn know(&mut self, other: Realisation<'_>) {
+        for (mine, theirs) in self.results.iter_mut().zip(&other.results) {
+            *mine = Mutex::new(lock(theirs).take());
+        }
+    }
+
     /// The content's digest of an input: at once where it is fixed, by realising it for a tree.
     fn identity(&self, node: NodeId) -> Result<Sha256> {
         match &self.graph.node(node).builder {
@@ -283,13 +291,14 @@ impl<'a> Realisation<'a> {
             Err(_) if self.discard_corrupt_inputs(node)? => self.build_tree(node, key),
             result => result,
         };
-        let Built { diff_id, size, took } =
+        let Built { diff_id, size, took, findings } =
             result.map_err(|error| error.within(format!("`{name}` could not be built")))?;
         let record = Record {
             builder: format!("{} {}", builder.name(), builder.version()),
             name: name.clone(),
             outcome: Outcome::Tree { diff_id, size },
             milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            findings,
         };
         self.engine.store.put_record(key, &record)?;
         self.engine.send(Event::Built { name: name.clone(), size, took });
@@ -396,10 +405,9 @@ impl<'a> Realisation<'a> {
 
     fn put_packed(&self, key: Key, name: String, packed: Packed, took: Duration) -> Result<()> {
         let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let outcome = Outcome::Packed(packed);
-        self.engine
-            .store
-            .put_record(key, &Record { builder: "pack 1".to_owned(), name, outcome, milliseconds })
+        let (builder, outcome) = ("pack 1".to_owned(), Outcome::Packed(packed));
+        let record = Record { builder, name, outcome, milliseconds, findings: Findings::default() };
+        self.engine.store.put_record(key, &record)
     }
 
     fn pack(&self, Realised { diff_id, had, .. }: Realised) -> Result<Packed> {

@@ -66,6 +66,7 @@ impl Engine<'_> {
     /// # Errors
     /// Those of the store.
     pub fn plan(&self, image: &Image) -> Result<Plan> {
+        let image = &self.known_whole(image)?;
         let layers = image.layers.iter().map(|layer| {
             let (state, size) = self.state(image, layer.tree)?;
             let fetch = match state {
@@ -87,6 +88,18 @@ impl Engine<'_> {
         Ok(Plan { layers, steps: steps.collect::<Result<_>>()? })
     }
 
+    /// The image with its layers as they were mended, where all of them are known.
+    fn known_whole(&self, image: &Image) -> Result<Image> {
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? else {
+                return Ok(image.clone());
+            };
+            layers.push(DiffId(digest));
+        }
+        Ok(self.mended(image, &layers))
+    }
+
     fn step_state(&self, image: &Image, node: NodeId) -> Result<State> {
         Ok(match self.planned_identity(image, node)? {
             Identity::Known(_, Had::Substituted) => State::Substitute,
@@ -101,6 +114,7 @@ impl Engine<'_> {
     /// # Errors
     /// One was not; those of the store.
     pub fn made(&self, image: &Image) -> Result<Vec<(DiffId, Option<Packed>)>> {
+        let image = &self.known_whole(image)?;
         let mut layers = Vec::new();
         for layer in &image.layers {
             let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? else {
