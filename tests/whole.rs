@@ -3,7 +3,12 @@
 
 mod support;
 
-use std::process::ExitCode;
+#[path = "support/podman.rs"]
+mod podman;
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, ExitCode};
 
 use assemble::realise::{RealisedLayer, Whole};
 use assemble::{Error, Kind, Result};
@@ -13,7 +18,7 @@ use assemble_layers::derivation::{
 use assemble_layers::image::Layer;
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{Builder, Entry, Graph, Image, Kind as EntryKind, NodeId, Tree};
-use support::{Bench, Member, fetch, files, member, path, scheme, zip};
+use support::{Bench, Member, fetch, files, member, output, path, scheme, skipped, zip};
 
 fn main() -> ExitCode {
     assemble::sandbox::run_if_helper();
@@ -36,6 +41,7 @@ fn main() -> ExitCode {
         a_private_key_is_in_no_layer,
         a_key_of_the_project_is_none_of_a_wheel_s,
         a_database_s_folder_is_said_to_be_by_chance,
+        engines_show_what_the_image_says,
     ]
 }
 
@@ -361,4 +367,63 @@ fn a_database_s_folder_is_said_to_be_by_chance() {
     let debian = scene.debian();
     scene.run("database", &[debian], "mkdir -p /var/lib/mysql; echo x >/var/lib/mysql/ibdata1");
     assert_eq!(scene.whole().unwrap().by_chance, [("database".to_owned(), path("var/lib/mysql"))]);
+}
+
+/// podman unpacks each layer by itself and lays them over each other; umoci unpacks one into the other.
+fn engines_show_what_the_image_says() {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        skipped("podman and umoci, which unpack an image: they need root");
+        return;
+    }
+    let mut scene = Scene::new();
+    let debian = scene.debian();
+    scene.run("keys", &[debian], "umask 0; echo secret >/etc/ssl/private/site; echo x >/root/.bash_aliases");
+    scene.layer("files", literal("root/.config/app", "x"));
+    let one = wheel("one", &[("cv2.py", "one")]);
+    let two = scene.wheels("two", &[("two-1.0-py3-none-any.whl", wheel("two", &[("cv2.py", "two")]))]);
+    scene.wheels("one", &[("one-1.0-py3-none-any.whl", one)]);
+    let mut image = scene.image();
+    let library = scheme().library;
+    image.meant.owners.insert(library.clone(), two);
+    let whole = scene.realise(&image).unwrap();
+    let assembled = assemble::oci::assemble(&whole.image, whole.layers).unwrap();
+    let layout = scene.bench.path("layout");
+    let names = ["demo:whole".parse().unwrap()];
+    assemble::deliver::to_folder(&scene.bench.store, &assembled, &names, &layout).unwrap();
+
+    let bundle = scene.bench.path("bundle");
+    let reference = format!("{}:whole", layout.display());
+    output(Command::new("umoci").args(["unpack", "--image", &reference]).arg(&bundle));
+    holds(&bundle.join("rootfs"), &library);
+
+    let store = scene.bench.path(&format!("podman-{}", std::process::id()));
+    let podman = |arguments: &[&str]| {
+        String::from_utf8(output(podman::podman(&store).args(arguments))).unwrap().trim().to_owned()
+    };
+    let archive = scene.bench.path("image.tar");
+    assemble::deliver::to_file(&scene.bench.store, &assembled, &names, &archive).unwrap();
+    podman(&["load", "--quiet", "--input", archive.to_str().unwrap()]);
+    let root = podman(&["image", "mount", "docker.io/library/demo:whole"]);
+    holds(Path::new(&root), &library);
+    podman(&["image", "unmount", "docker.io/library/demo:whole"]);
+    podman::reset(&store);
+}
+
+fn holds(root: &Path, library: &assemble_layers::TreePath) {
+    for (folder, mode) in [("root", 0o700), ("etc/ssl/private", 0o710), ("tmp", 0o1777), ("etc", 0o755)] {
+        let found = std::fs::metadata(root.join(folder)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(found, mode, "{}: {found:o}", root.join(folder).display());
+    }
+    assert_eq!(std::fs::read(root.join(library.as_path()).join("cv2.py")).unwrap(), b"two");
+    // Who is in the container as nobody reads neither; the folders above let him through.
+    for (file, readable) in
+        [("etc/ssl/private/site", false), ("root/.bash_aliases", false), ("etc/conf", true)]
+    {
+        let script = "import os, sys; os.chroot(sys.argv[1]); os.setgid(65534); os.setuid(65534); open(sys.argv[2])";
+        let mut python = Command::new("python3");
+        let found = python.args(["-c", script]).arg(root).arg(format!("/{file}")).output().unwrap();
+        assert_eq!(found.status.success(), readable, "{file}: {}", String::from_utf8_lossy(&found.stderr));
+        let denied = String::from_utf8_lossy(&found.stderr).contains("Permission denied");
+        assert_eq!(denied, !readable, "{file}");
+    }
 }
