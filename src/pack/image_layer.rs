@@ -30,8 +30,8 @@ pub fn unpacked<'a>(mut layer: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> 
 
 /// Reads a tar to its end. `blob` is where its bytes are.
 ///
-/// Devices and pipes are left out, and attributes but for capabilities: the tree is for running
-/// commands over, where they have no use; the layer itself stays as it is.
+/// Devices and pipes are left out, and attributes but for capabilities and folders' own: the tree is for
+/// running commands over, where they have no use; the layer itself stays as it is.
 ///
 /// # Errors
 /// A tar that is damaged or hostile; a hard link to what is not in it.
@@ -66,6 +66,11 @@ impl Layer {
         if self.names > NAMES {
             return Err(damaged(format!("its names have more than {NAMES} bytes")));
         }
+        // Below a folder of AUFS's own notes, `.wh..wh.plnk`, stand more of them.
+        let is_note = |part: &[u8]| part.starts_with(&[WHITEOUT, WHITEOUT].concat());
+        if path.parent().is_some_and(|folder| folder.as_bytes().split(|byte| *byte == b'/').any(is_note)) {
+            return Ok(());
+        }
         if let Some(name) = path.name().strip_prefix(WHITEOUT) {
             return self.add_whiteout(&path, name);
         }
@@ -87,12 +92,15 @@ impl Layer {
             EntryType::Char | EntryType::Block | EntryType::Fifo => return Ok(()),
             other => return Err(damaged(format!("`{path}` is of a kind that layers have not: {other:?}"))),
         };
-        let capability = |(name, value): (Vec<u8>, Vec<u8>)| match &name[..] {
-            b"security.capability" => Some(("security.capability".to_owned(), RawBytes(value))),
-            _ => None,
+        // A layer above that holds something in a folder says of it what this one does.
+        let is_folder = kind == Kind::Directory;
+        let kept = |(name, value): (Vec<u8>, Vec<u8>)| {
+            let name = String::from_utf8(name).ok()?;
+            let is_kept = name == "security.capability" || is_folder && name.starts_with("user.");
+            is_kept.then_some((name, RawBytes(value)))
         };
         let (mode, uid, gid, mtime) = (next.mode()?, next.uid()?, next.gid()?, next.mtime()?);
-        let xattrs = next.xattrs.into_iter().filter_map(capability).collect();
+        let xattrs = next.xattrs.into_iter().filter_map(kept).collect();
         self.entries.insert(path.clone(), Entry { path, kind, mode, uid, gid, mtime, xattrs });
         Ok(())
     }

@@ -4,7 +4,8 @@
 //!   highest says what the image has: what a package or a step made of a folder counts over the 0755 of a
 //!   layer that only needs it to be there. A layer that says otherwise is [mended](assemble_layers::amend).
 //! - **A path has one owner.** Two layers hold the same file only where one is made over the other, or where
-//!   both hold the very same one; else it is an error, unless the recipe says whose word counts.
+//!   both hold the same bytes with the same mode, owner and attributes, so that nobody can tell which is
+//!   seen; else it is an error, unless the recipe says whose word counts.
 //! - **A private key is in no layer**, unless the recipe says that it may be.
 //!
 //! What was found is remembered by the layers' diffIDs, so an image that did not change is not looked at.
