@@ -4,11 +4,11 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use assemble_layers::amend::{Amend, Folder};
 use assemble_layers::derivation::{
     Cache, DebInput, Effort, Fetch, FileEntry, FileSource, Files, Git, InputFile, Jobs, Layout, Origin,
     Output, Relocation, Run, UnpackDebs, UnpackWheels, WheelInput,
 };
-use assemble_layers::amend::{Amend, Folder};
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{Builder, Commit, Entry, Graph, Sha256, TreePath};
 use proptest::prelude::*;

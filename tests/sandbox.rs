@@ -542,7 +542,8 @@ fn the_folders_above_a_change_are_in_the_difference_as_they_are() {
             folder("srv/untouched", 0o700, 7),
         ]
     });
-    let script = "umask 0; echo new > etc/ssl/private/new; rm etc/ssl/private/old; echo x > root/.bash_aliases";
+    let script =
+        "umask 0; echo new > etc/ssl/private/new; rm etc/ssl/private/old; echo x > root/.bash_aliases";
     let outcome = scene.difference(script);
     assert_eq!(
         listing(&outcome),
@@ -769,25 +770,67 @@ fn small_deb(folder: &std::path::Path) -> PathBuf {
 }
 
 /// `unpack-debs` makes a tree of known identity.
+/// A root of Debian's, as far as unpacking asks for one, whose `dpkg` is a script.
+fn debian(scene: &mut Scene, dpkg: &str) -> Vec<Entry> {
+    let status = "Package: base\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\
+                  Maintainer: Nobody <nobody@example>\nDescription: a base\n\n";
+    vec![
+        // The links of a merged /usr, which entries are rewritten through.
+        Entry::symlink(path("lib"), "usr/lib"),
+        Entry::directory(path("usr")),
+        Entry::directory(path("usr/bin")),
+        Entry::directory(path("usr/lib")),
+        Entry::directory(path("usr/sbin")),
+        scene.file("usr/bin/dpkg", format!("#!/bin/sh\n{dpkg}").as_bytes(), 0o755),
+        scene.file("var/lib/dpkg/status", status.as_bytes(), 0o644),
+        Entry::directory(path("var/lib/dpkg/triggers")),
+        scene.file("var/lib/dpkg/info/base.list", b"/.\n", 0o644),
+        scene.file("var/lib/dpkg/info/format", b"1\n", 0o644),
+    ]
+}
+
+/// As maintainer scripts do: while packages are configured.
+#[test]
+fn what_is_made_by_chance_while_packages_are_configured_is_left_out() {
+    let configure = "mkdir -p /etc/ssh /etc/ssl/certs /etc/ssl/private /var/lib/mysql/sys
+        date >/etc/ssh/ssh_host_rsa_key; date >/etc/ssh/ssh_host_rsa_key.pub; echo Port 22 >/etc/ssh/sshd_config
+        date >/etc/ssl/private/ssl-cert-snakeoil.key; date >/etc/ssl/certs/ssl-cert-snakeoil.pem
+        ln -sf ssl-cert-snakeoil.pem /etc/ssl/certs/2db8f5f8.0
+        date >/var/lib/mysql/sys/user.frm; date >/var/lib/mysql/ibdata1; date >/var/lib/mysql-files
+        date >/etc/ssh/ssh_host_old_key\n";
+    let scene = Scene::new("chance", |scene| {
+        let mut root = debian(scene, configure);
+        // What lies below is not ours to take away, though a script writes it again.
+        root.push(scene.file("etc/ssh/ssh_host_old_key", b"old", 0o600));
+        root
+    });
+    let deb = DebFile { package: "small".to_owned(), path: small_deb(&scene.folder), automatic: false };
+    let names = |without: &[&str]| {
+        let without = without.iter().map(|name| path(*name)).collect();
+        let job = scene.job(Task::UnpackDebs { packages: vec![deb.clone()], without });
+        let outcome = sandbox().run(&job, &mut |_| ()).unwrap();
+        let names = outcome.tree.entries().iter().map(|entry| entry.path.to_string());
+        let made = ["etc/ssh", "etc/ssl", "var/lib/mysql"];
+        names.filter(|name| made.iter().any(|folder| name.starts_with(folder))).collect::<Vec<_>>()
+    };
+    let always = [
+        "etc/ssh",
+        "etc/ssh/ssh_host_old_key",
+        "etc/ssh/sshd_config",
+        "etc/ssl",
+        "etc/ssl/certs",
+        "etc/ssl/private",
+        "var/lib/mysql",
+    ];
+    let database =
+        ["var/lib/mysql-files", "var/lib/mysql/ibdata1", "var/lib/mysql/sys", "var/lib/mysql/sys/user.frm"];
+    assert_eq!(names(&[]), [&always[..], &database].concat());
+    assert_eq!(names(&["var/lib/mysql", "var/lib/mysql-files"]), always);
+}
+
 #[test]
 fn a_package_becomes_a_known_tree() {
-    let scene = Scene::new("debs", |scene| {
-        let status = "Package: base\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\
-                      Maintainer: Nobody <nobody@example>\nDescription: a base\n\n";
-        vec![
-            // The links of a merged /usr, which entries are rewritten through.
-            Entry::symlink(path("lib"), "usr/lib"),
-            Entry::directory(path("usr")),
-            Entry::directory(path("usr/bin")),
-            Entry::directory(path("usr/lib")),
-            Entry::directory(path("usr/sbin")),
-            scene.file("usr/bin/dpkg", b"#!/bin/sh\nexit 0\n", 0o755),
-            scene.file("var/lib/dpkg/status", status.as_bytes(), 0o644),
-            Entry::directory(path("var/lib/dpkg/triggers")),
-            scene.file("var/lib/dpkg/info/base.list", b"/.\n", 0o644),
-            scene.file("var/lib/dpkg/info/format", b"1\n", 0o644),
-        ]
-    });
+    let scene = Scene::new("debs", |scene| debian(scene, "exit 0\n"));
     let deb = DebFile { package: "small".to_owned(), path: small_deb(&scene.folder), automatic: false };
     let job = scene.job(Task::UnpackDebs { packages: vec![deb], without: Vec::new() });
     let outcome = sandbox().run(&job, &mut |_| ()).unwrap();

@@ -206,7 +206,8 @@ fn a_folder_that_one_step_changes_is_not_undone_by_another_that_found_it_otherwi
 
 fn a_file_has_one_owner() {
     let mut scene = Scene::new();
-    let pip = ("pip-1.0-py3-none-any.whl", wheel("pip", &[("pip.py", "1"), ("pip-1.0.data/scripts/pip", "a")]));
+    let pip =
+        ("pip-1.0-py3-none-any.whl", wheel("pip", &[("pip.py", "1"), ("pip-1.0.data/scripts/pip", "a")]));
     let thief = ("thief-1.0-py3-none-any.whl", wheel("thief", &[("thief-1.0.data/scripts/pip", "b")]));
     let pip = scene.wheels("pip and poetry", &[pip]);
     let thief = scene.wheels("thief 1.0", &[thief]);
@@ -260,7 +261,8 @@ fn two_wheels_of_one_layer_with_one_file_are_both_named() {
     let wheels = [(one.0.as_str(), one.1), (other.0.as_str(), other.1)];
     scene.wheels("small ones", &wheels);
     let text = refused(scene.whole(), &[]).to_string();
-    for part in ["cv2/__init__.py` stands in two wheels", &wheels[0].0, &wheels[1].0, "wheels::Alone::named"] {
+    for part in ["cv2/__init__.py` stands in two wheels", &wheels[0].0, &wheels[1].0, "wheels::Alone::named"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
@@ -297,7 +299,10 @@ fn no_name_is_a_whiteout_whoever_makes_it() {
     for name in ["app/.wh.notes", "app/.wh..wh..opq", ".wh.a/b"] {
         let mut scene = Scene::new();
         scene.layer("application", literal(name, "x"));
-        refused(scene.whole(), &["`application` could not be built", name, "a file of a lower layer is gone"]);
+        refused(
+            scene.whole(),
+            &["`application` could not be built", name, "a file of a lower layer is gone"],
+        );
     }
     let evil = std::fs::read("../shared/cases/layers/evil-1.0-py3-none-any.whl");
     let evil = evil.unwrap_or_else(|_| wheel("evil", &[("evil.py", "x"), (".wh.notes.py", "x")]));
@@ -330,7 +335,8 @@ fn an_image_has_no_more_layers_than_engines_take() {
     scene.whole().unwrap();
 }
 
-const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n";
+const KEY: &str =
+    "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n";
 
 fn a_private_key_is_in_no_layer() {
     let mut scene = Scene::new();
@@ -356,7 +362,10 @@ fn a_private_key_is_in_no_layer() {
 
 fn a_key_of_the_project_is_none_of_a_wheel_s() {
     let mut scene = Scene::new();
-    scene.wheels("tornado", &[("tornado-1.0-py3-none-any.whl", wheel("tornado", &[("tornado/test.key", KEY)]))]);
+    scene.wheels(
+        "tornado",
+        &[("tornado-1.0-py3-none-any.whl", wheel("tornado", &[("tornado/test.key", KEY)]))],
+    );
     assert!(scene.whole().unwrap().by_chance.is_empty());
     scene.layer("application", literal("app/id_rsa", KEY));
     refused(scene.whole(), &["`application` holds a private key: `/app/id_rsa`", "`.dockerignore`"]);
@@ -419,7 +428,8 @@ fn holds(root: &Path, library: &assemble_layers::TreePath) {
     for (file, readable) in
         [("etc/ssl/private/site", false), ("root/.bash_aliases", false), ("etc/conf", true)]
     {
-        let script = "import os, sys; os.chroot(sys.argv[1]); os.setgid(65534); os.setuid(65534); open(sys.argv[2])";
+        let script =
+            "import os, sys; os.chroot(sys.argv[1]); os.setgid(65534); os.setuid(65534); open(sys.argv[2])";
         let mut python = Command::new("python3");
         let found = python.args(["-c", script]).arg(root).arg(format!("/{file}")).output().unwrap();
         assert_eq!(found.status.success(), readable, "{file}: {}", String::from_utf8_lossy(&found.stderr));

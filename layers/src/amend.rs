@@ -101,7 +101,8 @@ mod tests {
     fn folders_are_mended_and_links_inherit_their_file() {
         let content = Content::Plain { blob: BlobDigest(Sha256::of(b"x")), offset: 0, length: 1 };
         let file = Entry::file(path("a/one"), content, 0o644);
-        let link = |name: &str| Entry { path: path(name), kind: Kind::Hardlink(path("a/one")), ..file.clone() };
+        let link =
+            |name: &str| Entry { path: path(name), kind: Kind::Hardlink(path("a/one")), ..file.clone() };
         let entries = vec![
             Entry::directory(path("a")),
             file.clone(),

@@ -256,7 +256,8 @@ pub fn whole_summary(whole: &Whole) -> String {
         let Builder::UnpackDebs(debs) = declared else { continue };
         for (package, keys, command) in KEYS_MADE_AT_RANDOM {
             if debs.packages.iter().any(|deb| deb.package == package) {
-                let _ = writeln!(text, "  note      `{package}` is without its {keys}: `{command}` makes them");
+                let _ =
+                    writeln!(text, "  note      `{package}` is without its {keys}: `{command}` makes them");
             }
         }
     }
@@ -265,7 +266,8 @@ pub fn whole_summary(whole: &Whole) -> String {
         let _ = writeln!(text, "  note      `/{path}`{more} of `{layer}` cannot be seen: `{by}` counts");
     }
     for (layer, path) in &whole.by_chance {
-        let _ = writeln!(text, "  note      `/{path}` of `{layer}` is made by chance: built again, it differs");
+        let _ =
+            writeln!(text, "  note      `/{path}` of `{layer}` is made by chance: built again, it differs");
     }
     text
 }

@@ -100,7 +100,8 @@ mod tests {
     fn keys_are_known_by_their_lines() {
         let body = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC";
         for label in ["PRIVATE KEY", "RSA PRIVATE KEY", "OPENSSH PRIVATE KEY", "PGP PRIVATE KEY BLOCK"] {
-            let key = format!("-----BEGIN {label}-----\nProc-Type: 4,ENCRYPTED\n\n{body}\n-----END {label}-----");
+            let key =
+                format!("-----BEGIN {label}-----\nProc-Type: 4,ENCRYPTED\n\n{body}\n-----END {label}-----");
             assert!(is_private_key(key.as_bytes()), "{key}");
             assert!(is_private_key(format!("cert\r\n{}\r\n", key.replace('\n', "\r\n")).as_bytes()));
         }

@@ -83,7 +83,8 @@ impl Engine<'_> {
             records.extend(found);
         }
         let layers = image.layers.iter().filter_map(|layer| identities[layer.tree.index()]);
-        let packings = layers.filter(|digest| !secret.contains(digest)).map(|digest| packing_key(DiffId(digest)));
+        let packings =
+            layers.filter(|digest| !secret.contains(digest)).map(|digest| packing_key(DiffId(digest)));
         for key in packings.chain(more.iter().copied()) {
             records.extend(self.store.record(key)?.map(|record| (key, record)));
         }

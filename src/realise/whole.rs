@@ -267,9 +267,15 @@ fn about(image: &Image, layers: &[DiffId]) -> Sha256 {
         let node = image.graph.node(image.layers[index].tree);
         let lower = lower(image, index);
         let places: Vec<u64> = lower.iter().filter_map(|node| place(*node)).map(|it| it as u64).collect();
-        encoder.put(&diff_id.0).put(node.builder.name()).put(&node.name).put(&(lower.len() as u64)).put(&places);
+        encoder
+            .put(&diff_id.0)
+            .put(node.builder.name())
+            .put(&node.name)
+            .put(&(lower.len() as u64))
+            .put(&places);
     }
-    let owners = image.meant.owners.iter().map(|(path, node)| (path.clone(), place(*node).map(|it| it as u64)));
+    let owners =
+        image.meant.owners.iter().map(|(path, node)| (path.clone(), place(*node).map(|it| it as u64)));
     encoder.put(&owners.collect::<BTreeMap<_, _>>());
     encoder.finish()
 }

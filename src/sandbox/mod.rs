@@ -78,8 +78,8 @@ pub use launch::Sandbox;
 pub use limits::Limits;
 pub(crate) use materialise::Merged;
 pub(crate) use remove::remove;
-pub use staging::WORK;
 pub use scrub::KEYS_MADE_AT_RANDOM;
+pub use staging::WORK;
 
 /// What the sandbox is asked to do: plain data.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use assemble_layers::amend::Folder;
+use assemble_layers::derivation::Output;
 use assemble_layers::tree::OPAQUE;
 use assemble_layers::{Builder, Entry, Kind as EntryKind, TreePath};
 
@@ -90,11 +91,12 @@ fn meet<'a>(
 /// Whether a folder is what a package, a step or a recipe made of it. What only holds files says root's
 /// 0755, and means nothing by it.
 fn is_made(view: &View<'_>, layer: usize, entry: &Entry) -> bool {
-    let implied = matches!(
-        view.builder(layer),
-        Builder::Files(_) | Builder::Git(_) | Builder::UnpackWheels(_) | Builder::Amend(_)
-    );
-    !implied || !entry.is_like(&Entry::directory(entry.path.clone()))
+    let is_difference = match view.builder(layer) {
+        Builder::ImageLayer(_) | Builder::UnpackDebs(_) => true,
+        Builder::Run(run) => run.output == Output::Difference,
+        _ => false,
+    };
+    is_difference || !entry.is_like(&Entry::directory(entry.path.clone()))
 }
 
 /// Whether a step only found the folder so, in what it is made over.
@@ -109,8 +111,7 @@ fn two_words(view: &View<'_>, mine: &Known<'_>, truth: &Known<'_>) -> Error {
         format!("{}: mode {mode:04o}, owner {uid}:{gid}", view.describe(it.layer))
     };
     let message = format!("two layers disagree about the folder `/{}`", mine.entry.path);
-    Error::new(Kind::Input, message)
-        .detail(say(truth))
-        .detail(say(mine))
-        .hint("run one of the steps over the other; or the recipe says whose word counts: `Image::meant.owners`")
+    Error::new(Kind::Input, message).detail(say(truth)).detail(say(mine)).hint(
+        "run one of the steps over the other; or the recipe says whose word counts: `Image::meant.owners`",
+    )
 }

@@ -147,7 +147,8 @@ impl<'a> Check<'a> {
     fn whiteouts(&self) -> Result<()> {
         for (high, tree) in self.view.trees.iter().enumerate() {
             for gone in tree.entries().iter().filter(|entry| entry.kind == EntryKind::Whiteout) {
-                let folder = if gone.path.name() == OPAQUE { gone.path.parent() } else { Some(gone.path.clone()) };
+                let folder =
+                    if gone.path.name() == OPAQUE { gone.path.parent() } else { Some(gone.path.clone()) };
                 let hides = |entry: &&Entry| {
                     let below = folder.as_ref().is_none_or(|folder| entry.path.is_within(folder));
                     below && entry.kind != EntryKind::Directory && entry.kind != EntryKind::Whiteout
@@ -173,9 +174,8 @@ impl<'a> Check<'a> {
         }
         let message = format!("`/{path}` stands in two layers, and neither is made over the other");
         let more = (paths.len() > 1).then(|| format!("and {} more paths of both", paths.len() - 1));
-        let mut error = Error::new(Kind::Input, message)
-            .detail(self.owner(low, path))
-            .detail(self.owner(high, path));
+        let mut error =
+            Error::new(Kind::Input, message).detail(self.owner(low, path)).detail(self.owner(high, path));
         if let Some(more) = more {
             error = error.detail(more);
         }
@@ -206,7 +206,8 @@ impl<'a> Check<'a> {
                 Builder::Fetch(fetch) => Some(BlobDigest(fetch.sha256)) == blob,
                 _ => false,
             };
-            let mut found = wheels.wheels.iter().filter(|wheel| wheels.wheels.len() == 1 || is_it(wheel.file));
+            let mut found =
+                wheels.wheels.iter().filter(|wheel| wheels.wheels.len() == 1 || is_it(wheel.file));
             return found.next().map(|wheel| wheel.filename.clone());
         }
         self.package(layer, path)
