@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use assemble::realise::{RealisedLayer, Whole};
+use assemble::realise::{Had, RealisedLayer, State, Whole};
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::{
     Effort, FileEntry, FileSource, Files, Layout, Output, Run, UnpackWheels, WheelInput,
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     }
     tests![
         a_folder_is_what_its_package_made_of_it_whoever_lies_above,
+        what_was_mended_is_known_afterwards,
         a_layer_below_is_not_touched_by_what_lies_above,
         a_folder_that_one_step_changes_is_not_undone_by_another_that_found_it_otherwise,
         a_file_has_one_owner,
@@ -173,6 +174,23 @@ fn a_folder_is_what_its_package_made_of_it_whoever_lies_above() {
     // What is not wrong is not touched: the wheel's layer is its own tree.
     assert_eq!(whole.image.layers[3].tree, scene.layers[3].tree);
     assert_ne!(whole.image.layers[2].tree, scene.layers[2].tree);
+}
+
+/// A layer that was mended is a result like any other.
+fn what_was_mended_is_known_afterwards() {
+    let mut scene = Scene::new();
+    scene.debian();
+    scene.layer("files", literal("root/.config/app", "x"));
+    let image = scene.image();
+    let (one, other) = (scene.whole().unwrap(), scene.whole().unwrap());
+    let diff_ids = |whole: &Whole| whole.layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>();
+    assert_eq!(diff_ids(&one), diff_ids(&other));
+    assert!(one.layers.iter().all(|layer| layer.had == Had::Built));
+    assert!(other.layers.iter().all(|layer| layer.had == Had::Reused));
+    let (plan, made) =
+        scene.bench.engine(|engine| (engine.plan(&image).unwrap(), engine.made(&image).unwrap()));
+    assert!(plan.layers.iter().all(|layer| layer.state == State::Reuse), "{plan:?}");
+    assert_eq!(made.into_iter().map(|(diff_id, _)| diff_id).collect::<Vec<_>>(), diff_ids(&one));
 }
 
 fn a_layer_below_is_not_touched_by_what_lies_above() {

@@ -23,7 +23,7 @@ use assemble_layers::image::MOST_LAYERS;
 use assemble_layers::{Builder, DiffId, Image, NodeId, Sha256, Tree, TreePath};
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, Realisation, Realised, RealisedLayer, at_once};
+use super::{Engine, Had, Realisation, Realised, RealisedLayer, at_once};
 use crate::store::{Findings, Outcome, Record, Store};
 use crate::{Error, Kind, Result};
 
@@ -120,20 +120,30 @@ impl<'a> Realisation<'a> {
     pub(super) fn whole(engine: &'a Engine<'a>, image: &Image, elsewhere: bool) -> Result<Whole> {
         check_count(image)?;
         let run = Realisation::new(engine, &image.graph);
-        let nodes = || image.layers.iter().map(|layer| layer.tree);
-        // A layer is packed as soon as its tree is there: few are mended.
-        let mut layers: Vec<RealisedLayer> = at_once(nodes(), |node| run.layer(node, elsewhere))?;
+        let made: Vec<(Realised, Option<RealisedLayer>)> =
+            at_once(image.layers.iter().map(|layer| layer.tree), |node| {
+                let realised = run.tree(node)?;
+                // What was built just now is packed while others are built: few trees are mended.
+                let built = realised.had == Had::Built;
+                Ok((realised, built.then(|| run.layer(node, elsewhere)).transpose()?))
+            })?;
         let by_chance = run.check_findings(image)?;
-        let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+        let diff_ids: Vec<_> = made.iter().map(|(realised, _)| realised.diff_id).collect();
         let verdict = run.verdict(image, &diff_ids)?;
         let whole = mend(image, &verdict);
-        if !verdict.mended.is_empty() {
-            let mut rerun = Realisation::new(engine, &whole.graph);
-            rerun.know(run);
-            for place in verdict.mended.keys() {
-                layers[*place] = rerun.layer(whole.layers[*place].tree, elsewhere)?;
-            }
-        }
+        let mut rerun = Realisation::new(engine, &whole.graph);
+        rerun.know(run);
+        let packed: BTreeMap<NodeId, RealisedLayer> = image
+            .layers
+            .iter()
+            .zip(made)
+            .filter_map(|(layer, (_, packed))| Some((layer.tree, packed?)))
+            .collect();
+        let layers = at_once(whole.layers.iter().map(|layer| layer.tree), |node| match packed.get(&node) {
+            Some(layer) => Ok(layer.clone()),
+            None => rerun.layer(node, elsewhere),
+        })?;
+        drop(rerun);
         Ok(Whole { image: whole, layers, shadowed: verdict.shadowed, by_chance })
     }
 
