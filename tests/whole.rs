@@ -279,7 +279,7 @@ fn two_wheels_of_one_layer_with_one_file_are_both_named() {
     let wheels = [(one.0.as_str(), one.1), (other.0.as_str(), other.1)];
     scene.wheels("small ones", &wheels);
     let text = refused(scene.whole(), &[]).to_string();
-    for part in ["cv2/__init__.py` stands in two wheels", &wheels[0].0, &wheels[1].0, "wheels::Alone::named"]
+    for part in ["cv2/__init__.py` stands in two wheels", wheels[0].0, wheels[1].0, "wheels::Alone::named"]
     {
         assert!(text.contains(part), "{part}: {text}");
     }
