@@ -127,6 +127,8 @@ impl Recipes for Small {
             config: config(),
             promises: Vec::new(),
             created: lock.created,
+            // Two layers with one file, or one with a private key, would be errors: nothing of the kind is
+            // meant here.
             meant: Meant::default(),
         })
     }

@@ -179,7 +179,7 @@ fn store_archive_and_layout_say_the_same() {
     let image = promising(image_of(&bench, &wheel(&[50, 80]), ""), "5.2 8.0");
     let layers = bench.realise(&image).unwrap();
     let made = bench.engine(|engine| {
-        let layers = engine.made(&image).unwrap();
+        let (image, layers) = engine.made(&image).unwrap();
         Inspection::of_made(engine, &image, &layers).unwrap()
     });
     let library = format!("usr/local/lib/python3.11/dist-packages/demo/lib/{LIBRARY}");

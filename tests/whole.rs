@@ -190,7 +190,7 @@ fn what_was_mended_is_known_afterwards() {
     let (plan, made) =
         scene.bench.engine(|engine| (engine.plan(&image).unwrap(), engine.made(&image).unwrap()));
     assert!(plan.layers.iter().all(|layer| layer.state == State::Reuse), "{plan:?}");
-    assert_eq!(made.into_iter().map(|(diff_id, _)| diff_id).collect::<Vec<_>>(), diff_ids(&one));
+    assert_eq!(made.1.into_iter().map(|(diff_id, _)| diff_id).collect::<Vec<_>>(), diff_ids(&one));
 }
 
 fn a_layer_below_is_not_touched_by_what_lies_above() {
@@ -279,8 +279,7 @@ fn two_wheels_of_one_layer_with_one_file_are_both_named() {
     let wheels = [(one.0.as_str(), one.1), (other.0.as_str(), other.1)];
     scene.wheels("small ones", &wheels);
     let text = refused(scene.whole(), &[]).to_string();
-    for part in ["cv2/__init__.py` stands in two wheels", wheels[0].0, wheels[1].0, "wheels::Alone::named"]
-    {
+    for part in ["cv2/__init__.py` stands in two wheels", wheels[0].0, wheels[1].0, "wheels::Alone::named"] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

@@ -109,15 +109,15 @@ impl Engine<'_> {
         })
     }
 
-    /// The layers of an image that was made.
+    /// An image that was made, as it was made, and its layers.
     ///
     /// # Errors
     /// One was not; those of the store.
-    pub fn made(&self, image: &Image) -> Result<Vec<(DiffId, Option<Packed>)>> {
-        let image = &self.known_whole(image)?;
+    pub fn made(&self, image: &Image) -> Result<(Image, Vec<(DiffId, Option<Packed>)>)> {
+        let image = self.known_whole(image)?;
         let mut layers = Vec::new();
         for layer in &image.layers {
-            let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? else {
+            let Identity::Known(digest, _) = self.planned_identity(&image, layer.tree)? else {
                 let (variant, layer) = (&image.variant, &image.graph.node(layer.tree).name);
                 return Err(Error::new(
                     Kind::Usage,
@@ -135,7 +135,7 @@ impl Engine<'_> {
             };
             layers.push((DiffId(digest), packed));
         }
-        Ok(layers)
+        Ok((image, layers))
     }
 
     fn state(&self, image: &Image, node: NodeId) -> Result<(State, Option<u64>)> {
