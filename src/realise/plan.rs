@@ -54,6 +54,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
+/// A layer that was made: what it holds, and its packed form where that is known.
+pub type Made = (DiffId, Option<Packed>);
+
 /// An input's digest, or the derivation that must be built before it is known.
 enum Identity {
     Known(Sha256, Had),
@@ -113,7 +116,7 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// One was not; those of the store.
-    pub fn made(&self, image: &Image) -> Result<(Image, Vec<(DiffId, Option<Packed>)>)> {
+    pub fn made(&self, image: &Image) -> Result<(Image, Vec<Made>)> {
         let image = self.known_whole(image)?;
         let mut layers = Vec::new();
         for layer in &image.layers {
