@@ -446,6 +446,8 @@ fn what_no_layer_holds_is_refused() {
     assert_eq!(error.message(), "the command left a named pipe at `/pipe`");
     let error = scene.error(shell("touch .wh.name"));
     assert_eq!(error.message(), "the command left `.wh.name`");
+    let error = scene.error(shell("chmod 700 /"));
+    assert_eq!(error.message(), "the command changed the folder `/` itself");
 }
 
 #[test]
