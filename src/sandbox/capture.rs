@@ -68,7 +68,9 @@ impl<'a> Capture<'a> {
         match (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) {
             (0o755, 0, 0) => Ok(()),
             (mode, uid, gid) => Err(Error::new(Kind::Build, "the command changed the folder `/` itself")
-                .detail(format!("mode {mode:04o}, owner {uid}:{gid}; in every container it is 0755 and root's"))
+                .detail(format!(
+                    "mode {mode:04o}, owner {uid}:{gid}; in every container it is 0755 and root's"
+                ))
                 .hint("let the command leave it as it is")),
         }
     }
