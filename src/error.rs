@@ -58,11 +58,18 @@ struct Parts {
     message: String,
     details: Vec<String>,
     hint: Option<String>,
+    passes: bool,
 }
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self(Box::new(Parts { kind, message: message.into(), details: Vec::new(), hint: None }))
+        Self(Box::new(Parts {
+            kind,
+            message: message.into(),
+            details: Vec::new(),
+            hint: None,
+            passes: false,
+        }))
     }
 
     /// Adds a line that says where or how.
@@ -98,6 +105,18 @@ impl Error {
         self
     }
 
+    /// Notes that another try, later, may do better.
+    #[must_use]
+    pub(crate) fn passing(mut self) -> Self {
+        self.0.passes = true;
+        self
+    }
+
+    /// Whether another try, later, may do better: the server did not answer, or was busy.
+    pub(crate) fn passes(&self) -> bool {
+        self.0.passes
+    }
+
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -113,14 +132,15 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0.message)?;
+        // A line that stands at the edge is ours, whatever a name holds.
+        formatter.write_str(&self.0.message.replace('\n', "\n  "))?;
         for detail in &self.0.details {
             for line in detail.lines() {
                 write!(formatter, "\n  {line}")?;
             }
         }
         match &self.0.hint {
-            Some(hint) => write!(formatter, "\n  hint: {hint}"),
+            Some(hint) => write!(formatter, "\n  hint: {}", hint.replace('\n', "\n  ")),
             None => Ok(()),
         }
     }
@@ -129,10 +149,17 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// fs-err has put the path into the message; a reader of this library's own may have an [`Error`] in it.
+/// What a decoder says of the bytes is no matter of the disk.
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
         if let Some(own) = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
             return own.clone();
+        }
+        if error.raw_os_error().is_none()
+            && matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof)
+        {
+            return Self::new(Kind::Input, error.to_string());
         }
         let this = Self::new(Kind::Store, error.to_string());
         match error.kind() {

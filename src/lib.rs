@@ -56,7 +56,8 @@
 //! - Every builder has a version, and a golden test that fails if its bytes change and it does not.
 //! - JSON that is digested is made by `layers::json::canonical` alone.
 //! - A name in the store stands for a whole file, whenever the process is killed.
-//! - `pack` and `oci` know `layers` alone, but for [`Error`] and, in `oci`, the layers that were
+//! - Foreign bytes are read by `bounded`: regular files, inside their folder, up to a stated bound.
+//! - `pack` and `oci` know `layers` alone, but for [`Error`], `bounded` and, in `oci`, the layers that were
 //!   realised; nothing imports `cli`; the library never imports `recipes`.
 //! - No address of a package registry stands in this repository: they are configuration.
 //! - No credential reaches a log, an error, a key, a layer or a sandbox; nor does the machine's network
@@ -96,7 +97,8 @@
 //! - **AWS-LC instead of `sha2`**: TLS brings it, and without SHA instructions it is 1.7 times as fast.
 //! - **`rawzip` instead of `zip`**: it shows each central-directory record as it stands, duplicates too.
 //! - **No tokio of our own**: every step is threads and files; reqwest's blocking client hides its
-//!   own runtime. Ctrl-C simply ends the process, which the store survives by design.
+//!   own runtime. SIGINT and SIGTERM simply end the process, which the store survives by design; they
+//!   are handled (`signal-hook`) because pid 1 of a container is not ended by them otherwise.
 //! - **An engine is spoken to by `deliver::docker::http`**, a few lines on `httparse`: reqwest's blocking
 //!   client drops the answer of an engine that gives up in the middle of an upload.
 //! - **A repository is not checked out.** The files of a commit are read from its objects, so no
@@ -107,10 +109,19 @@
 //!   what Poetry installed, or the step that puts it on the path fails.
 //! - **A registry client of our own**: those that there are hold blobs in memory, retry nothing, or bring
 //!   a runtime. A push that breaks off begins the blob anew: registries differ in what they keep.
+//! - **A certificate that is trusted itself is believed**, though it calls itself an authority: WebPKI
+//!   refuses that, and OpenSSL, Go and Docker's documents do not. Its names and dates count as any other's.
+//! - **Proxies are read here**, not by the HTTP library: an error can name the one that is dead, and
+//!   `NO_PROXY` may name a port.
 //! - **`--cache-to` beside `--cache`**, as BuildKit's `--cache-to`: who may change what a team takes is
 //!   seen in the command and in its help, and is no suffix of a name. It reads as well.
 //! - **A cache's manifest is ours, its blobs are the images'.** What a sandboxed step left is its packed
 //!   layer, inflated where a step needs it; locked files and commits stay where the lock has them.
+//! - **A record without its bytes is a promise**, a cache's or the store's own. It is dropped when the bytes
+//!   are needed and nobody has them, and what was planned upon it is planned again: keys above it are of
+//!   what it promised.
+//! - **Patience is a tenth of what a miss costs**: by the record's duration, or the kind of step where
+//!   there is no record yet.
 //! - **Records are alike if their outcomes are**: how long a step took does not count. Of those that are
 //!   not, the first that was published stays.
 //! - **A base image's layer is a derivation that is never built**: its diffID is locked, so keys above it
@@ -125,9 +136,17 @@
 //!   the first when all layers are known: a wheel's key does not depend on the Debian that it lies over, and
 //!   where both agree its layer is its own tree. Layers below the one that counts stay as they are.
 //! - **125 layers**, not 127: two of them are the container's (moby, `maxLayerDepth`).
+//! - **The sandbox's ids are nobody's**, for an ordinary user too, whose own id it had for root: then a
+//!   command's files, programs and processes were the user's. So what a step reads of the machine is opened
+//!   before its ids are taken, or copied, and a compiler's cache has a folder for each range of ids.
+//! - **Each command has a pid 1 of its own, and the helper is not in its namespaces.** What materialises and
+//!   captures needs files that no command may see.
+//! - **A copy of the process, no third program**: pid 1 is forked by a helper of one thread. Started again
+//!   it would need its own file in the root.
 //! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for
 //!   a root lives as long as its step.
 
+mod bounded;
 mod draft;
 mod error;
 mod http;
@@ -137,6 +156,8 @@ pub mod cli;
 pub mod debian;
 pub mod deliver;
 pub mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inspect;
 pub mod lock;
 pub mod oci;

@@ -3,10 +3,10 @@
 //! A file whose size, times and inode are as they were is not read again. One that was changed
 //! within the clock's grain before it was looked at is, for it could change again unseen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use assemble_layers::digest::Hasher;
@@ -18,7 +18,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
 use crate::store::Store;
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, bounded};
 
 /// A file that is younger than this when it is looked at may be written again without a new time.
 const GRAIN: Duration = Duration::from_secs(2);
@@ -26,6 +26,17 @@ const GRAIN: Duration = Duration::from_secs(2);
 /// Never part of an image, whatever `.dockerignore` says: Poetry's lock is made anew from the
 /// manifest, and this project's own lock is no file of the application.
 const NEVER: [&str; 4] = ["poetry.lock", "assemble.lock", "assemble.registry.lock", ".git"];
+
+/// The most files, folders and links that a project may have.
+const MOST_FILES: usize = 1_000_000;
+
+/// The most that `.dockerignore` may have, in bytes and in patterns: each is compiled.
+const IGNORE: &str = ".dockerignore";
+const LARGEST_IGNORE: u64 = 1 << 20;
+const MOST_PATTERNS: usize = 2_000;
+
+/// A path, in bytes: Linux takes none that is longer (`PATH_MAX`, with the zero at its end).
+const LONGEST_PATH: usize = 4095;
 
 /// What is known of a file that was read before.
 #[derive(Clone, Serialize, Deserialize)]
@@ -50,7 +61,8 @@ pub fn read(folder: &Path, manifests: &[&str], store: &Store) -> Result<Project>
         seen: BTreeMap::new(),
         files: Vec::new(),
     };
-    reader.folder(Path::new(""))?;
+    reader.walk()?;
+    reader.add_folders()?;
     for manifest in manifests {
         reader.manifest(manifest)?;
     }
@@ -91,30 +103,58 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn folder(&mut self, below: &Path) -> Result<()> {
-        for entry in fs::read_dir(self.folder.join(below)).map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            let path = below.join(entry.file_name());
-            let is_folder = entry.file_type().map_err(unreadable)?.is_dir();
-            // A file below an ignored folder may be wanted all the same: `!docs/README.md`.
-            if NEVER.iter().any(|name| path == Path::new(name)) {
-                continue;
-            }
-            match self.ignored.is_ignored(&path) {
-                true if is_folder && self.ignored.may_take_back_below(&path) => self.exceptions(&path)?,
-                true => {}
-                false => self.entry(&path)?,
+    /// Looks at every folder, none within another: a project may be as deep as a path is long.
+    fn walk(&mut self) -> Result<()> {
+        let mut waiting = vec![(PathBuf::new(), None)];
+        while let Some((below, above)) = waiting.pop() {
+            for entry in fs::read_dir(self.folder.join(&below)).map_err(unreadable)? {
+                let entry = entry.map_err(unreadable)?;
+                let path = below.join(entry.file_name());
+                if NEVER.iter().any(|name| path == Path::new(name)) {
+                    continue;
+                }
+                self.check(&path)?;
+                let is_folder = entry.file_type().map_err(unreadable)?.is_dir();
+                let decided = self.ignored.last_that_fits(&path).max(above);
+                if !self.ignored.ignores(decided) {
+                    self.entry(&path)?;
+                } else if !self.ignored.may_take_back_below(&path) {
+                    // A file below an ignored folder may be wanted all the same: `!docs/README.md`.
+                    continue;
+                }
+                if is_folder {
+                    waiting.push((path, decided));
+                }
             }
         }
         Ok(())
     }
 
-    /// The files below an ignored folder that are wanted, and the folders that hold them.
-    fn exceptions(&mut self, folder: &Path) -> Result<()> {
-        let before = self.files.len();
-        self.folder(folder)?;
-        if self.files.len() > before {
-            self.files.push(ProjectFile { path: tree_path(folder)?, kind: ProjectFileKind::Directory });
+    fn check(&self, path: &Path) -> Result<()> {
+        let wrong = |how: String| {
+            Err(Error::new(Kind::Input, format!("the project `{}` {how}", self.folder.display()))
+                .hint("`.dockerignore` names what is no part of it"))
+        };
+        if self.files.len() >= MOST_FILES {
+            return wrong(format!("has more than {MOST_FILES} files and folders"));
+        }
+        if self.folder.as_os_str().len() + 1 + path.as_os_str().len() > LONGEST_PATH {
+            let first = path.components().next().map(|first| first.as_os_str().to_string_lossy());
+            let first = first.unwrap_or_default();
+            return wrong(format!("has a path of more than {LONGEST_PATH} bytes below `{first}`"));
+        }
+        Ok(())
+    }
+
+    /// The folders of files that were taken back from an ignored one.
+    fn add_folders(&mut self) -> Result<()> {
+        let mut known: BTreeSet<TreePath> = self.files.iter().map(|file| file.path.clone()).collect();
+        for number in 0..self.files.len() {
+            let mut above = self.files[number].path.parent();
+            while let Some(folder) = above.filter(|folder| known.insert(folder.clone())) {
+                above = folder.parent();
+                self.files.push(ProjectFile { path: folder, kind: ProjectFileKind::Directory });
+            }
         }
         Ok(())
     }
@@ -123,13 +163,12 @@ impl Reader<'_> {
         let absolute = self.folder.join(path);
         let metadata = fs::symlink_metadata(&absolute).map_err(unreadable)?;
         let kind = if metadata.is_dir() {
-            self.folder(path)?;
             ProjectFileKind::Directory
         } else if metadata.is_symlink() {
             let target = fs::read_link(&absolute).map_err(unreadable)?;
             ProjectFileKind::Symlink(RawBytes(target.into_os_string().into_vec()))
         } else if metadata.is_file() {
-            let sha256 = self.digest(tree_path(path)?, &absolute, &metadata)?;
+            let sha256 = self.digest(tree_path(path)?, &metadata)?;
             ProjectFileKind::File { sha256, size: metadata.len(), executable: metadata.mode() & 0o111 != 0 }
         } else {
             return Err(Error::new(
@@ -150,7 +189,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn digest(&mut self, path: TreePath, absolute: &Path, metadata: &std::fs::Metadata) -> Result<Sha256> {
+    fn digest(&mut self, path: TreePath, metadata: &std::fs::Metadata) -> Result<Sha256> {
         let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
         let changed = nanoseconds(metadata.ctime(), metadata.ctime_nsec());
         let modified = nanoseconds(metadata.mtime(), metadata.mtime_nsec());
@@ -160,7 +199,7 @@ impl Reader<'_> {
             Some(known) if known.stamp == stamp => known.sha256,
             _ => {
                 let mut hasher = Hasher::new();
-                let mut file = fs::File::open(absolute).map_err(unreadable)?;
+                let mut file = open(self.folder, path.as_path())?;
                 std::io::copy(&mut file, &mut hasher).map_err(unreadable)?;
                 hasher.finish()
             }
@@ -171,6 +210,30 @@ impl Reader<'_> {
         }
         Ok(sha256)
     }
+}
+
+/// Opens a file of the project. A link that leads out of it is not followed: the project may be somebody
+/// else's, and what is read of it goes into an image, or to code of its own.
+///
+/// # Errors
+/// It cannot be read, or is no regular file of the project.
+pub(crate) fn open(folder: &Path, path: &Path) -> Result<fs::File> {
+    bounded::open_beneath(folder, path).map_err(unreadable)
+}
+
+/// The text of a file of the project, of `limit` bytes at most; `None` where there is none.
+///
+/// # Errors
+/// As [`open`]; what is larger, or no UTF-8.
+pub(crate) fn text(folder: &Path, name: &str, limit: u64) -> Result<Option<String>> {
+    let path = folder.join(name);
+    let file = match bounded::open_beneath(folder, Path::new(name)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let text = String::from_utf8(bounded::bytes(file, limit, path.display())?);
+    text.map(Some).map_err(|_| Error::new(Kind::Input, format!("`{}` is no UTF-8", path.display())))
 }
 
 /// A file of the project that cannot be read is no fault of the store.
@@ -191,7 +254,7 @@ fn tree_path(path: &Path) -> Result<TreePath> {
 
 /// The patterns of `.dockerignore` (docs.docker.com, "Build context": anchored at the root, the last
 /// one that fits a path or a folder above it decides, `!` takes back).
-struct Ignored {
+pub(crate) struct Ignored {
     /// The matcher, and whether it takes back.
     patterns: Vec<(GlobMatcher, bool)>,
     /// What takes back, by its parts.
@@ -200,16 +263,12 @@ struct Ignored {
 
 impl Ignored {
     fn read(folder: &Path) -> Result<Self> {
-        let file = folder.join(".dockerignore");
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(unreadable(error)),
-        };
+        let text = text(folder, IGNORE, LARGEST_IGNORE)?.unwrap_or_default();
+        let file = folder.join(IGNORE);
         Self::parse(&text).map_err(|what| Error::new(Kind::Input, format!("`{}`: {what}", file.display())))
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (mut patterns, mut exceptions) = (Vec::new(), Vec::new());
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for line in text.lines().filter(|line| !line.starts_with('#')).map(str::trim) {
@@ -225,6 +284,9 @@ impl Ignored {
                 }
             }
             let glob = GlobBuilder::new(&pattern).literal_separator(true).build();
+            if patterns.len() == MOST_PATTERNS {
+                return Err(format!("it has more than {MOST_PATTERNS} patterns"));
+            }
             patterns.push((glob.map_err(|error| format!("`{line}`: {error}"))?.compile_matcher(), exception));
         }
         Ok(Self { patterns, exceptions })
@@ -243,10 +305,19 @@ impl Ignored {
         })
     }
 
-    fn is_ignored(&self, path: &Path) -> bool {
-        let fits =
-            |glob: &GlobMatcher| path.ancestors().any(|above| above != Path::new("") && glob.is_match(above));
-        self.patterns.iter().rev().find(|(glob, _)| fits(glob)).is_some_and(|(_, exception)| !exception)
+    pub(crate) fn is_ignored(&self, path: &Path) -> bool {
+        let above = path.ancestors().filter(|above| *above != Path::new(""));
+        self.ignores(above.map(|above| self.last_that_fits(above)).max().flatten())
+    }
+
+    /// The place of the last pattern that fits this very path. What decides about it is the last that
+    /// fits it or a folder above.
+    fn last_that_fits(&self, path: &Path) -> Option<usize> {
+        self.patterns.iter().rposition(|(glob, _)| glob.is_match(path))
+    }
+
+    fn ignores(&self, decided: Option<usize>) -> bool {
+        decided.is_some_and(|place| !self.patterns[place].1)
     }
 }
 

@@ -80,6 +80,35 @@ fn layout(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// The same blobs under Docker's names; the digest is another one, and always the same.
+#[test]
+fn docker_s_format() {
+    let bench = Bench::new();
+    let image = demo(&bench);
+    let docker = image.clone().in_docker_format().unwrap();
+    let read = python(READ, &[&bench.write("image.tar", written(&bench, &docker))]);
+    let kind = "application/vnd.docker.distribution.manifest.v2+json";
+    assert_eq!(read["index"]["manifests"][0]["mediaType"], kind);
+    assert_eq!(
+        read["types"],
+        serde_json::json!(vec!["application/vnd.docker.image.rootfs.diff.tar.gzip"; 3])
+    );
+    let manifest: serde_json::Value = serde_json::from_slice(&docker.manifest.bytes).unwrap();
+    assert_eq!(manifest["mediaType"], kind);
+    assert_eq!(manifest["config"]["mediaType"], "application/vnd.docker.container.image.v1+json");
+    assert_eq!(manifest.get("annotations"), None);
+    let oci: serde_json::Value = serde_json::from_slice(&image.manifest.bytes).unwrap();
+    let digests = |manifest: &serde_json::Value| {
+        let layers = manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]);
+        layers.map(|layer| (layer["digest"].clone(), layer["size"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(digests(&manifest), digests(&oci));
+    assert_eq!(docker.config.digest, image.config.digest);
+    assert_ne!(docker.manifest.digest, image.manifest.digest);
+    let golden = "sha256:3a440b5db61eacb38aa702466c87b524d394fe95f2d0302722026c2c4ffb06e7";
+    assert_eq!(docker.manifest.digest.to_string(), golden);
+}
+
 #[test]
 fn python_reads_it() {
     let bench = Bench::new();

@@ -10,6 +10,8 @@ mod certificates;
 mod engines;
 #[path = "support/podman.rs"]
 mod podman;
+#[path = "registry/debian.rs"]
+mod registry;
 #[path = "support/small.rs"]
 mod small;
 mod support;
@@ -24,6 +26,7 @@ use std::process::Command;
 use assemble_layers::digest::Hasher;
 use certificates::certificates;
 use engines::{Daemon, Fault, Proxy};
+use registry::Registry;
 use small::{Built, Small};
 use support::{output, skipped};
 
@@ -117,6 +120,57 @@ impl Scene {
         fs::remove_file(archive).unwrap();
     }
 
+    /// The engine's own push sends what it was spared: a registry has every layer, and a reader of the
+    /// registry's finds in each what the image's configuration says.
+    #[track_caller]
+    fn pushes_whole(&self, built: &Built) {
+        let registry = Registry::start().expect("`docker-registry` is installed");
+        let name = format!("{}/team/pushed:1", registry.host);
+        output(&mut self.engine.docker(&["tag", &self.tag, &name]));
+        output(&mut self.engine.docker(&["push", &name]));
+        output(&mut self.engine.docker(&["rmi", &name]));
+        let folder = self.engine.folder.path().join("pulled");
+        let image = format!("oci:{}:1", folder.display());
+        let mut copy = Command::new("skopeo");
+        copy.args(["copy", "--quiet", "--src-tls-verify=false", &format!("docker://{name}"), &image]);
+        output(&mut copy);
+        let script = r#"
+import gzip, hashlib, json, pathlib, sys
+blobs = pathlib.Path(sys.argv[1], "blobs/sha256")
+read = lambda descriptor: (blobs / descriptor["digest"].split(":")[1]).read_bytes()
+manifest = json.loads(read(json.loads(pathlib.Path(sys.argv[1], "index.json").read_text())["manifests"][0]))
+layers = ["sha256:" + hashlib.sha256(gzip.decompress(read(layer))).hexdigest() for layer in manifest["layers"]]
+assert layers == json.loads(read(manifest["config"]))["rootfs"]["diff_ids"], layers
+print(json.dumps(layers))
+"#;
+        let layers = support::python(script, &[&folder]);
+        let expected: Vec<_> = built.layers.iter().map(|layer| layer.diffid.clone()).collect();
+        assert_eq!(layers, serde_json::json!(expected));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// A Dockerfile's image over it has all that it has, whoever builds it.
+    #[track_caller]
+    fn builds_upon(&self) {
+        let before = self.engine.images();
+        let dockerfile = format!("FROM {}\nCOPY more /more\n", self.tag);
+        self.engine.build("localhost/over:by", &[("Dockerfile", &dockerfile), ("more", "more\n")]);
+        let built = output(&mut self.engine.docker(&["images", "--format", "{{.Tag}}", "localhost/over"]));
+        let built = String::from_utf8(built).unwrap();
+        assert!(!built.trim().is_empty());
+        for tag in built.lines() {
+            let name = format!("localhost/over:{tag}");
+            let script = "import numpy; print(numpy.arange(3).sum(), open('/more').read().strip())";
+            assert_eq!(self.engine.run(&name, &["python3", "-c", script]), "3 more", "{tag}");
+            let saved = self.engine.folder.path().join("over.tar");
+            output(self.engine.docker(&["save", "--output"]).arg(&saved).arg(&name));
+            fs::remove_file(saved).unwrap();
+        }
+        let mut after = self.engine.images();
+        after.retain(|image| !before.contains(image));
+        self.engine.remove(&after);
+    }
+
     /// What every engine must make of it.
     fn contract(&self) {
         self.load_all();
@@ -125,7 +179,11 @@ impl Scene {
         assert_eq!(again.sent, 0);
 
         self.change_a_line();
-        self.load_little();
+        let spared = self.load_little();
+        self.runs();
+        self.pushes_whole(&spared);
+        self.builds_upon();
+        assert_eq!(self.load().loaded.unwrap().sent, 0);
         self.runs();
 
         // The image that spared the layers may go: what was loaded after it is whole.

@@ -11,6 +11,8 @@ macro_rules! remote {
 
 #[path = "registry/bases.rs"]
 mod bases;
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "registry/command_line.rs"]
 mod command_line;
 #[path = "registry/debian.rs"]
@@ -23,6 +25,8 @@ mod fake;
 mod layouts;
 #[path = "registry/logins.rs"]
 mod logins;
+#[path = "registry/networks.rs"]
+mod networks;
 #[path = "support/podman.rs"]
 mod podman;
 #[path = "support/small.rs"]
@@ -70,6 +74,7 @@ fn settings() -> Settings {
         pause: Duration::from_millis(50),
         longest_pause: Duration::from_millis(100),
         stall: Duration::from_secs(5),
+        crowd: Duration::from_millis(100),
     };
     Settings { patience, ..Settings::default() }
 }

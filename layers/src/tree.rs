@@ -375,8 +375,24 @@ impl Tree {
 
 impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(Vec::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        let entries = Vec::<Entry>::deserialize(deserializer)?;
+        if !are_files(&entries) {
+            return Err(serde::de::Error::custom("its contents are larger than files can be"));
+        }
+        Self::new(entries).map_err(serde::de::Error::custom)
     }
+}
+
+/// Whether all contents lie in files, and together are one: of 2⁶³ bytes at most (lseek(2), `off_t`).
+fn are_files(entries: &[Entry]) -> bool {
+    let mut total: u64 = 0;
+    entries.iter().all(|entry| {
+        let Kind::File(content) = &entry.kind else { return true };
+        let (Content::Plain { offset, length, .. } | Content::Deflated { offset, length, .. }) = *content;
+        let end = offset.checked_add(length);
+        total = total.saturating_add(content.size());
+        end.is_some_and(|end| end.max(total) <= i64::MAX as u64)
+    })
 }
 
 #[cfg(test)]
@@ -397,6 +413,22 @@ mod tests {
             let path = TreePath::new(path).unwrap();
             let text = serde_json::to_string(&path).unwrap();
             assert_eq!(serde_json::from_str::<TreePath>(&text).unwrap(), path, "{text}");
+        }
+    }
+
+    #[test]
+    fn contents_lie_in_files() {
+        let tree = |offset: u64, length: u64, size: u64| {
+            let blob = BlobDigest(crate::Sha256::of(b""));
+            let content = Content::Deflated { blob, offset, length, crc32: 0, size };
+            let files = ["a", "b"].map(|name| Entry::file(TreePath::new(name).unwrap(), content, 0o644));
+            serde_json::from_str::<Tree>(&serde_json::to_string(&files).unwrap())
+        };
+        assert!(tree(1 << 40, 1 << 40, 1 << 40).is_ok());
+        for (offset, length, size) in
+            [(u64::MAX, 1, 1), (1, u64::MAX, 1), (1 << 63, 0, 0), (0, 0, 1 << 62), (0, 0, u64::MAX)]
+        {
+            assert!(tree(offset, length, size).is_err(), "{offset} {length} {size}");
         }
     }
 

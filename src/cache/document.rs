@@ -2,15 +2,19 @@
 //! Artifact Usage"), whose tag is the key and whose layers are the blobs that the record names.
 //!
 //! ```text
-//! annotations  dev.assemble.record    {"key":…,"record":…,"tree":…}, canonical
+//! annotations  dev.assemble.record    the statement, canonical: {"blobs":[…],"key":…,"record":…,"tree":…}
 //!              dev.assemble.signature  of that, in base64, if whoever built it signs
 //! layers       the tree, as JSON in gzip, first
-//!              packed layers, as images have them; `dev.assemble.inflated` is the tar's digest where
-//!              the tar is what the tree refers to
+//!              packed layers, as images have them, from which tars are inflated
 //!              other blobs as they are
 //! ```
+//!
+//! The statement says all that is used: of each blob its descriptor, and the digest and size that it has
+//! inflated. The layers are there for the registry, which keeps what a manifest names; a manifest whose
+//! layers are not those of its statement is refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use assemble_layers::{BlobDigest, Key, Sha256, json};
 use oci_spec::image::MediaType;
@@ -21,13 +25,13 @@ use crate::realise::{Held, Shareable};
 use crate::store::{Outcome, Packed, Record};
 use crate::{Error, Kind, Result};
 
-/// What the manifest is.
-const ARTIFACT: &str = "application/vnd.assemble.record.v1";
+/// What the manifest is. The first version's signature left out the sizes and the layers.
+const ARTIFACT: &str = "application/vnd.assemble.record.v2";
+const OLDER: &str = "application/vnd.assemble.record.v1";
 const TREE: &str = "application/vnd.assemble.tree.v1+json+gzip";
 const BLOB: &str = "application/octet-stream";
 const RECORD: &str = "dev.assemble.record";
 const SIGNATURE: &str = "dev.assemble.signature";
-const INFLATED: &str = "dev.assemble.inflated";
 
 /// The most that a record's manifest has, in bytes: what was read is kept.
 const LIMIT: usize = 1 << 20;
@@ -39,12 +43,29 @@ pub const EMPTY: &[u8] = b"{}";
 /// A record that was read, and where the blobs are that it names.
 #[derive(Debug)]
 pub struct Document {
-    /// Whether it is signed by one of the keys that are trusted.
-    pub trusted: bool,
+    /// Of its manifest.
+    pub digest: BlobDigest,
     pub record: Record,
-    /// In gzip.
-    pub tree: Option<Packed>,
+    /// As JSON, kept in gzip.
+    pub tree: Option<Held>,
     pub blobs: Vec<Held>,
+}
+
+impl Document {
+    /// Everything that it names, as the registry keeps it.
+    pub fn stored(&self) -> impl Iterator<Item = Packed> {
+        self.tree.iter().chain(&self.blobs).map(|held| held.stored)
+    }
+}
+
+/// What stands under a key's tag.
+#[derive(Debug)]
+pub enum Found {
+    Record(Arc<Document>),
+    /// Nobody who is trusted has signed it.
+    Untrusted,
+    /// An earlier version of this program wrote it.
+    Older,
 }
 
 /// What is said of a key.
@@ -53,7 +74,20 @@ pub struct Document {
 struct Statement {
     key: Key,
     record: Record,
-    tree: Option<BlobDigest>,
+    tree: Option<Blob>,
+    blobs: Vec<Blob>,
+}
+
+/// A blob: how the registry keeps it, and what it is.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Blob {
+    media_type: String,
+    digest: BlobDigest,
+    size: u64,
+    /// The digest and the size of what it is when it is inflated; else its own.
+    blob: BlobDigest,
+    inflated: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -67,41 +101,42 @@ struct Manifest {
     annotations: BTreeMap<String, String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
     media_type: String,
     digest: BlobDigest,
     size: u64,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
 }
 
-impl Descriptor {
-    fn new(media_type: impl ToString, Packed { digest, size }: Packed) -> Self {
-        Self { media_type: media_type.to_string(), digest, size, annotations: BTreeMap::new() }
+impl Blob {
+    fn new(media_type: String, held: &Held) -> Self {
+        let Held { blob, size: inflated, stored: Packed { digest, size } } = *held;
+        Self { media_type, digest, size, blob, inflated }
     }
 
     fn of(record: &Record, held: &Held) -> Self {
         let is_layer = matches!(record.outcome, Outcome::Packed(_)) || held.is_inflated();
-        let media_type = if is_layer { MediaType::ImageLayerGzip.to_string() } else { BLOB.to_owned() };
-        let mut this = Self::new(media_type, held.stored);
-        if held.is_inflated() {
-            this.annotations.insert(INFLATED.to_owned(), held.blob.to_string());
-        }
-        this
+        Self::new(if is_layer { MediaType::ImageLayerGzip.to_string() } else { BLOB.to_owned() }, held)
+    }
+
+    fn descriptor(&self) -> Descriptor {
+        Descriptor { media_type: self.media_type.clone(), digest: self.digest, size: self.size }
     }
 
     fn held(&self) -> Result<Held> {
-        let blob = match self.annotations.get(INFLATED) {
-            Some(digest) => digest.parse().map_err(|_| wrong(format!("`{digest}` is no digest")))?,
-            None => self.digest,
-        };
-        Ok(Held { blob, stored: self.packed() })
+        let stored = Packed { digest: self.digest, size: self.size };
+        let held = Held { blob: self.blob, size: self.inflated, stored };
+        if !held.is_inflated() && held.size != stored.size {
+            return Err(wrong(format!("`{}` has two sizes", self.digest)));
+        }
+        Ok(held)
     }
+}
 
-    fn packed(&self) -> Packed {
-        Packed { digest: self.digest, size: self.size }
+impl Statement {
+    fn layers(&self) -> Vec<Descriptor> {
+        self.tree.iter().chain(&self.blobs).map(Blob::descriptor).collect()
     }
 }
 
@@ -114,21 +149,26 @@ pub fn empty() -> Packed {
 ///
 /// # Errors
 /// None is known.
-pub fn write(shared: &Shareable, tree: Option<Packed>, secret: Option<&SecretKey>) -> Result<Vec<u8>> {
+pub fn write(shared: &Shareable, tree: Option<Held>, secret: Option<&SecretKey>) -> Result<Vec<u8>> {
     let internal = |error: serde_json::Error| Error::new(Kind::Internal, error.to_string());
-    let statement =
-        Statement { key: shared.key, record: shared.record.clone(), tree: tree.map(|it| it.digest) };
+    let statement = Statement {
+        key: shared.key,
+        record: shared.record.clone(),
+        tree: tree.map(|tree| Blob::new(TREE.to_owned(), &tree)),
+        blobs: shared.blobs.iter().map(|held| Blob::of(&shared.record, held)).collect(),
+    };
+    let layers = statement.layers();
     let statement = json::canonical(&statement).map_err(internal)?;
-    let blobs = shared.blobs.iter().map(|held| Descriptor::of(&shared.record, held));
     let mut annotations = BTreeMap::new();
     annotations.extend(secret.map(|secret| (SIGNATURE.to_owned(), secret.sign(&statement))));
     annotations.insert(RECORD.to_owned(), String::from_utf8_lossy(&statement).into_owned());
+    let Packed { digest, size } = empty();
     let manifest = Manifest {
         schema_version: 2,
         media_type: MediaType::ImageManifest.to_string(),
         artifact_type: ARTIFACT.to_owned(),
-        config: Descriptor::new(MediaType::EmptyJSON, empty()),
-        layers: tree.map(|tree| Descriptor::new(TREE, tree)).into_iter().chain(blobs).collect(),
+        config: Descriptor { media_type: MediaType::EmptyJSON.to_string(), digest, size },
+        layers,
         annotations,
     };
     json::canonical(&manifest).map_err(internal)
@@ -138,28 +178,34 @@ pub fn write(shared: &Shareable, tree: Option<Packed>, secret: Option<&SecretKey
 ///
 /// # Errors
 /// It is something else, or says something of another key.
-pub fn read(key: Key, bytes: &[u8], keys: &[PublicKey]) -> Result<Document> {
+pub fn read(key: Key, bytes: &[u8], keys: &[PublicKey]) -> Result<Found> {
     if bytes.len() > LIMIT {
         return Err(wrong(format!("it is larger than {LIMIT} bytes")));
     }
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
-    let statement = manifest.annotations.get(RECORD).filter(|_| manifest.artifact_type == ARTIFACT);
-    let statement = statement.ok_or_else(|| wrong("it is another kind of manifest".to_owned()))?;
+    if manifest.artifact_type == OLDER {
+        return Ok(Found::Older);
+    }
+    let text = manifest.annotations.get(RECORD).filter(|_| manifest.artifact_type == ARTIFACT);
+    let text = text.ok_or_else(|| wrong("it is another kind of manifest".to_owned()))?;
     let signature = manifest.annotations.get(SIGNATURE);
-    let is_signed = |key: &PublicKey| signature.is_some_and(|it| key.verifies(statement.as_bytes(), it));
-    let trusted = keys.is_empty() || keys.iter().any(is_signed);
-    let statement: Statement = serde_json::from_str(statement).map_err(|error| wrong(error.to_string()))?;
+    let is_signed = |key: &PublicKey| signature.is_some_and(|it| key.verifies(text.as_bytes(), it));
+    if !keys.is_empty() && !keys.iter().any(is_signed) {
+        return Ok(Found::Untrusted);
+    }
+    let statement: Statement = serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
     if statement.key != key {
         return Err(wrong(format!("it is the record of `{}`", statement.key.hex())));
     }
-    let is_tree = |descriptor: &&Descriptor| descriptor.media_type == TREE;
-    let tree = manifest.layers.iter().find(is_tree).map(Descriptor::packed);
-    if tree.map(|tree| tree.digest) != statement.tree {
-        return Err(wrong("it names another tree than its record".to_owned()));
+    if statement.layers() != manifest.layers {
+        return Err(wrong("its layers are not those of its record".to_owned()));
     }
-    let blobs = manifest.layers.iter().filter(|descriptor| !is_tree(descriptor));
-    let blobs = blobs.map(Descriptor::held).collect::<Result<_>>()?;
-    Ok(Document { trusted, record: statement.record, tree, blobs })
+    Ok(Found::Record(Arc::new(Document {
+        digest: BlobDigest(Sha256::of(bytes)),
+        tree: statement.tree.as_ref().map(Blob::held).transpose()?,
+        blobs: statement.blobs.iter().map(Blob::held).collect::<Result<_>>()?,
+        record: statement.record,
+    })))
 }
 
 fn wrong(how: String) -> Error {
@@ -172,9 +218,14 @@ mod tests {
 
     use super::*;
 
+    fn held(text: &str, inflated: &str) -> Held {
+        let digest = |text: &str| BlobDigest(Sha256::of(text.as_bytes()));
+        let size = if text == inflated { 7 } else { 9 };
+        Held { blob: digest(inflated), size, stored: Packed { digest: digest(text), size: 7 } }
+    }
+
     fn shareable() -> Shareable {
         let digest = |text: &str| Sha256::of(text.as_bytes());
-        let packed = |text: &str| Packed { digest: BlobDigest(digest(text)), size: 7 };
         Shareable {
             key: Key(digest("key")),
             record: Record {
@@ -184,38 +235,39 @@ mod tests {
                 milliseconds: 5,
                 findings: Default::default(),
             },
-            blobs: vec![
-                Held { blob: BlobDigest(digest("tar")), stored: packed("layer") },
-                Held { blob: BlobDigest(digest("raw")), stored: packed("raw") },
-            ],
+            blobs: vec![held("layer", "tar"), held("raw", "raw")],
+        }
+    }
+
+    fn document(bytes: &[u8], keys: &[PublicKey]) -> Option<Arc<Document>> {
+        match read(shareable().key, bytes, keys) {
+            Ok(Found::Record(document)) => Some(document),
+            _ => None,
         }
     }
 
     #[test]
     fn what_was_written_is_read() {
-        let shared = shareable();
-        let tree = Some(Packed { digest: BlobDigest(Sha256::of(b"tree")), size: 3 });
-        let read = read(shared.key, &write(&shared, tree, None).unwrap(), &[]).unwrap();
-        assert_eq!((read.record, read.tree, read.blobs), (shared.record, tree, shared.blobs));
+        let (shared, tree) = (shareable(), Some(held("tree in gzip", "tree")));
+        let bytes = write(&shared, tree, None).unwrap();
+        let read = document(&bytes, &[]).unwrap();
+        assert_eq!(read.digest, BlobDigest(Sha256::of(&bytes)));
+        assert_eq!((&read.record, read.tree, &read.blobs), (&shared.record, tree, &shared.blobs));
+    }
+
+    /// What machines of the same version read of each other.
+    #[test]
+    fn the_form_is_the_one_that_its_version_stands_for() {
+        let bytes = write(&shareable(), Some(held("tree in gzip", "tree")), None).unwrap();
+        let golden = "fc2fbe79eaf348af6ba7bccaa6e3d7a7c6e866b4eebb238c9518a0a0c58a457d";
+        assert_eq!(Sha256::of(&bytes).to_string(), golden, "{}", String::from_utf8_lossy(&bytes));
     }
 
     #[test]
     fn the_record_of_another_key_is_refused() {
-        let shared = shareable();
-        let bytes = write(&shared, None, None).unwrap();
+        let bytes = write(&shareable(), None, None).unwrap();
         let error = read(Key(Sha256::of(b"other")), &bytes, &[]).unwrap_err().to_string();
-        assert!(error.contains(&shared.key.hex()), "{error}");
-    }
-
-    #[test]
-    fn a_tree_that_the_record_does_not_name_is_refused() {
-        let shared = shareable();
-        let packed = |text: &[u8]| Some(Packed { digest: BlobDigest(Sha256::of(text)), size: 3 });
-        let bytes = String::from_utf8(write(&shared, packed(b"tree"), None).unwrap()).unwrap();
-        let (one, other) = (packed(b"tree").unwrap().digest, packed(b"other").unwrap().digest);
-        let forged = bytes.replace(&format!("\"digest\":\"{one}\""), &format!("\"digest\":\"{other}\""));
-        assert_ne!(bytes, forged);
-        assert!(read(shared.key, forged.as_bytes(), &[]).unwrap_err().to_string().contains("another tree"));
+        assert!(error.contains(&shareable().key.hex()), "{error}");
     }
 
     #[test]
@@ -225,18 +277,77 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_of_this_record_alone() {
+    fn what_an_earlier_version_wrote_is_told_apart() {
+        let bytes = String::from_utf8(write(&shareable(), None, None).unwrap()).unwrap();
+        let older = bytes.replace("record.v2", "record.v1");
+        assert!(matches!(read(shareable().key, older.as_bytes(), &[]), Ok(Found::Older)));
+        let newer = bytes.replace("record.v2", "record.v3");
+        assert!(read(shareable().key, newer.as_bytes(), &[]).is_err());
+    }
+
+    #[test]
+    fn a_signature_is_by_one_of_the_keys() {
         let shared = shareable();
         let secret = SecretKey::generate().unwrap();
         let keys = [SecretKey::generate().unwrap().public(), secret.public()];
-        let trusted = |bytes: &[u8], keys: &[PublicKey]| read(shared.key, bytes, keys).unwrap().trusted;
+        let trusted = |bytes: &[u8], keys: &[PublicKey]| document(bytes, keys).is_some();
         let bytes = write(&shared, None, Some(&secret)).unwrap();
         assert!(trusted(&bytes, &keys) && trusted(&bytes, &[]) && !trusted(&bytes, &keys[..1]));
         assert!(!trusted(&write(&shared, None, None).unwrap(), &keys));
-        // Another output under the same signature.
+    }
+
+    /// Every value of a signed manifest, changed alone: it is refused, or nobody uses it.
+    #[test]
+    fn a_signature_covers_everything_that_is_used() {
+        let secret = SecretKey::generate().unwrap();
+        let keys = [secret.public()];
+        let bytes = write(&shareable(), Some(held("tree in gzip", "tree")), Some(&secret)).unwrap();
+        let whole = format!("{:?}", document(&bytes, &keys).unwrap());
         let text = String::from_utf8(bytes).unwrap();
-        let forged = text.replace("\\\"size\\\":9", "\\\"size\\\":8");
-        assert_ne!(forged, text);
-        assert!(!trusted(forged.as_bytes(), &keys));
+        let other = Sha256::of(b"other").to_string();
+        let mut changed = 0;
+        for (at, _) in text.match_indices(|it: char| it.is_ascii_alphanumeric()) {
+            let mut forged = text.clone().into_bytes();
+            forged[at] =
+                if forged[at] == other.as_bytes()[0] { other.as_bytes()[1] } else { other.as_bytes()[0] };
+            // The digest is of the manifest's own bytes.
+            let Some(read) = document(&forged, &keys) else { continue };
+            let digest = document(text.as_bytes(), &keys).unwrap().digest;
+            let read = format!("{read:?}").replace(&format!("{:?}", read.digest), &format!("{digest:?}"));
+            assert_eq!(read, whole, "{}", String::from_utf8_lossy(&forged));
+            changed += 1;
+        }
+        // The media type and the configuration of the manifest alone.
+        assert!(changed < text.len() / 4, "{changed} of {}", text.len());
+    }
+
+    /// The attack that was seen: the layers are others than those that were signed.
+    #[test]
+    fn other_layers_under_the_same_signature_are_refused() {
+        let secret = SecretKey::generate().unwrap();
+        let bytes = write(&shareable(), Some(held("tree in gzip", "tree")), Some(&secret)).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        type Forge = fn(&mut Vec<serde_json::Value>);
+        let forgeries: [(&str, Forge); 5] = [
+            ("size", |layers| layers[1]["size"] = 5_000_000_000_u64.into()),
+            ("digest", |layers| layers[1]["digest"] = layers[0]["digest"].clone()),
+            ("media type", |layers| layers[1]["mediaType"] = BLOB.into()),
+            ("one less", |layers| drop(layers.pop())),
+            ("order", |layers| layers.swap(1, 2)),
+        ];
+        for (what, forge) in forgeries {
+            let mut forged = manifest.clone();
+            forge(forged["layers"].as_array_mut().unwrap());
+            let error = read(shareable().key, forged.to_string().as_bytes(), &[secret.public()]).unwrap_err();
+            assert!(error.to_string().contains("not those of its record"), "{what}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_blob_as_it_is_has_one_size() {
+        let mut shared = shareable();
+        shared.blobs[1].size = 8;
+        let error = read(shared.key, &write(&shared, None, None).unwrap(), &[]).unwrap_err().to_string();
+        assert!(error.contains("two sizes"), "{error}");
     }
 }

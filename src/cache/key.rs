@@ -17,7 +17,7 @@ const PUBLIC: &str = "ed25519:";
 const SECRET: &str = "ed25519-secret:";
 
 /// What is signed begins with this, so that no signature is good for anything else.
-const CONTEXT: &[u8] = b"assemble record 1\n";
+const CONTEXT: &[u8] = b"assemble record 2\n";
 
 /// Whose records are taken: `ed25519:` and base64.
 #[derive(Clone, PartialEq, Eq, Debug)]

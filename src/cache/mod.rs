@@ -10,51 +10,43 @@
 //! are not here: they come from where the lock has them. A tar that is also a layer is kept as that
 //! layer, and inflated: caches and images share it.
 //!
-//! A cache may cost a warning and never the build: one that is down, slow or full is left alone for the
-//! rest of the run, and a blob that is damaged is passed over. Whatever is taken has the digest that
-//! its record says. The first record of a key stays ([`publish`]).
+//! A cache may cost a warning and never the build. What is wrong with a blob or a record is wrong with
+//! that one alone, and is passed over ([`taking`]); a cache that is down, slow or full is left alone,
+//! after as much waiting as what it may spare is worth ([`asking`]). Whatever is taken has the digest and
+//! the size that its record says. The first record of a key stays, as long as its bytes do
+//! ([`publish`]).
 
+mod asking;
 mod document;
 mod key;
 mod publish;
+mod taking;
+mod trouble;
 
-use std::collections::{BTreeSet, HashMap};
-use std::io::{BufReader, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use assemble_layers::{BlobDigest, DiffId, Key, Tree};
-use flate2::bufread::{GzDecoder, MultiGzDecoder};
 
-use crate::http::Patience;
 use crate::oci::Repository;
-use crate::realise::{Event, Held, Permits};
-use crate::registry::{Access, BlobStream, Client, Which};
-use crate::store::{Outcome, Packed, Record, Store, Substituter};
+use crate::realise::{Event, Permits};
+use crate::registry::{Access, Client, Which};
+use crate::store::{Outcome, Record, Store, Substituter};
 use crate::{Error, Kind, Result};
 
-use document::Document;
+use document::{Document, Found};
+use trouble::Trouble;
 
+pub use asking::{Pace, patience};
+pub(crate) use document::read as read_document;
 pub use key::{PublicKey, SecretKey};
 pub use publish::Published;
 
 /// Downloads at once.
 const CONNECTIONS: usize = 6;
-/// Progress is told in steps of as many bytes.
-const STEP: u64 = 1 << 20;
-/// A cache that gives fewer bytes than this in as much time is too slow to wait for.
-const PACE: Pace = Pace { bytes: 600_000, time: Duration::from_secs(30) };
-/// The most that a tree may have as JSON, in bytes; in gzip it has a tenth of that.
-const LARGEST_TREE: u64 = 128 << 20;
-
-/// How fast a blob must come: at least so many bytes in each such time.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    pub bytes: u64,
-    pub time: Duration,
-}
 
 /// A cache in a repository.
 pub struct Cache {
@@ -63,30 +55,48 @@ pub struct Cache {
     events: Sender<Event>,
     pace: Pace,
     /// What was asked for already.
-    documents: Mutex<HashMap<Key, Option<Arc<Document>>>>,
+    known: Mutex<HashMap<Key, Known>>,
     /// Whose records are taken; without any, everybody's.
     keys: Vec<PublicKey>,
     /// What signs the records that are published.
     secret: Option<SecretKey>,
-    /// Whether it was said that there are records of others.
-    distrusted: AtomicBool,
-    /// Whether it is left alone.
-    failed: AtomicBool,
-    /// Blobs that turned out to be gone, or something else.
-    unusable: Mutex<BTreeSet<BlobDigest>>,
+    /// What was said of troubles, and of whom else it could be said.
+    told: Mutex<BTreeMap<Trouble, BTreeSet<String>>>,
+    /// Where it is left alone: for everything that is not worth a longer wait than this.
+    given_up: Mutex<Option<Duration>>,
+    /// Whether it was said that it is left alone.
+    said: AtomicBool,
+    /// Whether it was too slow.
+    slow: AtomicBool,
+    /// How long was waited for blobs that did not come.
+    fruitless: Mutex<Duration>,
+    /// What turned out to be wrong with blobs, by their digests and the sizes that they should have.
+    unusable: Mutex<BTreeMap<(BlobDigest, u64), Trouble>>,
+    /// Blobs that were read or sent in this run.
+    sound: Mutex<BTreeSet<BlobDigest>>,
     /// The lock of a blob is held while it is taken.
     taking: Mutex<HashMap<BlobDigest, Arc<Mutex<()>>>>,
     /// For what is large; records do not wait for it.
     connections: Permits,
 }
 
-/// How long to bear with a cache: a build that waits is worse than one that builds.
-pub fn patience() -> Patience {
-    Patience {
-        tries: 2,
-        pause: Duration::from_millis(500),
-        longest_pause: Duration::from_secs(5),
-        stall: Duration::from_secs(10),
+/// What stands under a key's tag.
+#[derive(Clone)]
+enum Known {
+    Nothing,
+    Record(Arc<Document>),
+    /// A record of somebody who is not trusted. It stays.
+    Untrusted,
+    /// A manifest of that digest that is no record of the key: whoever publishes one replaces it.
+    Foreign(BlobDigest),
+}
+
+impl Known {
+    fn document(&self) -> Option<Arc<Document>> {
+        match self {
+            Self::Record(document) => Some(Arc::clone(document)),
+            Self::Nothing | Self::Untrusted | Self::Foreign(_) => None,
+        }
     }
 }
 
@@ -97,13 +107,17 @@ impl Cache {
             client,
             repository,
             events,
-            pace: PACE,
-            documents: Mutex::default(),
+            pace: Pace::default(),
+            known: Mutex::default(),
             keys: Vec::new(),
             secret: None,
-            distrusted: AtomicBool::new(false),
-            failed: AtomicBool::new(false),
+            told: Mutex::default(),
+            given_up: Mutex::default(),
+            said: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
+            fruitless: Mutex::default(),
             unusable: Mutex::default(),
+            sound: Mutex::default(),
             taking: Mutex::default(),
             connections: Permits::new(CONNECTIONS),
         }
@@ -125,124 +139,53 @@ impl Cache {
         self
     }
 
-    /// What a request comes to: nothing where the cache is left alone. Only the first failure is an
-    /// error, so that there is one warning.
-    fn ask<T>(&self, request: impl FnOnce() -> Result<Option<T>>) -> Result<Option<T>> {
-        if self.failed.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        match request() {
-            // What is wrong with a blob is wrong with that blob.
-            Err(error) if error.kind() != Kind::Network => Err(error),
-            Err(_) if self.failed.swap(true, Ordering::Relaxed) => Ok(None),
-            Err(error) => Err(error.detail("it is not asked again in this run")),
-            found => found,
-        }
+    fn document(&self, key: Key) -> Result<Option<Arc<Document>>> {
+        Ok(self.known(key)?.document())
     }
 
-    fn document(&self, key: Key) -> Result<Option<Arc<Document>>> {
-        if let Some(known) = lock(&self.documents).get(&key) {
+    fn known(&self, key: Key) -> Result<Known> {
+        if let Some(known) = lock(&self.known).get(&key) {
             return Ok(known.clone());
         }
         let remote = self.client.repository(&self.repository, Access::Pull)?;
         let manifest = remote.manifest(Which::Tag(&key.hex())).map_err(failure)?;
-        let read = manifest.map(|manifest| document::read(key, &manifest.bytes, &self.keys).map(Arc::new));
-        let read = read.transpose().and_then(|document| self.trust(document));
-        // One that is wrong is warned of once.
-        lock(&self.documents).insert(key, read.as_ref().ok().cloned().flatten());
-        read
-    }
-
-    /// A record of somebody who is not trusted counts as not there; that is said once.
-    fn trust(&self, document: Option<Arc<Document>>) -> Result<Option<Arc<Document>>> {
-        match document {
-            Some(document) if !document.trusted => match self.distrusted.swap(true, Ordering::Relaxed) {
-                true => Ok(None),
-                false => {
-                    Err(Error::new(Kind::Input, "it has records that no key of `--cache-key` has signed")
-                        .hint("they are not taken, and stay as they are: publish with `--cache-secret` to an empty repository"))
+        self.heard();
+        let known = match manifest {
+            None => Known::Nothing,
+            Some(manifest) => match document::read(key, &manifest.bytes, &self.keys) {
+                Ok(Found::Record(document)) => Known::Record(document),
+                Ok(Found::Untrusted) => {
+                    self.tell(Trouble::Untrusted, &key.hex(), || {
+                        Error::new(Kind::Input, "it has records that no key of `--cache-key` has signed").hint(
+                            "they are not taken, and stay as they are: publish with `--cache-secret` to an empty repository",
+                        )
+                    });
+                    Known::Untrusted
+                }
+                Ok(Found::Older) => {
+                    self.tell(Trouble::Older, &key.hex(), || {
+                        Error::new(
+                            Kind::Input,
+                            "it has records that an earlier version of this program wrote",
+                        )
+                        .hint("they are not taken; `--cache-to` replaces them")
+                    });
+                    Known::Foreign(manifest.digest)
+                }
+                Err(error) => {
+                    self.tell(Trouble::Foreign, &key.hex(), || error.detail(format!("`{}`", key.hex())));
+                    Known::Foreign(manifest.digest)
                 }
             },
-            document => Ok(document),
-        }
+        };
+        lock(&self.known).insert(key, known.clone());
+        Ok(known)
     }
 
     /// Whether something that a record names was asked for and was not there as it should be.
     fn is_broken(&self, document: &Document) -> bool {
         let unusable = lock(&self.unusable);
-        let blobs = document.blobs.iter().map(|held| held.stored.digest);
-        blobs.chain(document.tree.map(|tree| tree.digest)).any(|digest| unusable.contains(&digest))
-    }
-
-    /// Whether this very blob is in the store then.
-    fn take(&self, packed: Packed, store: &Store) -> Result<bool> {
-        let turn = Arc::clone(lock(&self.taking).entry(packed.digest).or_default());
-        let _turn = lock(&turn);
-        if store.has_blob(packed.digest) {
-            return Ok(true);
-        }
-        let _permit = self.connections.acquire(0);
-        self.download(packed, |reader| store.put_verified(reader, packed.digest)).map(|done| done.is_some())
-    }
-
-    /// Has `read` read a blob to its end, which is an error where it is another one.
-    fn download<T>(
-        &self,
-        Packed { digest, size }: Packed,
-        read: impl FnOnce(&mut dyn Read) -> Result<T>,
-    ) -> Result<Option<T>> {
-        if lock(&self.unusable).contains(&digest) {
-            return Ok(None);
-        }
-        let remote = self.client.repository(&self.repository, Access::Pull)?;
-        let Some(mut stream) = remote.blob(digest, None).map_err(failure)? else {
-            lock(&self.unusable).insert(digest);
-            return Ok(None);
-        };
-        let file = format!("{} {}", self.repository, &digest.hex()[..12]);
-        let mut reader =
-            Told { cache: self, stream: &mut stream, file, done: 0, size, since: (Instant::now(), 0) };
-        let read = read(&mut reader);
-        let file = std::mem::take(&mut reader.file);
-        let _ = self.events.send(Event::Downloaded { file, size: if read.is_ok() { size } else { 0 } });
-        read.map(Some).map_err(|error| {
-            if error.kind() != Kind::Input && !stream.is_damaged() {
-                return error;
-            }
-            lock(&self.unusable).insert(digest);
-            let damaged = Error::new(Kind::Input, format!("its blob `{digest}` is damaged"));
-            let damaged = error.details().iter().fold(damaged.detail(error.message()), Error::detail);
-            damaged.hint("the blob is passed over: what needs it is built")
-        })
-    }
-
-    fn read_tree(&self, packed: Packed) -> Result<Option<Tree>> {
-        if packed.size > LARGEST_TREE / 2 {
-            return Err(Error::new(Kind::Input, format!("a tree of {} bytes is none", packed.size)));
-        }
-        let bytes = self.download(packed, |reader| {
-            let mut bytes = Vec::new();
-            reader.read_to_end(&mut bytes)?;
-            match bytes.len() as u64 == packed.size {
-                true => Ok(bytes),
-                false => Err(Error::new(Kind::Input, "it has another size")),
-            }
-        })?;
-        let Some(bytes) = bytes else { return Ok(None) };
-        let inflated = GzDecoder::new(&bytes[..]).take(LARGEST_TREE);
-        let tree = serde_json::from_reader(BufReader::new(inflated));
-        tree.map(Some).map_err(|error| {
-            Error::new(Kind::Input, format!("its blob `{}` is no tree", packed.digest)).detail(error)
-        })
-    }
-
-    /// Makes a blob from its packed layer.
-    fn inflate(&self, held: &Held, store: &Store) -> Result<()> {
-        let packed = BufReader::with_capacity(1 << 18, store.open_blob(held.stored.digest)?);
-        store.put_reader(&mut MultiGzDecoder::new(packed), held.blob).map_err(|error| {
-            let message = format!("the layer `{}` is not what its record says", held.stored.digest);
-            Error::new(Kind::Input, message).detail(error.message())
-        })
+        document.stored().any(|stored| unusable.contains_key(&(stored.digest, stored.size)))
     }
 }
 
@@ -251,83 +194,26 @@ impl Substituter for Cache {
         self.repository.to_string()
     }
 
-    fn record(&self, key: Key) -> Result<Option<Record>> {
-        self.ask(|| Ok(self.document(key)?.map(|document| document.record.clone())))
+    fn record(&self, key: Key, cost: Duration) -> Result<Option<Record>> {
+        self.ask(cost, || Ok(self.document(key)?.map(|document| document.record.clone())))
     }
 
-    fn tree(&self, key: Key, diff_id: DiffId) -> Result<Option<Tree>> {
-        self.ask(|| {
-            let Some(document) = self.document(key)? else { return Ok(None) };
-            let named =
-                matches!(document.record.outcome, Outcome::Tree { diff_id: own, .. } if own == diff_id);
-            document.tree.filter(|_| named).map_or(Ok(None), |tree| self.read_tree(tree))
-        })
+    fn tree(&self, key: Key, diff_id: DiffId, cost: Duration) -> Result<Option<Tree>> {
+        let Some(document) = self.ask(cost, || self.document(key))? else { return Ok(None) };
+        let is_named =
+            matches!(document.record.outcome, Outcome::Tree { diff_id: own, .. } if own == diff_id);
+        match document.tree.filter(|_| is_named) {
+            Some(tree) => self.ask_for(tree.stored, &document, cost, || self.read_tree(&tree)),
+            None => Ok(None),
+        }
     }
 
     /// A locked file is never here, and nothing is asked.
-    fn blob(&self, digest: BlobDigest, of: Option<Key>, store: &Store) -> Result<bool> {
+    fn blob(&self, digest: BlobDigest, of: Option<Key>, store: &Store, cost: Duration) -> Result<bool> {
         let Some(key) = of else { return Ok(false) };
-        let taken = self.ask(|| {
-            let Some(document) = self.document(key)? else { return Ok(None) };
-            let Some(held) = document.blobs.iter().find(|held| held.blob == digest) else { return Ok(None) };
-            if !self.take(held.stored, store)? {
-                return Ok(None);
-            }
-            if held.is_inflated() {
-                self.inflate(held, store)?;
-            }
-            Ok(Some(()))
-        });
-        taken.map(|taken| taken.is_some())
-    }
-}
-
-/// Tells how far a download is. More than there should be is an error, as other bytes are.
-struct Told<'a, 'b> {
-    cache: &'a Cache,
-    stream: &'a mut BlobStream<'b>,
-    file: String,
-    done: u64,
-    size: u64,
-    /// When the pace was looked at, and how much was there.
-    since: (Instant, u64),
-}
-
-impl Told<'_, '_> {
-    fn check_pace(&mut self) -> Result<()> {
-        let (Pace { bytes, time }, (then, before)) = (self.cache.pace, self.since);
-        if then.elapsed() < time {
-            return Ok(());
-        }
-        self.since = (Instant::now(), self.done);
-        if self.done - before >= bytes {
-            return Ok(());
-        }
-        let host = self.cache.repository.host();
-        Err(Error::new(Kind::Network, format!("`{host}` is too slow")).detail(format!(
-            "it gave {} bytes in {} s",
-            self.done - before,
-            then.elapsed().as_secs()
-        )))
-    }
-}
-
-impl Read for Told<'_, '_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.check_pace().map_err(std::io::Error::other)?;
-        if self.done > self.size {
-            let error = Error::new(Kind::Input, "it has more bytes than its record says");
-            return Err(std::io::Error::other(error));
-        }
-        // One byte too many tells that there are more.
-        let left = (self.size - self.done).saturating_add(1);
-        let read = Read::take(&mut *self.stream, left).read(buffer)?;
-        if self.done / STEP != (self.done + read as u64) / STEP {
-            let (file, done, size) = (self.file.clone(), self.done + read as u64, self.size);
-            let _ = self.cache.events.send(Event::Downloading { file, done, size });
-        }
-        self.done += read as u64;
-        Ok(read)
+        let Some(document) = self.ask(cost, || self.document(key))? else { return Ok(false) };
+        let Some(held) = document.blobs.iter().find(|held| held.blob == digest) else { return Ok(false) };
+        self.ask_for(held.stored, &document, cost, || self.take(held, store)).map(|taken| taken.is_some())
     }
 }
 

@@ -11,8 +11,9 @@ use serde_json::json;
 
 use super::choice::{Choice, Declared};
 use super::push;
-use super::report::{self, Reporter};
+use super::report::{self, Reporter, Step};
 use super::session::{Options, Session};
+use crate::cache::Published;
 use crate::deliver::docker::{Engine, Loaded};
 use crate::deliver::{Built, Destination, Push, Pushed};
 use crate::fetch::Machine;
@@ -50,6 +51,10 @@ pub struct Arguments {
     /// keygen` makes one.
     #[arg(long, value_name = "FILE", env = "ASSEMBLE_CACHE_SECRET")]
     cache_secret: Option<PathBuf>,
+    /// Write the manifest as OCI has it, or as Docker did (schema 2), for registries that take no other; this
+    /// changes the image's digest.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    format: Format,
     /// Annotate the image's manifest; this changes its digest (may be given several times).
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::session::pair)]
     annotations: Vec<(String, String)>,
@@ -67,6 +72,26 @@ impl Arguments {
     }
 }
 
+/// How the manifest is written.
+#[derive(Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Format {
+    #[default]
+    Oci,
+    Docker,
+}
+
+impl Format {
+    fn of(self, image: Assembled) -> Result<Assembled> {
+        match self {
+            Self::Oci => Ok(image),
+            Self::Docker => image.in_docker_format(),
+        }
+    }
+}
+
+/// What means this process's own stdout.
+const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
 /// Where the image goes.
 enum Target<'a> {
     Store,
@@ -79,7 +104,7 @@ impl<'a> Target<'a> {
     fn of(output: Option<&'a Path>) -> Self {
         match output {
             None => Self::Store,
-            Some(path) if path == Path::new("-") => Self::Stream,
+            Some(path) if STDOUT.iter().any(|name| path == Path::new(name)) => Self::Stream,
             Some(path) if path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir() => {
                 Self::Folder(path)
             }
@@ -94,50 +119,41 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     check_target(&target, arguments)?;
     let engine = arguments.load.then(|| Engine::connect(&Machine::this())).transpose()?;
     let destinations = arguments.pushing.destinations(&arguments.pushes);
-    let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
+    let mut reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
     session.share_with(&arguments.caches_to, arguments.cache_secret.as_deref())?;
     let Declared { lock, mended, image, why } = arguments.choice.declare(&mut session, arguments.locked)?;
     if !arguments.options.quiet {
-        why.iter().for_each(|line| eprintln!("  gpu       {line}"));
+        why.iter().for_each(|line| super::say(format_args!("  gpu       {line}\n")));
     }
     let names = names(arguments, &image)?;
-    let whole = session.engine().locate(&image).inspect_err(|_| {
-        // What was made before the step that failed need not be made again, wherever the next run is.
-        let _ = session.publish(&image, &[]);
-    })?;
-    let whys = inspect::why(&session.store, &arguments.options.project, &image, &whole.layers)?;
-    let notes = report::whole_summary(&whole);
-    let Whole { image, layers, .. } = whole;
-    inspect::gpu::keep_promises(&session.engine(), &image, &layers)?;
-    let annotations = arguments.annotations.iter().cloned().collect();
-    let assembled = oci::assemble(&image, layers)?.annotated(&annotations)?;
-    let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
-        session.engine().obtain(&image, &assembled.layers, |layer| wanted(layer.packed.digest))
+    let making = Making {
+        arguments,
+        session: &session,
+        image: &image,
+        names: &names,
+        target: &target,
+        engine: engine.as_ref(),
+        destinations: &destinations,
     };
-    let built = Built { store: &session.store, image: &assembled, obtain: &obtain };
-    let obtain_own = || session.engine().obtain(&image, &assembled.layers, |layer| layer.had != Had::Base);
-    match &target {
-        // Whoever else takes it asks for what he lacks.
-        Target::Store if session.publishes_what_others_have() => obtain_own()?,
-        Target::Store if arguments.load || !destinations.is_empty() => {}
-        Target::Store => obtain_own()?,
-        _ => obtain(&|_| true)?,
-    }
-    // Before it is pushed, which has its layers mounted from there.
-    let published = session.publish(&image, &assembled.layers)?;
-    deliver(&session, &assembled, &names, &target)?;
-    let loaded = engine.map(|engine| deliver::docker::load(&engine, &built, &names, &reporter.events()));
-    let loaded = loaded.transpose()?;
-    let pushed = push(&session, &image, &built, &destinations)?;
+    let (last, steps) = reporter.steps();
+    let made = std::thread::scope(|scope| {
+        let (session, image) = (&session, &image);
+        scope.spawn(move || session.publish_meanwhile(image, steps));
+        let made = making.run();
+        // It ends by itself where it has nothing to do.
+        let _ = last.send(Step::Last);
+        made
+    });
+    session.tell_others();
     reporter.finish();
+    let Made { assembled, whys, notes, published, loaded, pushed } = made?;
     if !arguments.options.quiet {
-        eprint!("{}{notes}", report::image_summary(&lock, &mended, &image, &assembled, &whys));
-        published
-            .iter()
-            .for_each(|(cache, published)| eprint!("{}", report::publish_summary(cache, published)));
-        eprint!("{}", loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
-        pushed.iter().for_each(|pushed| eprint!("{}", report::push_summary(pushed)));
+        super::say(report::image_summary(&lock, &mended, &image, &assembled, &whys));
+        super::say(notes);
+        published.iter().for_each(|(cache, published)| super::say(report::publish_summary(cache, published)));
+        super::say(loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
+        pushed.iter().for_each(|pushed| super::say(report::push_summary(pushed)));
     }
     let seconds = started.elapsed().as_secs_f64();
     match target {
@@ -145,7 +161,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
         _ if arguments.json => {
             let delivered = Delivered { names: &names, loaded, pushed: &pushed };
-            super::print(as_json(&image, &assembled, &delivered, seconds))?;
+            super::print_json(&as_json(&image, &assembled, &delivered, seconds))?;
         }
         _ => {
             super::print(assembled.manifest.digest)?;
@@ -157,12 +173,93 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// One image on its way to everywhere it was asked for.
+struct Making<'a> {
+    arguments: &'a Arguments,
+    session: &'a Session<'a>,
+    image: &'a Image,
+    names: &'a [Reference],
+    target: &'a Target<'a>,
+    engine: Option<&'a Engine>,
+    destinations: &'a [Destination],
+}
+
+/// What came of it.
+struct Made {
+    assembled: Assembled,
+    whys: Vec<inspect::Why>,
+    /// What is to be known of the image as a whole, a line each.
+    notes: String,
+    published: Vec<(String, Published)>,
+    loaded: Option<Loaded>,
+    pushed: Vec<Pushed>,
+}
+
+impl Making<'_> {
+    /// Makes the image: again from the beginning where a layer that only a cache's record knew came to
+    /// other bytes when they were needed.
+    fn run(&self) -> Result<Made> {
+        let engine = self.session.engine();
+        // There are no more promises than derivations.
+        for _ in self.image.graph.nodes() {
+            let whole = self.share_on_failure(engine.locate(self.image))?;
+            match self.deliver(whole.clone()) {
+                Err(_) if !engine.is_current(&whole.image, &whole.layers)? => {}
+                made => return self.share_on_failure(made),
+            }
+        }
+        self.deliver(engine.locate(self.image)?)
+    }
+
+    /// What was made before the step that failed need not be made again, wherever the next run is.
+    fn share_on_failure<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|_| {
+            let _ = self.session.publish(self.image, &[]);
+        })
+    }
+
+    fn deliver(&self, whole: Whole) -> Result<Made> {
+        let Self { arguments, session, names, target, engine, destinations, .. } = *self;
+        let whys = inspect::why(&session.store, &arguments.options.project, self.image, &whole.layers)?;
+        let notes = report::whole_summary(&whole);
+        // As it was mended, where it was.
+        let Whole { image, layers, .. } = whole;
+        let image = &image;
+        inspect::gpu::keep_promises(&session.engine(), image, &layers)?;
+        let annotations = arguments.annotations.iter().cloned().collect();
+        let assembled = arguments.format.of(oci::assemble(image, layers)?.annotated(&annotations)?)?;
+        let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
+            session.engine().obtain(image, &assembled.layers, |layer| wanted(layer.packed.digest))
+        };
+        let built = Built { store: &session.store, image: &assembled, obtain: &obtain };
+        let obtain_own = || session.engine().obtain(image, &assembled.layers, |layer| layer.had != Had::Base);
+        match target {
+            // Whoever else takes it asks for what he lacks.
+            Target::Store if session.publishes_what_others_have() => obtain_own()?,
+            Target::Store if arguments.load || !destinations.is_empty() => {}
+            Target::Store => obtain_own()?,
+            _ => obtain(&|_| true)?,
+        }
+        // Before it is pushed, which has its layers mounted from there.
+        let published = session.publish(image, &assembled.layers)?;
+        write(session, &assembled, names, target)?;
+        let loaded = engine.map(|engine| deliver::docker::load(engine, &built, names, &session.events));
+        let loaded = loaded.transpose()?;
+        let pushed = push(session, image, &built, destinations)?;
+        Ok(Made { assembled, whys, notes, published, loaded, pushed })
+    }
+}
+
 /// What can be known to be wrong before anything is built.
 fn check_target(target: &Target<'_>, arguments: &Arguments) -> Result<()> {
     match target {
         Target::Stream if std::io::stdout().is_terminal() => {
             Err(Error::new(Kind::Usage, "an archive is not written to a terminal")
                 .hint("`--output - | docker load`"))
+        }
+        _ if arguments.format == Format::Docker && !arguments.annotations.is_empty() => {
+            Err(Error::new(Kind::Usage, "a manifest of Docker's has no annotations")
+                .hint("leave out `--format docker`, or `--annotation`"))
         }
         _ if arguments.options.offline && !arguments.pushes.is_empty() => {
             Err(Error::new(Kind::Usage, "`--offline` forbids what `--push` asks for")
@@ -191,7 +288,7 @@ fn names(arguments: &Arguments, image: &Image) -> Result<Vec<Reference>> {
     Ok(arguments.tags.clone())
 }
 
-fn deliver(session: &Session<'_>, image: &Assembled, names: &[Reference], target: &Target<'_>) -> Result<()> {
+fn write(session: &Session<'_>, image: &Assembled, names: &[Reference], target: &Target<'_>) -> Result<()> {
     match target {
         Target::Store => Ok(()),
         Target::Stream => deliver::to_writer(&session.store, image, names, &mut std::io::stdout().lock()),
@@ -264,6 +361,7 @@ fn as_json(
     let mut value = json!({
         "digest": assembled.manifest.digest,
         "config": assembled.config.digest,
+        "media_type": assembled.media_type.to_string(),
         "variant": image.variant,
         "layers": layers.collect::<Vec<_>>(),
         "loaded": loaded,

@@ -35,7 +35,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         false => of_variant(recipes, arguments)?,
     };
     if arguments.json {
-        return super::print(as_json(&inspection));
+        return super::print_json(&as_json(&inspection));
     }
     print_text(&inspection)
 }
@@ -64,8 +64,7 @@ fn print_text(inspection: &Inspection) -> Result<()> {
         );
     }
     for Library { path, code, unsound } in &inspection.libraries {
-        // Whoever made the archive chose its names: none may steer the terminal.
-        super::print(format!("  /{}", path.to_string().escape_debug()))?;
+        super::print(format!("  /{path}"))?;
         let unsound = unsound.as_ref().map(|how| format!("cannot be read: {how}"));
         super::print(format!("      {}", unsound.unwrap_or_else(|| carries(code))))?;
     }
@@ -103,7 +102,7 @@ fn why(inspection: &Inspection, capability: Capability) -> String {
 }
 
 fn name(library: &Library) -> String {
-    String::from_utf8_lossy(library.path.name()).escape_debug().to_string()
+    String::from_utf8_lossy(library.path.name()).into_owned()
 }
 
 fn as_json(inspection: &Inspection) -> Value {

@@ -64,7 +64,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let changed = before.is_none_or(|before| !same(before, &made));
     reporter.finish();
     for change in &changes {
-        eprintln!("  {change}");
+        super::say(format_args!("  {change}\n"));
     }
     if changed && !arguments.check {
         lock::write(&path, &made)?;
@@ -91,11 +91,11 @@ fn report(
     changes: &[String],
 ) -> Result<()> {
     if arguments.json {
-        return super::print(serde_json::json!({ "changed": changed, "changes": changes }));
+        return super::print_json(&serde_json::json!({ "changed": changed, "changes": changes }));
     }
     if !arguments.options.quiet {
         let state = if changed { "changed" } else { "unchanged" };
-        eprintln!("  lock      {}   {state}", super::report::lock_summary(lock));
+        super::say(format_args!("  lock      {}   {state}\n", super::report::lock_summary(lock)));
     }
     Ok(())
 }

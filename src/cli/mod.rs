@@ -12,6 +12,8 @@ mod push;
 mod report;
 mod session;
 mod shell;
+mod signals;
+mod terminal;
 mod variants;
 
 use std::process::ExitCode;
@@ -20,6 +22,7 @@ use assemble_layers::Recipes;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{Error, Kind, Result};
+use terminal::{print, print_json, say};
 
 /// Makes OCI images from recipes written in Rust, reproducibly and without Dockerfiles.
 #[derive(Parser)]
@@ -32,7 +35,7 @@ struct Arguments {
 /// One a class of failure; see [`Kind::exit_code`].
 const EXIT_CODES: &str = "Exit codes: 0 done · 2 wrong usage · 3 wrong input (manifest, lock, archive, project) · \
 4 requirements that conflict, or a tag that has moved · 5 network · 6 a build step failed · 7 disk or store · 8 the machine forbids what is \
-needed · 70 a mistake in this program · 130 interrupted";
+needed · 70 a mistake in this program · 130 interrupted · 143 ended by SIGTERM";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -67,11 +70,11 @@ enum Verb {
 pub fn main(recipes: &dyn Recipes) -> ExitCode {
     crate::sandbox::run_if_helper();
     let arguments = Arguments::parse();
-    match run(recipes, arguments.verb) {
+    match signals::end_by_signals().and_then(|()| run(recipes, arguments.verb)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == Kind::Output => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            terminal::say(format_args!("error: {error}\n"));
             ExitCode::from(error.kind().exit_code())
         }
     }
@@ -97,20 +100,6 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Man => Ok(clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?),
-    }
-}
-
-/// Writes a line to stdout. Whoever reads it may have gone: that is no failure of ours.
-///
-/// # Errors
-/// Those of stdout.
-fn print(text: impl std::fmt::Display) -> Result<()> {
-    use std::io::{ErrorKind, Write};
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-            Err(Error::new(Kind::Output, "nobody reads stdout"))
-        }
-        result => Ok(result?),
     }
 }
 

@@ -29,12 +29,12 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let Declared { mended, image, why, .. } = arguments.choice.declare(&mut session, arguments.locked)?;
     let plan = session.engine().plan(&image)?;
     reporter.finish();
-    mended.iter().for_each(|line| eprintln!("  lock      {line}"));
-    why.iter().for_each(|line| eprintln!("  gpu       {line}"));
+    mended.iter().for_each(|line| super::say(format_args!("  lock      {line}\n")));
+    why.iter().for_each(|line| super::say(format_args!("  gpu       {line}\n")));
     if arguments.json {
         let layers: Vec<_> = plan.layers.iter().map(as_json).collect();
         let steps: Vec<_> = plan.steps.iter().map(step_as_json).collect();
-        return super::print(json!({ "variant": image.variant, "layers": layers, "steps": steps }));
+        return super::print_json(&json!({ "variant": image.variant, "layers": layers, "steps": steps }));
     }
     for layer in &plan.layers {
         let (files, size) = layer.fetch;

@@ -92,11 +92,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let pushed = push.run(&arguments.options.destinations(&arguments.destinations))?;
     reporter.finish();
     if !arguments.quiet {
-        pushed.iter().for_each(|pushed| eprint!("{}", report::push_summary(pushed)));
+        pushed.iter().for_each(|pushed| super::say(report::push_summary(pushed)));
     }
     if arguments.json {
         let pushed: Vec<_> = pushed.iter().map(as_json).collect();
-        return super::print(json!({ "digest": parts.manifest.digest, "pushed": pushed }));
+        return super::print_json(&json!({ "digest": parts.manifest.digest, "pushed": pushed }));
     }
     super::print(parts.manifest.digest)
 }

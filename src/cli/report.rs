@@ -11,11 +11,12 @@ use assemble_layers::recipe::Base;
 use assemble_layers::{Builder, Image, Lock};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::terminal;
 use crate::cache::Published;
 use crate::deliver::Pushed;
 use crate::deliver::docker::Loaded;
 use crate::inspect::Why;
-use crate::oci::{Assembled, Reference};
+use crate::oci::{Assembled, DOCKER_MANIFEST, Reference};
 use crate::realise::{Event, Had, Shadowed, Whole};
 use crate::sandbox::KEYS_MADE_AT_RANDOM;
 
@@ -29,13 +30,29 @@ const SENDING: &str = "sending to the engine";
 pub struct Reporter {
     events: Sender<Event>,
     thread: JoinHandle<()>,
+    steps: (Sender<Step>, Receiver<Step>),
+}
+
+/// What whoever shares results while others are still made wants to hear.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// One was built or packed.
+    Ended,
+    /// No more comes.
+    Last,
 }
 
 impl Reporter {
     pub fn start(quiet: bool, verbose: bool) -> Self {
-        let (events, received) = channel();
-        let thread = std::thread::spawn(move || Screen::new(quiet, verbose).show(&received));
-        Self { events, thread }
+        let ((events, received), steps) = (channel(), channel());
+        let ended = steps.0.clone();
+        let thread = std::thread::spawn(move || Screen::new(quiet, verbose, ended).show(&received));
+        Self { events, thread, steps }
+    }
+
+    /// Who is told of each step, and who hears of it.
+    pub fn steps(&mut self) -> &mut (Sender<Step>, Receiver<Step>) {
+        &mut self.steps
     }
 
     pub fn events(&self) -> Sender<Event> {
@@ -57,10 +74,11 @@ struct Screen {
     bars: MultiProgress,
     /// What runs now, by name.
     running: BTreeMap<String, ProgressBar>,
+    ended: Sender<Step>,
 }
 
 impl Screen {
-    fn new(quiet: bool, verbose: bool) -> Self {
+    fn new(quiet: bool, verbose: bool, ended: Sender<Step>) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Self {
@@ -69,6 +87,7 @@ impl Screen {
             terminal,
             bars: MultiProgress::with_draw_target(target),
             running: BTreeMap::new(),
+            ended,
         }
     }
 
@@ -103,19 +122,25 @@ impl Screen {
                 if self.verbose {
                     self.line(format!("  {name} | {line}"));
                 } else if let Some(bar) = self.running.get(&name) {
-                    bar.set_message(line.chars().take(60).collect::<String>());
+                    bar.set_message(terminal::line(&line.chars().take(60).collect::<String>()));
                 }
             }
             Event::Progress { name, done, total, left } => self.progress(&name, done, total, left),
             Event::Built { name, size, took } => {
                 self.end(&name);
                 self.line(format!("  built     {name}   {}   {}", bytes(size), seconds(took)));
+                // Nobody need hear it.
+                let _ = self.ended.send(Step::Ended);
             }
-            Event::Packed { name } => self.end(&name),
+            Event::Packed { name } => {
+                self.end(&name);
+                let _ = self.ended.send(Step::Ended);
+            }
             Event::Warning(text) => {
-                let _ = self.bars.println(format!("warning: {text}"));
+                let text = format!("warning: {text}");
+                let _ = self.bars.println(terminal::plain(&text));
                 if !self.terminal {
-                    eprintln!("warning: {text}");
+                    terminal::say(text + "\n");
                 }
             }
         }
@@ -123,9 +148,9 @@ impl Screen {
 
     fn line(&self, text: String) {
         if self.terminal {
-            let _ = self.bars.println(text);
+            let _ = self.bars.println(terminal::plain(&text));
         } else if !self.quiet {
-            eprintln!("{text}");
+            terminal::say(text + "\n");
         }
     }
 
@@ -134,7 +159,7 @@ impl Screen {
         let bar = self.running.entry(file.clone()).or_insert_with(|| {
             let template =
                 "  {wide_msg} {bytes:>10} of {total_bytes:>10}  {bytes_per_sec:>12}  {eta:>4} left";
-            bars.add(ProgressBar::new(size).with_style(style(template)).with_message(file))
+            bars.add(ProgressBar::new(size).with_style(style(template)).with_message(terminal::line(&file)))
         });
         bar.set_position(done);
     }
@@ -144,7 +169,7 @@ impl Screen {
         let left = left.map_or(String::new(), |left| format!("   {} left", rough(left)));
         let text = format!("{done} of {total}{left}");
         if let Some(bar) = self.running.get(name) {
-            bar.set_prefix(format!("{name}   {text}"));
+            bar.set_prefix(terminal::line(&format!("{name}   {text}")));
         } else if !self.terminal && total >= 10 && done * 10 / total != (done.max(1) - 1) * 10 / total {
             self.line(format!("  building  {name}   {text}"));
         }
@@ -154,7 +179,7 @@ impl Screen {
         self.end(name);
         if self.terminal {
             let bar = ProgressBar::new_spinner().with_style(style("  {prefix}   {msg}   {elapsed}"));
-            let bar = self.bars.add(bar.with_prefix(name.to_owned()).with_message(what.to_owned()));
+            let bar = self.bars.add(bar.with_prefix(terminal::line(name)).with_message(what.to_owned()));
             bar.enable_steady_tick(Duration::from_millis(500));
             self.running.insert(name.to_owned(), bar);
         }
@@ -239,6 +264,12 @@ pub fn image_summary(
             "  {:<11} {step:<22}{layers:>3} {plural} {:>8}   {took}{reason}",
             had.as_str(),
             bytes(size)
+        );
+    }
+    if assembled.media_type.as_ref() == DOCKER_MANIFEST {
+        let _ = writeln!(
+            text,
+            "  note      the manifest is in Docker's format: its digest is another than in OCI's"
         );
     }
     text

@@ -1,26 +1,31 @@
 //! What every verb starts with: the store, the caches, the fetcher, the lock, the reporter.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use assemble_layers::lock::{GitSource, Requirements};
 use assemble_layers::recipe::Base;
 use assemble_layers::{Image, Lock, Recipes};
 
 use super::push::Registries;
+use super::report::Step;
 use crate::cache::{Cache, PublicKey, Published, SecretKey};
 use crate::fetch::git::{self, Mirror};
 use crate::fetch::{Network, Places};
 use crate::http::Patience;
 use crate::lock::{self, Maker, Manifest, Update};
 use crate::oci::{Reference, Repository};
-use crate::realise::{Engine, Event, RealisedLayer};
+use crate::realise::{Engine, Event, RealisedLayer, Shareable, builders};
 use crate::sandbox::{Limits, Sandbox};
 use crate::store::{Store, Substituter};
 use crate::{Error, Kind, Result, inspect, project};
+
+/// What took as long is published as soon as it is there.
+const WORTH_IT: Duration = Duration::from_secs(10);
 
 /// Options of every verb that looks at a project.
 #[derive(clap::Args)]
@@ -47,7 +52,7 @@ pub struct Options {
     cache_keys: Vec<PublicKey>,
     #[command(flatten)]
     pub registries: Registries,
-    /// How many builders work at once [default: the number of cores].
+    /// How many builders work at once [default: as many as there are cores, and memory for].
     #[arg(long, short, value_name = "N")]
     jobs: Option<usize>,
     /// What one build step may use at most: `processes`, `memory`, `open-files`, `disk`, `log`; `memory=8G`
@@ -139,6 +144,28 @@ impl Options {
 struct Shared {
     cache: Arc<Cache>,
     is_published_to: bool,
+    published: Mutex<Published>,
+}
+
+impl Shared {
+    fn new(cache: Arc<Cache>, is_published_to: bool) -> Self {
+        Self { cache, is_published_to, published: Mutex::default() }
+    }
+
+    /// Gives it what it lacks; what goes wrong is a warning.
+    fn publish(&self, results: &[Shareable], store: &Store, events: &Sender<Event>) {
+        match self.cache.publish(results, store) {
+            Ok(done) => *self.published() += done,
+            Err(error) => {
+                let text = format!("the cache `{}` was not filled: {error}", self.cache.name());
+                let _ = events.send(Event::Warning(text));
+            }
+        }
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Where `--cache` takes results from.
@@ -220,7 +247,7 @@ impl<'a> Session<'a> {
                 Place::Folder(folder) => Box::new(Store::open_cache(folder)?),
                 Place::Repository(repository) => {
                     let cache = Arc::new(cache(options, repository, None, &events)?);
-                    shared.push(Shared { cache: Arc::clone(&cache), is_published_to: false });
+                    shared.push(Shared::new(Arc::clone(&cache), false));
                     Box::new(cache)
                 }
             });
@@ -269,7 +296,7 @@ impl<'a> Session<'a> {
             let secret = secret.map(SecretKey::read).transpose()?;
             let cache = Arc::new(cache(self.options, repository, secret, &self.events)?);
             self.caches.push(Box::new(Arc::clone(&cache)));
-            self.shared.push(Shared { cache, is_published_to: true });
+            self.shared.push(Shared::new(cache, true));
         }
         Ok(())
     }
@@ -291,31 +318,50 @@ impl<'a> Session<'a> {
         let keys = inspect::gpu::promise_keys(image, layers);
         let results = self.engine().shareable(image, &keys)?;
         let mut published = Vec::new();
-        for Shared { cache, is_published_to } in &self.shared {
-            if !is_published_to {
-                cache.remember(&self.store)?;
+        for shared in &self.shared {
+            if !shared.is_published_to {
+                shared.cache.remember(&self.store)?;
                 continue;
             }
-            match cache.publish(&results, &self.store) {
-                Ok(done) => published.push((cache.name(), done)),
-                Err(error) => {
-                    let text = format!("the cache `{}` was not filled: {error}", cache.name());
-                    let _ = self.events.send(Event::Warning(text));
-                }
-            }
+            shared.publish(&results, &self.store, &self.events);
+            published.push((shared.cache.name(), *shared.published()));
         }
         Ok(published)
     }
 
+    /// Gives the caches what took long, as soon as it is there: a job that is ended before it has
+    /// everything loses little. Returns when the last step has ended; [`Session::publish`] does the rest.
+    pub fn publish_meanwhile(&self, image: &Image, steps: &Receiver<Step>) {
+        let mut known = BTreeSet::new();
+        let caches: Vec<_> = self.shared.iter().filter(|shared| shared.is_published_to).collect();
+        while steps.recv() == Ok(Step::Ended) {
+            // One look does for all that have ended meanwhile.
+            let is_last = steps.try_iter().any(|step| step == Step::Last);
+            if is_last || caches.is_empty() {
+                return;
+            }
+            // What cannot be read is found out when all is published.
+            let mut results = self.engine().expensive(image, WORTH_IT).unwrap_or_default();
+            results.retain(|result| known.insert(result.key));
+            if !results.is_empty() {
+                caches.iter().for_each(|shared| shared.publish(&results, &self.store, &self.events));
+            }
+        }
+    }
+
+    /// Says what else was wrong with the caches beside what was said already.
+    pub fn tell_others(&self) {
+        self.shared.iter().for_each(|shared| shared.cache.tell_others());
+    }
+
     pub fn engine(&self) -> Engine<'_> {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Engine {
             store: &self.store,
             caches: &self.caches,
             fetcher: &self.network,
             sandbox: &self.sandbox,
             project: &self.options.project,
-            jobs: self.options.jobs.unwrap_or(cores).max(1),
+            jobs: self.options.jobs.unwrap_or_else(builders).max(1),
             events: self.events.clone(),
         }
     }

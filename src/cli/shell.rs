@@ -40,7 +40,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
             reporter.finish();
         }
         let what = if failed { "what it left when it failed" } else { "what it starts from" };
-        eprintln!("  entering  {}: {what}", image.graph.node(node).name);
+        super::say(format_args!("  entering  {}: {what}\n", image.graph.node(node).name));
     };
     let mut lines = Ok(());
     let print = &mut |line: &str| {

@@ -16,7 +16,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     if arguments.json {
         let list =
             variants.iter().map(|it| serde_json::json!({"name": it.name, "description": it.description}));
-        return super::print(serde_json::Value::from(list.collect::<Vec<_>>()));
+        return super::print_json(&serde_json::Value::from(list.collect::<Vec<_>>()));
     }
     let width = variants.iter().map(|variant| variant.name.len()).max().unwrap_or(0);
     variants

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use assemble_layers::digest::Hasher;
 use assemble_layers::{BlobDigest, Content, Entry, TreePath};
 use fs_err as fs;
 use fs_err::File;
@@ -12,7 +13,7 @@ use fs_err::File;
 use crate::draft::Draft;
 use crate::oci::{self, Assembled, Reference};
 use crate::pack::tar;
-use crate::store::Store;
+use crate::store::{Packed, Store};
 use crate::{Error, Kind, Result};
 
 /// OCI image-spec, `image-layout.md`.
@@ -48,12 +49,13 @@ fn members(image: &Assembled, names: &[Reference]) -> Result<Vec<(String, Source
     Ok(members)
 }
 
-/// Writes the archive to a file, which is there whole or not at all.
+/// Writes the archive to a file, which is there whole or not at all. A link stays and its target is
+/// written; a pipe or a device is written into.
 ///
 /// # Errors
 /// Those of the disk and the store.
 pub fn to_file(store: &Store, image: &Assembled, names: &[Reference], path: &Path) -> Result<()> {
-    let mut draft = Draft::new(path)?;
+    let mut draft = Draft::of_output(path)?;
     for (name, source) in members(image, names)? {
         let (size, file) = (size_of(&source), draft.file());
         file.write_all(&header(&name, size)?)?;
@@ -104,9 +106,8 @@ impl Stream {
             match source {
                 Source::Bytes(bytes) => out.write_all(bytes)?,
                 Source::Blob(digest, size) => {
-                    let mut blob = BufReader::with_capacity(BUFFER, store.open_blob(*digest)?);
-                    let copied = std::io::copy(&mut blob, out)?;
-                    check_size(store, *digest, copied, *size)?;
+                    let blob = store.open_packed(Packed { digest: *digest, size: *size })?;
+                    std::io::copy(&mut BufReader::with_capacity(BUFFER, blob), out)?;
                 }
             }
             out.write_all(tar::padding(size))?;
@@ -117,7 +118,7 @@ impl Stream {
 }
 
 /// Writes the layout into a folder. `index.json` comes last, so that it never names what is not
-/// there; blobs that are there already are kept.
+/// there; blobs that are there already are kept, if they are what their names say.
 ///
 /// # Errors
 /// Those of the disk and the store; a folder that holds something else.
@@ -135,7 +136,9 @@ pub fn to_folder(store: &Store, image: &Assembled, names: &[Reference], folder: 
     members.sort_by_key(|(name, _)| name == "index.json");
     for (name, source) in members {
         let path = folder.join(&name);
-        if matches!(&source, Source::Blob(_, size) if path.metadata().is_ok_and(|file| file.len() == *size)) {
+        if let Source::Blob(digest, size) = source
+            && is_there(&path, digest, size)
+        {
             continue;
         }
         let mut draft = Draft::new(&path)?;
@@ -164,13 +167,37 @@ fn header(name: &str, size: u64) -> Result<Vec<u8>> {
     Ok(tar::header(&entry)?)
 }
 
-/// Lets the kernel copy: where the file system can, it shares the blocks.
+/// Whether a file is this very blob. What cannot be read is written anew.
+fn is_there(path: &Path, digest: BlobDigest, size: u64) -> bool {
+    let is_file = path.symlink_metadata().is_ok_and(|file| file.is_file() && file.len() == size);
+    let same = || {
+        let mut hasher = Hasher::new();
+        std::io::copy(&mut File::open(path).ok()?, &mut hasher).ok()?;
+        Some(BlobDigest(hasher.finish()) == digest)
+    };
+    is_file && same().unwrap_or(false)
+}
+
+/// Lets the kernel copy: where the file system can, it shares the blocks. Meanwhile another core hashes
+/// what is copied.
 fn copy_blob(store: &Store, digest: BlobDigest, size: u64, file: &mut std::fs::File) -> Result<()> {
-    let mut copied = 0;
-    for (source, offset, length) in store.open_blob(digest)?.into_ranges() {
-        copied += copy_range(&source, offset, length, file)?;
-    }
-    check_size(store, digest, copied, size)
+    let mut blob = store.open_packed(Packed { digest, size })?;
+    let ranges = blob.ranges();
+    std::thread::scope(|scope| {
+        let checked = scope.spawn(move || {
+            let mut buffer = vec![0; BUFFER];
+            while blob.read(&mut buffer)? > 0 {}
+            Ok::<_, Error>(())
+        });
+        let copied = ranges.into_iter().try_for_each(|(source, offset, length)| {
+            match copy_range(&source, offset, length, file)? {
+                copied if copied == length => Ok(()),
+                // The reader says so as well, and what is to be done.
+                _ => Err(Error::new(Kind::Store, format!("`{}` is too short", source.path().display()))),
+            }
+        });
+        checked.join().expect("a reader does not panic").and(copied)
+    })
 }
 
 fn copy_range(source: &File, mut offset: u64, length: u64, file: &mut std::fs::File) -> Result<u64> {
@@ -196,16 +223,4 @@ fn copy_range(source: &File, mut offset: u64, length: u64, file: &mut std::fs::F
         }
     }
     Ok(length - (end - offset))
-}
-
-fn check_size(store: &Store, digest: BlobDigest, copied: u64, size: u64) -> Result<()> {
-    if copied == size {
-        return Ok(());
-    }
-    store.discard_blob(digest)?;
-    Err(Error::new(
-        Kind::Store,
-        format!("the blob `{digest}` has {copied} bytes in the store, and should have {size}"),
-    )
-    .hint("it was removed; run the command again, and it is made again"))
 }

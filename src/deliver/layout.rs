@@ -1,42 +1,29 @@
 //! Reading an OCI layout (OCI image-spec, `image-layout.md`) that anybody may have written: an archive
 //! or a folder. Nothing of it is believed before its digest is checked.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::Path;
 
 use assemble_layers::BlobDigest;
-use fs_err::File;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::push::Parts;
 use super::upload::Source;
-use crate::oci::blob_path;
+use crate::oci::{DOCKER_MANIFEST, blob_path};
+use crate::pack::files::{Files, LARGEST_DOCUMENT};
 use crate::registry::{Manifest, Verified};
 use crate::store::Packed;
 use crate::{Error, Kind, Result};
 
-/// The most that a document may have, in bytes, as with registries.
-const LIMIT: u64 = 4 << 20;
-/// The most files that an archive is looked through for.
-const MEMBERS: usize = 100_000;
-
-/// What Docker calls a manifest (distribution, "Image Manifest Version 2, Schema 2").
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-
 /// A layout that is being read.
-pub struct Layout {
-    path: PathBuf,
-    /// Of an archive: where each of its files begins, and its size, in bytes.
-    members: Option<BTreeMap<String, (u64, u64)>>,
-}
+pub struct Layout(Files);
 
 impl Layout {
     /// # Errors
     /// It is neither a folder nor an archive that is a layout.
     pub fn open(path: &Path) -> Result<Self> {
-        let members = if path.is_dir() { None } else { Some(members(path)?) };
-        let this = Self { path: path.to_owned(), members };
+        let this = Self(Files::open(path)?);
         this.document("oci-layout")?;
         Ok(this)
     }
@@ -61,10 +48,10 @@ impl Layout {
             return Err(error.hint("an index of several platforms is pushed by `skopeo copy --all`"));
         }
         let packed = self.packed(descriptor)?;
-        let mut bytes = Vec::new();
-        if packed.size > LIMIT {
-            return Err(self.wrong(format!("its manifest is larger than {LIMIT} bytes")));
+        if packed.size > LARGEST_DOCUMENT {
+            return Err(self.wrong(format!("its manifest is larger than {LARGEST_DOCUMENT} bytes")));
         }
+        let mut bytes = Vec::new();
         self.open(packed.digest)?.read_to_end(&mut bytes)?;
         let manifest = ImageManifest::from_reader(&bytes[..]).map_err(wrong)?;
         if manifest.media_type().as_ref().is_some_and(|own| own.to_string() != kind) {
@@ -82,7 +69,7 @@ impl Layout {
         let name = descriptor.digest().to_string();
         let digest: BlobDigest =
             name.parse().map_err(|_| self.wrong(format!("`{name}` is no SHA-256 digest")))?;
-        let (_, size) = self.locate(&blob_path(digest))?;
+        let (_, size) = self.file(&blob_path(digest))?;
         if size != descriptor.size() {
             let expected = descriptor.size();
             return Err(
@@ -94,44 +81,25 @@ impl Layout {
 
     /// A small file, whole.
     fn document(&self, name: &str) -> Result<Vec<u8>> {
-        let (mut reader, size) = self.file(name)?;
-        if size > LIMIT {
-            return Err(self.wrong(format!("`{name}` is larger than {LIMIT} bytes")));
-        }
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes)?;
-        Ok(bytes)
+        let document = self.0.document(name).map_err(|error| self.wrong(error))?;
+        document.ok_or_else(|| self.missing(name))
     }
 
+    /// A file, and its size.
     fn file(&self, name: &str) -> Result<(impl Read + Send + use<>, u64)> {
-        let (start, size) = self.locate(name)?;
-        let mut file = match &self.members {
-            Some(_) => File::open(&self.path)?,
-            None => File::open(self.path.join(name))?,
-        };
-        file.seek(SeekFrom::Start(start))?;
-        Ok((file.take(size), size))
+        let file = self.0.file(name).map_err(|error| self.wrong(error))?;
+        file.ok_or_else(|| self.missing(name))
     }
 
-    /// Where a file begins, and its size.
-    fn locate(&self, name: &str) -> Result<(u64, u64)> {
-        let found = match &self.members {
-            Some(members) => members.get(name).copied(),
-            None => {
-                let metadata = self.path.join(name).metadata().ok().filter(std::fs::Metadata::is_file);
-                metadata.map(|metadata| (0, metadata.len()))
-            }
-        };
-        found.ok_or_else(|| {
-            self.wrong(format!("`{name}` is not in it")).hint(
-                "`assemble image --output` writes what can be pushed; `skopeo copy docker-archive:FILE \
-                 oci-archive:OTHER` makes it of what an older Docker saved",
-            )
-        })
+    fn missing(&self, name: &str) -> Error {
+        self.wrong(format!("`{name}` is not in it")).hint(
+            "`assemble image --output` writes what can be pushed; `skopeo copy docker-archive:FILE \
+             oci-archive:OTHER` makes it of what an older Docker saved",
+        )
     }
 
     fn wrong(&self, how: impl std::fmt::Display) -> Error {
-        Error::new(Kind::Input, format!("`{}` is no image that can be pushed", self.path.display()))
+        Error::new(Kind::Input, format!("`{}` is no image that can be pushed", self.0.path().display()))
             .detail(how)
     }
 }
@@ -139,26 +107,6 @@ impl Layout {
 impl Source for Layout {
     fn open(&self, digest: BlobDigest) -> Result<Box<dyn Read + Send>> {
         let (reader, size) = self.file(&blob_path(digest))?;
-        Ok(Box::new(Verified::new(reader, digest, size, self.path.display().to_string())))
+        Ok(Box::new(Verified::new(reader, digest, size, self.0.path().display().to_string())))
     }
-}
-
-/// The files of an archive. Headers alone are read, as they stand: the names that matter fit into
-/// them, and what extends them may be of any size.
-fn members(path: &Path) -> Result<BTreeMap<String, (u64, u64)>> {
-    let wrong = |error: std::io::Error| {
-        Error::new(Kind::Input, format!("`{}` is no archive", path.display())).detail(error)
-    };
-    let mut members = BTreeMap::new();
-    let mut archive = tar::Archive::new(File::open(path)?);
-    for entry in archive.entries_with_seek().map_err(wrong)?.raw(true).take(MEMBERS) {
-        let entry = entry.map_err(wrong)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
-        members.insert(name, (entry.raw_file_position(), entry.header().entry_size().map_err(wrong)?));
-    }
-    Ok(members)
 }

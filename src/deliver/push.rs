@@ -60,7 +60,7 @@ impl Parts {
     }
 }
 
-/// An image that was built. The digests of its layers are known: nothing is hashed.
+/// An image that was built. Its layers are hashed as they are sent, by the store's own reader.
 pub struct Built<'a> {
     pub store: &'a Store,
     pub image: &'a Assembled,
@@ -81,11 +81,11 @@ pub fn nothing_to_obtain(_: &dyn Fn(BlobDigest) -> bool) -> Result<()> {
 
 impl Built<'_> {
     pub fn parts(&self) -> Parts {
-        let Assembled { config, manifest, layers } = self.image;
+        let Assembled { config, manifest, media_type, layers } = self.image;
         Parts {
             manifest: Manifest {
                 digest: manifest.digest,
-                media_type: oci_spec::image::MediaType::ImageManifest.to_string(),
+                media_type: media_type.to_string(),
                 bytes: manifest.bytes.clone(),
             },
             config: Packed { digest: config.digest, size: config.bytes.len() as u64 },
@@ -102,7 +102,11 @@ impl Source for Built<'_> {
         if !self.store.has_blob(digest) {
             (self.obtain)(&|wanted| wanted == digest)?;
         }
-        Ok(Box::new(self.store.open_blob(digest)?))
+        let layer = self.image.layers.iter().find(|layer| layer.packed.digest == digest);
+        Ok(match layer {
+            Some(layer) => Box::new(self.store.open_packed(layer.packed)?),
+            None => Box::new(self.store.open_blob(digest)?),
+        })
     }
 }
 
@@ -240,7 +244,12 @@ impl Transfer<'_> {
             };
             let expected = before.as_ref().map(Option::as_ref);
             let tag = Which::Tag(destination.tag());
-            match self.remote.put_manifest(tag, &manifest.media_type, &manifest.bytes, expected)? {
+            let put = self.remote.put_manifest(tag, &manifest.media_type, &manifest.bytes, expected);
+            let put = match put {
+                Err(error) if !error.passes() => self.decide(destination, error)?,
+                put => put?,
+            };
+            match put {
                 Put::Done => return Ok(()),
                 Put::Moved => return Err(destination.moved(self.remote.see(tag)?.map(|seen| seen.digest))),
                 // It said that it had them, or that it had mounted them: they are sent all the same.
@@ -255,6 +264,18 @@ impl Transfer<'_> {
                         .hint("the registry is at fault; no tag was moved"));
                 }
             }
+        }
+    }
+
+    /// To have lost a race is no refusal, whatever a registry answers to it: what the tag points to now
+    /// decides. Tags that cannot be moved are refused in the same way.
+    fn decide(&self, destination: &Destination, refused: Error) -> Result<Put> {
+        let seen = self.remote.see(Which::Tag(destination.tag()))?;
+        match seen.map(|seen| seen.digest) {
+            Some(found) if found == self.push.parts.manifest.digest => Ok(Put::Done),
+            found => Err(found.map_or(refused.clone(), |found| {
+                refused.detail(format!("`{}` points to `{found}`", destination.reference))
+            })),
         }
     }
 

@@ -92,6 +92,15 @@ impl<'a> Uploads<'a> {
         at_once(blobs, |blob| self.one(blob))
     }
 
+    /// Sends blobs whether they are there or not, several at once.
+    ///
+    /// # Errors
+    /// As [`Uploads::all`].
+    pub fn send_all(&self, blobs: impl IntoIterator<Item = Packed>) -> Result<()> {
+        let blobs: Vec<_> = distinct(blobs.into_iter()).collect();
+        at_once(blobs, |blob| self.send(blob, None))
+    }
+
     fn one(&self, blob: Packed) -> Result<()> {
         if self.remote.has_blob(blob.digest)? {
             self.note(blob, Outcome::Present);

@@ -68,6 +68,10 @@ impl Address {
         self
     }
 
+    pub fn has_query(&self, name: &str) -> bool {
+        self.0.query_pairs().any(|(known, _)| known == name)
+    }
+
     /// The same address with something behind its path.
     #[must_use]
     pub fn with_ending(mut self, ending: &str) -> Self {

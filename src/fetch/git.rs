@@ -21,16 +21,20 @@ use std::process::{Command, Stdio};
 use assemble_layers::Commit;
 use fs_err as fs;
 
+pub(crate) use files::reads_printed;
 pub use files::{Member, MemberKind, files};
 pub use place::{Mirror, Place, without_credentials};
 
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, bounded};
 
 /// What git may speak to servers.
 const PROTOCOLS: [&str; 4] = ["https", "http", "ssh", "git"];
 
 /// Submodules of submodules, so deep at most.
 const DEEPEST: usize = 16;
+
+/// The largest `.gitmodules` that is read, in bytes, as git prints it.
+const LARGEST_MODULES: u64 = 4 << 20;
 
 /// How many of git's last words stand in an error.
 const LAST_LINES: usize = 8;
@@ -188,9 +192,15 @@ impl<'a> Repository<'a> {
     fn submodule_urls(&self, commit: &Commit) -> Result<Vec<(Vec<u8>, String)>> {
         let blob = format!("{commit}:.gitmodules");
         let arguments = ["config", "--blob", &blob, "--no-includes", "--null", "--list"];
-        let output = self.command(arguments).output().map_err(|error| no_git(&error))?;
+        let mut command = self.command(arguments);
+        let spawned = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child = spawned.map_err(|error| no_git(&error))?;
+        let printed = bounded::bytes(child.stdout.take().expect("piped"), LARGEST_MODULES, ".gitmodules");
+        let _ = child.kill();
+        let _ = child.wait();
+        let printed = printed?;
         let mut sections: std::collections::BTreeMap<&str, (Option<&str>, Option<&str>)> = Default::default();
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = String::from_utf8_lossy(&printed);
         for entry in text.split('\0') {
             let Some((key, value)) = entry.split_once('\n') else { continue };
             let Some((section, name)) = key.strip_prefix("submodule.").and_then(|key| key.rsplit_once('.'))

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use assemble_layers::digest::{Hasher, Sha256};
 use reqwest::blocking::Response;
@@ -18,11 +19,14 @@ use super::address::Address;
 use super::login::Logins;
 use super::machine::Machine;
 use crate::error::{Error, Kind, Result};
-use crate::http::{self, Failure, asked_pause, innermost, passes, passing, unreachable};
+use crate::http::{self, Failure, Way, asked_pause, innermost, passes, passing};
 
 pub use crate::http::Patience;
 
 const REDIRECTS: usize = 10;
+
+/// A page, which is held in memory, must have come by then.
+const LONGEST_PAGE: Duration = Duration::from_secs(600);
 
 /// How much is read at once, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -47,7 +51,7 @@ pub struct Page {
 }
 
 pub struct Client {
-    inner: reqwest::blocking::Client,
+    inner: http::Client,
     logins: Logins,
     patience: Patience,
     /// By name: nothing if it has ever answered, else what came of trying.
@@ -57,19 +61,11 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(machine: &Machine, patience: Patience) -> Result<Self> {
-        Self::build(machine, patience, reqwest::blocking::Client::builder())
-    }
-
-    fn build(
-        machine: &Machine,
-        patience: Patience,
-        builder: reqwest::blocking::ClientBuilder,
-    ) -> Result<Self> {
-        let inner = http::client(machine, &patience, builder)?;
+    pub fn new(machine: &Machine, patience: Patience, way: &Way) -> Result<Self> {
+        let inner = http::Client::new(machine, &patience, way)?;
         Ok(Self {
             inner,
-            logins: Logins::find(machine),
+            logins: Logins::find(machine)?,
             patience,
             hosts: Mutex::default(),
             strangers: Mutex::default(),
@@ -218,7 +214,7 @@ impl Client {
         loop {
             let reached = part.longest;
             let whole = self.patiently(address, || match self.append(address, wanted, part, progress) {
-                Err(Failure::Passing { .. }) if part.longest > reached => Ok(false),
+                Err(Failure::Passing { .. } | Failure::Crowded { .. }) if part.longest > reached => Ok(false),
                 outcome => outcome.map(|()| true),
             })?;
             if whole {
@@ -293,7 +289,7 @@ impl Client {
             let Some(location) = location else {
                 return if passes(status) {
                     let pause = asked_pause(response.headers());
-                    Err(Failure::Passing { error: refusal(&at, status), pause })
+                    Err(Failure::of_answer(status, pause, refusal(&at, status)))
                 } else {
                     Ok((response, at))
                 };
@@ -324,7 +320,7 @@ impl Client {
         } else if let Some((user, password)) = self.login(at, redirected) {
             request = request.basic_auth(user, Some(password));
         }
-        let response = request.send().map_err(|error| passing(unreachable(at, &error)))?;
+        let response = request.send().map_err(|error| passing(self.inner.unreachable(at, &error)))?;
         self.hosts().insert(at.host(), None);
         Ok(response)
     }
@@ -440,7 +436,22 @@ fn read_page(response: Response, at: Address, limit: u64) -> Result<Page, Failur
     let content_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
     let content_type = content_type.trim().to_ascii_lowercase();
     let mut bytes = Vec::new();
-    response.take(limit + 1).read_to_end(&mut bytes).map_err(|error| passing(broken_off(&at, &error)))?;
+    let mut response = response.take(limit + 1);
+    let started = Instant::now();
+    while response
+        .by_ref()
+        .take(1 << 16)
+        .read_to_end(&mut bytes)
+        .map_err(|error| passing(broken_off(&at, &error)))?
+        > 0
+    {
+        // One that gives a byte now and then does not stall, and would never end.
+        if started.elapsed() > LONGEST_PAGE {
+            let error = Error::new(Kind::Network, format!("`{}` does not come to an end", at.host()));
+            let seconds = LONGEST_PAGE.as_secs();
+            return Err(error.detail(at).detail(format!("{} bytes in {seconds} s", bytes.len())).into());
+        }
+    }
     if bytes.len() as u64 > limit {
         return Err(too_large(&at, limit).into());
     }
@@ -469,6 +480,9 @@ pub(super) fn refusal(at: &Address, status: StatusCode) -> Error {
             error.hint("the proxy wants a login: `HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT`")
         }
         StatusCode::NOT_FOUND | StatusCode::GONE => error.hint("another mirror or index may still have it"),
+        StatusCode::TOO_MANY_REQUESTS => {
+            error.hint("it limits how much may be asked: try later, or with a login")
+        }
         _ => error.hint("the server is at fault: try later, or another mirror or index"),
     }
 }

@@ -11,11 +11,12 @@ fn impatient() -> Patience {
         pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(20),
         stall: Duration::from_millis(300),
+        crowd: Duration::from_millis(50),
     }
 }
 
 pub(in crate::fetch) fn client(machine: &Machine) -> Client {
-    Client::build(machine, impatient(), reqwest::blocking::Client::builder().no_proxy()).unwrap()
+    Client::new(machine, impatient(), &Way::default()).unwrap()
 }
 
 /// A file that does not repeat itself, so that pieces in the wrong place show.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::address::Address;
 use super::machine::Machine;
+use crate::error::Result;
 
 /// No `Debug`, so that no log can show one.
 #[derive(Clone, Default)]
@@ -23,16 +24,18 @@ struct Login {
 }
 
 impl Logins {
-    pub fn find(machine: &Machine) -> Self {
+    /// # Errors
+    /// `.netrc` is there and cannot be read. apt's are for root alone on many machines.
+    pub fn find(machine: &Machine) -> Result<Self> {
         let netrc = machine.variable("NETRC").map(PathBuf::from);
         let netrc = netrc.or_else(|| Some(machine.home()?.join(".netrc")));
-        let netrc = netrc.and_then(|path| machine.read(path)).unwrap_or_default();
-        let mut logins = parse(&netrc, false);
+        let netrc = netrc.map(|path| machine.settings(path)).transpose()?.flatten();
+        let mut logins = parse(&netrc.unwrap_or_default(), false);
         let folder = machine.list("/etc/apt/auth.conf.d", ".conf");
         for path in [PathBuf::from("/etc/apt/auth.conf")].into_iter().chain(folder) {
             logins.extend(parse(&machine.read(path).unwrap_or_default(), true));
         }
-        Self(logins)
+        Ok(Self(logins))
     }
 
     /// The user and password for an address: the first entry that fits. netrc's `default` is for

@@ -12,18 +12,24 @@ pub mod http;
 mod login;
 mod machine;
 mod network;
+mod pip;
 pub mod python;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Seek};
 use std::path::Path;
+use std::sync::Arc;
 
 use assemble_layers::derivation::{Fetch, Origin};
+use assemble_layers::digest::Hasher;
 
 use crate::error::{Error, Kind, Result};
+use crate::http::Way;
 
 pub use address::Address;
 pub(crate) use address::decode;
 pub(crate) use date::parse as parse_date;
+pub(crate) use login::Logins;
 pub use machine::Machine;
 pub use network::{Network, Places};
 
@@ -61,6 +67,9 @@ pub struct Configuration {
 
 pub struct Fetcher {
     client: Client,
+    /// For indexes, which pip's settings may say how to reach.
+    python: Client,
+    machine: Machine,
     archives: Archives,
     indexes: Indexes,
     default_index: DefaultIndex,
@@ -74,8 +83,11 @@ impl Fetcher {
         default_index: DefaultIndex,
     ) -> Result<Self> {
         let configuration = configuration.clone();
+        let pip = pip::Settings::read(machine)?;
         Ok(Self {
-            client: Client::new(machine, configuration.patience)?,
+            client: Client::new(machine, configuration.patience.clone(), &Way::default())?,
+            python: Client::new(machine, configuration.patience, &pip.way(machine)?)?,
+            machine: machine.clone(),
             archives: Archives::find(
                 machine,
                 configuration.debian_mirror.as_deref(),
@@ -86,6 +98,7 @@ impl Fetcher {
             .and_bases(configuration.base_sources),
             indexes: Indexes::find(
                 machine,
+                pip,
                 &configuration.indexes,
                 &configuration.sources,
                 &configuration.substituted,
@@ -103,32 +116,63 @@ impl Fetcher {
     pub fn fetch(&self, file: &Fetch, into: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
         self.online(&file.file)?;
         let wanted = Wanted { file: &file.file, sha256: file.sha256, size: file.size };
-        let mut get = |address: &Address| self.client.download(address, wanted, into, progress);
+        let mut errors = Vec::new();
         match &file.origin {
             Origin::Python { project, source } => {
-                let base = self.index(source.as_deref())?;
-                let located = self.indexes.locate(&self.client, &base, project, &file.file, file.sha256);
-                located.and_then(|address| get(&address)).map_err(|error| nowhere(file, vec![error]))
-            }
-            Origin::Debian { suite, path } => {
-                let mut errors = Vec::new();
-                for archive in self.archives_of(suite)? {
-                    match archive.address.join(path).and_then(|address| get(&address)) {
+                let (source, client) = (source.as_deref(), &self.python);
+                if let Some(path) = self.indexes.beside(source, &file.file)
+                    && is_copied(&path, wanted, into)?
+                {
+                    return Ok(());
+                }
+                let bases = [self.index(source)?].into_iter().chain(self.indexes.extra(source)?);
+                for base in bases {
+                    let located = self.indexes.locate(client, &base, project, &file.file, file.sha256);
+                    let mut get = |address: Address| client.download(&address, wanted, into, progress);
+                    match located.and_then(&mut get) {
                         Ok(()) => return Ok(()),
                         Err(error) if error.kind() == Kind::Network => errors.push(error),
                         Err(error) => return Err(error),
                     }
                 }
-                Err(nowhere(file, errors))
+            }
+            Origin::Debian { suite, path } => {
+                for archive in self.archives_of(suite)? {
+                    let mut get = |address: Address| self.client.download(&address, wanted, into, progress);
+                    match archive.address.join(path).and_then(&mut get) {
+                        Ok(()) => return Ok(()),
+                        Err(error) if error.kind() == Kind::Network => errors.push(error),
+                        Err(error) => return Err(error),
+                    }
+                }
             }
         }
+        Err(nowhere(file, errors))
     }
 
     /// What an index lists of a project: the default index, or a source of `pyproject.toml`. The status,
     /// where it says that it has no such project, or none for us.
     pub fn python_listing(&self, source: Option<&str>, project: &str) -> Result<Listing> {
         self.online(project)?;
-        self.indexes.listing(&self.client, &self.index(source)?, project)
+        let listed = |base: &Address| self.indexes.listing(&self.python, base, project);
+        let first = listed(&self.index(source)?)?;
+        let extra = self.indexes.extra(source)?;
+        if extra.is_empty() {
+            return Ok(first);
+        }
+        // As pip has it, whatever one of them lists counts.
+        let all = [Ok(first)].into_iter().chain(extra.iter().map(listed)).collect::<Result<Vec<_>>>()?;
+        let found: Vec<_> = all.iter().flatten().collect();
+        match all.first() {
+            Some(Err(status)) if found.is_empty() => Ok(Err(*status)),
+            _ => Ok(Ok(Arc::new(found.into_iter().flat_map(|files| files.iter().cloned()).collect()))),
+        }
+    }
+
+    /// # Errors
+    /// pip's settings say something of where distributions are that locking does not follow.
+    pub fn check_for_locking(&self) -> Result<()> {
+        self.indexes.check_for_locking(&self.machine)
     }
 
     /// Where a source's simple pages are, with the login if it has one.
@@ -142,7 +186,7 @@ impl Fetcher {
 
     /// What indexes are asked with.
     pub fn python_client(&self) -> &Client {
-        &self.client
+        &self.python
     }
 
     pub fn archives(&self) -> &Archives {
@@ -169,6 +213,25 @@ impl Fetcher {
         }
         Err(offline(&format!("`{what}`")))
     }
+}
+
+/// Copies a file, if it is the one that is wanted. What is checked is what was written.
+fn is_copied(from: &Path, wanted: Wanted<'_>, into: &Path) -> Result<bool> {
+    let mut from = fs_err::File::open(from)?;
+    if from.metadata()?.len() != wanted.size {
+        return Ok(false);
+    }
+    let mut written =
+        fs_err::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(into)?;
+    std::io::copy(&mut from.by_ref().take(wanted.size), &mut written)?;
+    written.rewind()?;
+    let mut hasher = Hasher::new();
+    std::io::copy(&mut written, &mut hasher)?;
+    if hasher.finish() == wanted.sha256 {
+        return Ok(true);
+    }
+    written.set_len(0)?;
+    Ok(false)
 }
 
 fn offline(what: &str) -> Error {

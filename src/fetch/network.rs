@@ -16,7 +16,7 @@ use crate::pack::deb;
 use crate::realise::base_root;
 use crate::registry::{self, Access, Client};
 use crate::store::Store;
-use crate::{Error, Kind, Result, realise};
+use crate::{Error, Kind, Result, bounded, realise};
 
 /// What `--index NAME=` takes for the default index.
 const DEFAULT_INDEX: &str = python::DEFAULT;
@@ -24,6 +24,8 @@ const DEFAULT_INDEX: &str = python::DEFAULT;
 /// The package whose pip says what the default index is, and where.
 const PIP_PACKAGE: &str = "python3-pip";
 const PIP_INDEX: &str = "pip/_internal/models/index.py";
+/// It has one kilobyte.
+const LARGEST_PIP_INDEX: u64 = 1 << 20;
 
 /// What of the options says where things come from.
 #[derive(Clone, Default)]
@@ -167,7 +169,8 @@ fn default_index(fetcher: &Fetcher, pip: Option<&Deb>, folder: &Path) -> Result<
     let mut text = String::new();
     deb::Deb::open(&path)?.entries(1, |entry, content| {
         if entry.path.is_some_and(|path| path.as_bytes().ends_with(PIP_INDEX.as_bytes())) {
-            content.read_to_string(&mut text)?;
+            text =
+                String::from_utf8_lossy(&bounded::bytes(content, LARGEST_PIP_INDEX, PIP_INDEX)?).into_owned();
         }
         Ok(())
     })?;

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use super::address::Address;
 use super::http::{Client, Page, refusal};
 use super::machine::Machine;
+use super::pip::Settings;
 use crate::error::{Error, Kind, Result};
 
 /// The name that the default index has in configuration, as Poetry calls it.
@@ -27,8 +28,11 @@ pub const DEFAULT: &str = "pypi";
 
 const ACCEPT: &str =
     "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1";
-/// The largest pages of the public index are about 20 MB.
-const LARGEST_PAGE: u64 = 256 << 20;
+/// The largest page that is read, in bytes; those of the public index have up to 20 MB.
+const LARGEST_PAGE: u64 = 64 << 20;
+
+/// A character reference is not longer, in bytes.
+const LONGEST_REFERENCE: usize = 10;
 
 /// A file that an index lists.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,8 +71,9 @@ pub struct Indexes {
     explicit: BTreeMap<String, Address>,
     /// Source name → address, from `pyproject.toml`.
     named: BTreeMap<String, Address>,
-    /// From pip's own settings.
-    pip: Option<Address>,
+    pip: Settings,
+    /// Where pip looks before it asks an index.
+    folders: Vec<PathBuf>,
     fallback: OnceLock<Address>,
     pages: Mutex<HashMap<(Address, String), Slot>>,
 }
@@ -77,6 +82,7 @@ impl Indexes {
     /// `substituted` are the sources that the lock was made without.
     pub fn find(
         machine: &Machine,
+        pip: Settings,
         explicit: &BTreeMap<String, String>,
         named: &BTreeMap<String, String>,
         substituted: &[String],
@@ -85,15 +91,15 @@ impl Indexes {
             let address = |(name, text): (&String, &String)| {
                 let address =
                     Address::folder(text).map_err(|error| error.within(format!("source `{name}`")))?;
-                Ok((name.clone(), with_poetry_login(address, name, machine)))
+                Ok((name.clone(), with_poetry_login(address, name, machine)?))
             };
             sources.iter().map(address).collect()
         };
         let mut named = read(named)?;
         named.retain(|name, _| !substituted.contains(name));
-        let pip = pip_setting(machine).map(|text| Address::folder(&text)).transpose();
-        let pip = pip.map_err(|error| error.within("pip's `index-url`"))?;
-        Ok(Self { explicit: read(explicit)?, named, pip, ..Self::default() })
+        let explicit = read(explicit)?;
+        let folders = if explicit.contains_key(DEFAULT) { Vec::new() } else { pip.folders(machine)? };
+        Ok(Self { explicit, named, pip, folders, ..Self::default() })
     }
 
     /// Where a source's pages are. `default_index` is asked when nothing else names the default.
@@ -107,15 +113,41 @@ impl Indexes {
             Some(name) => self.explicit.get(name).or_else(|| self.named.get(name)),
             None => None,
         };
-        let known =
-            known.or_else(|| self.explicit.get(DEFAULT)).or(self.pip.as_ref()).or(self.fallback.get());
-        match known {
-            Some(address) => Ok(address.clone()),
-            None => {
-                let address = default_index()?;
-                Ok(self.fallback.get_or_init(|| address).clone())
-            }
+        if let Some(address) = known.or_else(|| self.explicit.get(DEFAULT)) {
+            return Ok(address.clone());
         }
+        self.pip.check_index()?;
+        if let Some(address) = self.pip.index()?.or_else(|| self.fallback.get().cloned()) {
+            return Ok(address);
+        }
+        let address = default_index()?;
+        Ok(self.fallback.get_or_init(|| address).clone())
+    }
+
+    /// Those that pip asks beside the default index.
+    ///
+    /// # Errors
+    /// One is no address.
+    pub fn extra(&self, source: Option<&str>) -> Result<Vec<Address>> {
+        if self.is_as_pip_has_it(source) { self.pip.extra_indexes() } else { Ok(Vec::new()) }
+    }
+
+    /// A file that is in a folder where pip looks first.
+    pub fn beside(&self, source: Option<&str>, file: &str) -> Option<PathBuf> {
+        let folders = self.folders.iter().filter(|_| self.is_as_pip_has_it(source));
+        folders.map(|folder| folder.join(file)).find(|path| path.is_file())
+    }
+
+    fn is_as_pip_has_it(&self, source: Option<&str>) -> bool {
+        let source = source.unwrap_or(DEFAULT);
+        let elsewhere = [source, DEFAULT].iter().any(|name| self.explicit.contains_key(*name));
+        !elsewhere && !self.named.contains_key(source)
+    }
+
+    /// # Errors
+    /// pip is told of files that locking does not know.
+    pub fn check_for_locking(&self, machine: &Machine) -> Result<()> {
+        if self.explicit.contains_key(DEFAULT) { Ok(()) } else { self.pip.check_for_locking(machine) }
     }
 
     /// What an index lists of a project.
@@ -203,64 +235,35 @@ pub fn pip_default(index_py: &str) -> Result<Address> {
 
 /// Poetry's own way to name a login: `POETRY_HTTP_BASIC_NAME_USERNAME` and `…_PASSWORD`, or
 /// `[http-basic.NAME]` in its `auth.toml`.
-fn with_poetry_login(address: Address, source: &str, machine: &Machine) -> Address {
+///
+/// # Errors
+/// That file cannot be read.
+fn with_poetry_login(address: Address, source: &str, machine: &Machine) -> Result<Address> {
     let name: String = source
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
         .collect();
     if let Some(user) = machine.variable(&format!("POETRY_HTTP_BASIC_{name}_USERNAME")) {
-        return address.or_login(user, machine.variable(&format!("POETRY_HTTP_BASIC_{name}_PASSWORD")));
+        return Ok(address.or_login(user, machine.variable(&format!("POETRY_HTTP_BASIC_{name}_PASSWORD"))));
     }
-    let file =
-        machine.configuration_folder().and_then(|folder| machine.read(folder.join("pypoetry/auth.toml")));
-    let file = file.and_then(|text| text.parse::<toml::Table>().ok()).unwrap_or_default();
+    let Some(path) = machine.configuration_folder().map(|folder| folder.join("pypoetry/auth.toml")) else {
+        return Ok(address);
+    };
+    // The parser's own words may repeat what it read.
+    let file = machine.settings(&path)?.unwrap_or_default().parse::<toml::Table>().map_err(|error| {
+        let error = Error::new(Kind::Input, format!("`{}` is no TOML", path.display()))
+            .detail(error.span().map_or_else(String::new, |span| format!("at byte {}", span.start)));
+        error.hint("Poetry keeps logins there; mend it")
+    })?;
     let login = file.get("http-basic").and_then(|logins| logins.get(source));
     let text = |field: &str| login.and_then(|login| login.get(field)?.as_str());
-    match text("username") {
+    Ok(match text("username") {
         Some(user) => address.or_login(user, text("password")),
         None => address,
-    }
+    })
 }
 
-/// `index-url` as pip finds it ("Configuration" in its user guide): the variable, else the file of
-/// `PIP_CONFIG_FILE`, the environment's, the user's, the machine's.
-fn pip_setting(machine: &Machine) -> Option<String> {
-    if let Some(value) = machine.variable("PIP_INDEX_URL") {
-        return Some(value.to_owned());
-    }
-    let mut files: Vec<PathBuf> = Vec::new();
-    let named = machine.variable("PIP_CONFIG_FILE").map(PathBuf::from);
-    files.extend(named.clone());
-    // pip's own way to say: no files at all.
-    if named.is_none_or(|path| path.as_os_str() != "/dev/null") {
-        files.extend(machine.variable("VIRTUAL_ENV").map(|folder| PathBuf::from(folder).join("pip.conf")));
-        files.extend(machine.configuration_folder().map(|folder| folder.join("pip/pip.conf")));
-        files.extend(machine.home().map(|folder| folder.join(".pip/pip.conf")));
-        files.push("/etc/pip.conf".into());
-        let folders = machine.variable("XDG_CONFIG_DIRS").unwrap_or("/etc/xdg");
-        files.extend(folders.split(':').map(|folder| PathBuf::from(folder).join("pip/pip.conf")));
-    }
-    files.iter().filter_map(|path| machine.read(path)).find_map(|text| index_url(&text))
-}
-
-/// `index-url` of the section `[global]`, in the format of Python's `configparser`.
-fn index_url(text: &str) -> Option<String> {
-    let mut section = "";
-    let mut found = None;
-    for line in text.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = name;
-        } else if let Some((name, value)) = line.split_once(['=', ':']).filter(|_| section == "global") {
-            let name = name.trim().to_ascii_lowercase().replace('_', "-");
-            if name == "index-url" {
-                found = Some(value.trim().to_owned());
-            }
-        }
-    }
-    found.filter(|value| !value.is_empty())
-}
-
-fn read_page(page: &Page) -> Result<Vec<Listed>> {
+pub(crate) fn read_page(page: &Page) -> Result<Vec<Listed>> {
     let text = String::from_utf8_lossy(&page.bytes);
     if page.content_type.ends_with("json") {
         read_json(&text, &page.address)
@@ -431,7 +434,9 @@ fn unescape(text: &str) -> String {
     while let Some(start) = rest.find('&') {
         plain.push_str(&rest[..start]);
         rest = &rest[start..];
-        let reference = rest[1..].split_once(';').filter(|(name, _)| name.len() < 10);
+        // One look at the rest for each `&` would be as many as there are bytes.
+        let end = rest.bytes().take(LONGEST_REFERENCE + 1).position(|byte| byte == b';');
+        let reference = end.map(|end| (&rest[1..end], &rest[end + 1..]));
         match reference.and_then(|(name, after)| Some((character(name)?, after))) {
             Some((c, after)) => {
                 plain.push(c);

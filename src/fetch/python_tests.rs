@@ -60,6 +60,15 @@ fn broken_html_is_no_panic() {
     }
 }
 
+/// By looks at the rest for each character reference, this would take a day.
+#[test]
+fn many_references_are_read_in_time() {
+    let name = "&".repeat(4 << 20);
+    let files = page("text/html", &format!("<a href='x'>{name}&amp;&#x41;</a>"));
+    assert_eq!(files[0].name.len(), (4 << 20) + 2);
+    assert!(files[0].name.ends_with("&&A"));
+}
+
 #[test]
 fn pages_of_json() {
     let files = page(
@@ -172,7 +181,8 @@ fn which_index_is_asked() {
     let explicit = sources([("pypi", "https://explicit.example/simple/"), ("cu128", "https://mine.example")]);
     let gone = ["gone".to_owned()];
     let ask = |machine: &Machine, explicit: &BTreeMap<String, String>, source: Option<&str>| {
-        let indexes = Indexes::find(machine, explicit, &named, &gone).unwrap();
+        let indexes =
+            Indexes::find(machine, Settings::read(machine).unwrap(), explicit, &named, &gone).unwrap();
         indexes.base(source, || Address::folder("https://fallback.example/simple")).unwrap().to_string()
     };
     let none = BTreeMap::new();
@@ -185,25 +195,23 @@ fn which_index_is_asked() {
     assert_eq!(ask(&pip, &none, Some("gone")), "https://pip.example/simple/");
 }
 
+/// Whatever pip is told, an option says otherwise.
 #[test]
-fn pip_s_files_in_pip_s_order() {
-    let folder = TempDir::new().unwrap();
-    let machine = Machine::new(folder.path(), [("HOME", "/home/me")]);
-    let write = |path: &str, text: &str| {
-        let path = folder.path().join(path);
-        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-        fs_err::write(path, text).unwrap();
-    };
-    assert_eq!(pip_setting(&machine), None);
-    write(
-        "etc/pip.conf",
-        "# all\n[install]\nindex-url = https://no.example\n[global]\nindex_url: https://all.example/\n",
+fn indexes_beside_the_default_one() {
+    let machine = Machine::new(
+        std::path::Path::new("/nowhere"),
+        [("PIP_EXTRA_INDEX_URL", "https://extra.example/simple"), ("PIP_CONFIG_FILE", "/dev/null")],
     );
-    assert_eq!(pip_setting(&machine).as_deref(), Some("https://all.example/"));
-    write("home/me/.config/pip/pip.conf", "[global]\ntimeout = 3\nindex-url=https://user.example/\n");
-    assert_eq!(pip_setting(&machine).as_deref(), Some("https://user.example/"));
-    let none = Machine::new(folder.path(), [("HOME", "/home/me"), ("PIP_CONFIG_FILE", "/dev/null")]);
-    assert_eq!(pip_setting(&none), None);
+    let named = sources([("cu128", "https://torch.example/cu128")]);
+    let extra = |explicit: &BTreeMap<String, String>, source: Option<&str>| {
+        let pip = Settings::read(&machine).unwrap();
+        let indexes = Indexes::find(&machine, pip, explicit, &named, &[]).unwrap();
+        indexes.extra(source).unwrap().len()
+    };
+    assert_eq!(extra(&BTreeMap::new(), None), 1);
+    assert_eq!(extra(&BTreeMap::new(), Some("pypi")), 1);
+    assert_eq!(extra(&BTreeMap::new(), Some("cu128")), 0);
+    assert_eq!(extra(&sources([("pypi", "https://mine.example/")]), None), 0);
 }
 
 #[test]
@@ -220,10 +228,14 @@ fn poetry_s_logins() {
         folder.path(),
         [("XDG_CONFIG_HOME", "/c"), ("POETRY_HTTP_BASIC_MY_OWN_USERNAME", "you")],
     );
-    let indexes = Indexes::find(&machine, &explicit, &BTreeMap::new(), &[]).unwrap();
+    let indexes = Indexes::find(&machine, Settings::default(), &explicit, &BTreeMap::new(), &[]).unwrap();
     let login = |source| indexes.base(Some(source), || unreachable!()).unwrap().split().1;
     assert_eq!(login("private"), Some(("me".to_owned(), Some("secret".to_owned()))));
     assert_eq!(login("my-own"), Some(("you".to_owned(), None)));
+    fs_err::write(folder.path().join("c/pypoetry/auth.toml"), "[http-basic.private]\npassword = secret")
+        .unwrap();
+    let error = Indexes::find(&machine, Settings::default(), &explicit, &BTreeMap::new(), &[]).err().unwrap();
+    assert!(error.kind() == Kind::Input && !error.to_string().contains("secret"), "{error}");
 }
 
 #[test]

@@ -19,7 +19,17 @@ fn fetcher(server: &Server, offline: bool) -> Fetcher {
         Fetcher::new(&Machine::default(), &configuration, Box::new(|_| unreachable!("an index is named")))
             .unwrap();
     fetcher.client = http::tests::client(&Machine::default());
+    fetcher.python = http::tests::client(&Machine::default());
     fetcher
+}
+
+/// One whose only settings are pip's.
+fn told_to_pip(variables: &[(&str, &str)], configuration: &Configuration) -> Result<Fetcher> {
+    let machine = Machine::new(Path::new("/nowhere"), variables.iter().copied());
+    let mut fetcher =
+        Fetcher::new(&machine, configuration, Box::new(|_| unreachable!("the default index is asked")))?;
+    fetcher.python = http::tests::client(&machine);
+    Ok(fetcher)
 }
 
 fn locked(origin: Origin) -> Fetch {
@@ -63,6 +73,67 @@ fn a_python_file_by_its_page() {
         _ => reply("404 Not Found\r\nContent-Length: 0", b""),
     });
     assert_eq!(fetch(&fetcher(&server, false), &python()).unwrap(), BYTES);
+}
+
+/// As with pip, each index may have it; none of them is asked where an option says which counts.
+#[test]
+fn a_python_file_of_an_index_beside_the_default_one() {
+    let server = Server::start(|_, request| match request.path.as_str() {
+        "/extra/x/" => ok(b"<a href=../../files/1>x_1_all.deb</a>"),
+        "/files/1" => ok(BYTES),
+        _ => reply("404 Not Found\r\nContent-Length: 0", b""),
+    });
+    let [index, other, extra] = ["/simple", "/other", "/extra"].map(|path| server.address(path).to_string());
+    let both = format!("{other} {extra}");
+    let variables = [("PIP_INDEX_URL", index.as_str()), ("PIP_EXTRA_INDEX_URL", &both)];
+    let file = locked(Origin::Python { project: "x".into(), source: None });
+    let fetcher = told_to_pip(&variables, &Configuration::default()).unwrap();
+    assert_eq!(fetch(&fetcher, &file).unwrap(), BYTES);
+    let paths: Vec<_> = server.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(paths, ["/simple/x/", "/other/x/", "/extra/x/", "/files/1"]);
+    let listed = fetcher.python_listing(None, "x").unwrap().unwrap();
+    assert_eq!(listed.iter().map(|listed| listed.name.as_str()).collect::<Vec<_>>(), ["x_1_all.deb"]);
+    assert_eq!(fetcher.python_listing(None, "y").unwrap().unwrap_err().as_u16(), 404);
+
+    let indexes = [("pypi".to_owned(), index.clone())].into();
+    let chosen = Configuration { indexes, ..Configuration::default() };
+    let error = fetch(&told_to_pip(&variables, &chosen).unwrap(), &file).unwrap_err();
+    assert!(error.to_string().contains("served nowhere"), "{error}");
+}
+
+/// The default index is never asked in silence where pip is told otherwise.
+#[test]
+fn what_pip_is_told_and_is_not_followed() {
+    let file = locked(Origin::Python { project: "x".into(), source: None });
+    for (variable, value) in [("PIP_NO_INDEX", "1"), ("PIP_INDEX_URL", "x")] {
+        let fetcher = told_to_pip(&[(variable, value)], &Configuration::default()).unwrap();
+        for error in [fetch(&fetcher, &file).unwrap_err(), fetcher.index(None).unwrap_err()] {
+            assert!(error.kind() == Kind::Usage && error.to_string().contains(variable), "{error}");
+        }
+    }
+    for (variable, value) in [("PIP_CONFIG_FILE", "pip.conf"), ("PIP_FIND_LINKS", "https://a.example/")] {
+        let error = told_to_pip(&[(variable, value)], &Configuration::default()).err().unwrap();
+        assert!(error.to_string().contains(variable), "{error}");
+    }
+}
+
+/// A locked file may be in a folder; another one of that name is not it.
+#[test]
+fn a_python_file_in_a_folder() {
+    let file = locked(Origin::Python { project: "x".into(), source: None });
+    let folder = TempDir::new().unwrap();
+    let variables = [("PIP_FIND_LINKS", "/wheels"), ("PIP_NO_INDEX", "1")];
+    fs_err::create_dir(folder.path().join("wheels")).unwrap();
+    for (bytes, found) in [(BYTES, true), (&b"the other byte"[..], false), (b"", false)] {
+        fs_err::write(folder.path().join("wheels/x_1_all.deb"), bytes).unwrap();
+        let machine = Machine::new(folder.path(), variables);
+        let configuration = Configuration::default();
+        let fetcher = Fetcher::new(&machine, &configuration, Box::new(|_| unreachable!())).unwrap();
+        match fetch(&fetcher, &file) {
+            Ok(bytes) => assert!(found && bytes == BYTES),
+            Err(error) => assert!(!found && error.to_string().contains("PIP_NO_INDEX"), "{error}"),
+        }
+    }
 }
 
 #[test]

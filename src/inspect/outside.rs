@@ -1,10 +1,8 @@
 //! An image outside the store: an archive (an OCI layout in a tar, or what `docker save` writes), or
 //! the folder of an OCI layout.
 
-use std::collections::BTreeMap;
-use std::io::{BufReader, Read, Seek, SeekFrom, Take};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::io::Take;
+use std::path::Path;
 
 use assemble_layers::BlobDigest;
 use fs_err::File;
@@ -12,11 +10,8 @@ use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageMan
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::pack::untar;
+use crate::pack::files::Files;
 use crate::{Error, Kind, Result, oci};
-
-/// The largest document that is read, in bytes. Registries refuse manifests of more than this.
-const LARGEST_DOCUMENT: u64 = 4 << 20;
 
 /// An index may name an index, as Buildx writes it; not without end.
 const DEEPEST: usize = 3;
@@ -27,12 +22,6 @@ pub struct Outside {
     pub config: ImageConfiguration,
     /// Lowest first, by their names in the layout.
     pub layers: Vec<String>,
-}
-
-/// The files of a layout.
-enum Files {
-    Folder(PathBuf),
-    Archive { path: PathBuf, members: BTreeMap<String, Range<u64>> },
 }
 
 /// One image of Docker's `manifest.json`.
@@ -49,17 +38,14 @@ impl Outside {
     /// # Errors
     /// A file that is no archive of an image, a folder that is no layout.
     pub fn open(path: &Path) -> Result<Self> {
-        let files = if path.is_dir() { Files::Folder(path.to_owned()) } else { Files::archive(path)? };
-        let opened = match files.has("index.json") {
-            true => Self::from_layout(files),
-            false if files.has("manifest.json") => Self::from_docker(files),
-            false => Err(Error::new(Kind::Input, "there is no `index.json` in it")),
-        };
+        let opened = Files::open(path).and_then(|files| match files.document("index.json")? {
+            Some(index) => Self::from_layout(files, parse("index.json", &index)?),
+            None => Self::from_docker(files),
+        });
         opened.map_err(|error| error.within(format!("`{}` is no image that can be read", path.display())))
     }
 
-    fn from_layout(files: Files) -> Result<Self> {
-        let mut index: ImageIndex = files.document("index.json")?;
+    fn from_layout(files: Files, mut index: ImageIndex) -> Result<Self> {
         for _ in 0..DEEPEST {
             let amd64 = |it: &&Descriptor| {
                 it.platform().as_ref().is_none_or(|platform| *platform.architecture() == Arch::Amd64)
@@ -67,11 +53,11 @@ impl Outside {
             let image = index.manifests().iter().find(amd64);
             let image = image.ok_or_else(|| Error::new(Kind::Input, "it has no image for amd64"))?;
             if *image.media_type() == MediaType::ImageIndex || is_docker_list(image.media_type()) {
-                index = files.document(&name(image)?)?;
+                index = document(&files, &name(image)?)?;
                 continue;
             }
-            let manifest: ImageManifest = files.document(&name(image)?)?;
-            let config = files.document(&name(manifest.config())?)?;
+            let manifest: ImageManifest = document(&files, &name(image)?)?;
+            let config = document(&files, &name(manifest.config())?)?;
             let layers = manifest.layers().iter().map(name).collect::<Result<_>>()?;
             return Ok(Self { files, config, layers });
         }
@@ -79,10 +65,12 @@ impl Outside {
     }
 
     fn from_docker(files: Files) -> Result<Self> {
-        let images: Vec<DockerImage> = files.document("manifest.json")?;
+        let missing = || Error::new(Kind::Input, "there is neither `index.json` nor `manifest.json` in it");
+        let images = files.document("manifest.json")?.ok_or_else(missing)?;
+        let images: Vec<DockerImage> = parse("manifest.json", &images)?;
         let image = images.into_iter().next();
         let image = image.ok_or_else(|| Error::new(Kind::Input, "it has no image"))?;
-        Ok(Self { config: files.document(&image.config)?, files, layers: image.layers })
+        Ok(Self { config: document(&files, &image.config)?, files, layers: image.layers })
     }
 
     pub fn label(&self, name: &str) -> Option<&str> {
@@ -95,8 +83,20 @@ impl Outside {
     /// # Errors
     /// It is not there.
     pub fn layer(&self, name: &str) -> Result<Take<File>> {
-        self.files.open(name)
+        self.files.file(name)?.map(|(reader, _)| reader).ok_or_else(|| missing(name))
     }
+}
+
+fn document<T: DeserializeOwned>(files: &Files, name: &str) -> Result<T> {
+    parse(name, &files.document(name)?.ok_or_else(|| missing(name))?)
+}
+
+fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| Error::new(Kind::Input, format!("`{name}`: {error}")))
+}
+
+fn missing(name: &str) -> Error {
+    Error::new(Kind::Input, format!("it has no `{name}`"))
 }
 
 fn is_docker_list(media_type: &MediaType) -> bool {
@@ -109,43 +109,4 @@ fn name(descriptor: &Descriptor) -> Result<String> {
         |error: assemble_layers::digest::InvalidDigest| Error::new(Kind::Input, error.to_string()),
     )?;
     Ok(oci::blob_path(digest))
-}
-
-impl Files {
-    fn archive(path: &Path) -> Result<Self> {
-        let mut file = BufReader::new(File::open(path)?);
-        let mut members = BTreeMap::new();
-        while let Some(untar::Next { path, size, .. }) = untar::next(&mut file)? {
-            let start = file.stream_position()?;
-            let end = start.saturating_add(size);
-            members.insert(String::from_utf8_lossy(&path).into_owned(), start..end);
-            file.seek_relative(i64::try_from(size.saturating_add(untar::padding(size))).unwrap_or(i64::MAX))?;
-        }
-        Ok(Self::Archive { path: path.to_owned(), members })
-    }
-
-    fn has(&self, name: &str) -> bool {
-        match self {
-            Self::Folder(folder) => folder.join(name).is_file(),
-            Self::Archive { members, .. } => members.contains_key(name),
-        }
-    }
-
-    fn open(&self, name: &str) -> Result<Take<File>> {
-        match self {
-            Self::Folder(folder) => Ok(File::open(folder.join(name))?.take(u64::MAX)),
-            Self::Archive { path, members } => {
-                let missing = || Error::new(Kind::Input, format!("it has no `{name}`"));
-                let range = members.get(name).ok_or_else(missing)?;
-                let mut file = File::open(path)?;
-                file.seek(SeekFrom::Start(range.start))?;
-                Ok(file.take(range.end - range.start))
-            }
-        }
-    }
-
-    fn document<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
-        let document = serde_json::from_reader(BufReader::new(self.open(name)?).take(LARGEST_DOCUMENT));
-        document.map_err(|error| Error::new(Kind::Input, format!("`{name}`: {error}")))
-    }
 }

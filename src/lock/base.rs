@@ -153,6 +153,17 @@ fn layers(manifest: &ImageManifest, config: &ImageConfiguration) -> Result<Vec<B
     layers.collect()
 }
 
+/// What a manifest and a configuration say of an image's layers: for `fuzzing`.
+pub(crate) fn described(manifest: &[u8], config: &[u8]) -> Result<Vec<BaseLayer>> {
+    let digest = BlobDigest(assemble_layers::Sha256::of(manifest));
+    let manifest = Manifest { digest, media_type: String::new(), bytes: manifest.to_vec() };
+    if is_index(&manifest) {
+        return parse::<ImageIndex>(&manifest).map(|_| Vec::new());
+    }
+    let config = ImageConfiguration::from_reader(config).map_err(|error| wrong(error.to_string()))?;
+    layers(&parse(&manifest)?, &config)
+}
+
 /// By the media types of OCI (image-spec, `layer.md`) and Docker (distribution, "Image Manifest Version
 /// 2, Schema 2").
 fn compression(media_type: &str) -> Result<Compression> {

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use crate::{Error, Kind, Result, project};
 use assemble_layers::{Sha256, json};
-use fs_err as fs;
-
-use crate::{Error, Kind, Result};
 
 /// The tables that a resolution depends on. A comment or another tool's settings change nothing.
 const TABLES: [&str; 4] = ["project", "dependency-groups", "build-system", "tool.poetry"];
+
+/// The most that it may have, in bytes.
+const LARGEST: u64 = 4 << 20;
 
 /// What was read of `pyproject.toml`.
 pub struct Manifest {
@@ -27,17 +28,14 @@ impl Manifest {
     /// It is missing, is not TOML, or has neither `[project]` nor `[tool.poetry]`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("pyproject.toml");
-        let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::new(Kind::Input, format!("there is no `{}`", path.display()))
-                    .hint("`--project DIR` names the folder that holds the project")
-            }
-            _ => error.into(),
+        let text = project::text(folder, "pyproject.toml", LARGEST)?.ok_or_else(|| {
+            Error::new(Kind::Input, format!("there is no `{}`", path.display()))
+                .hint("`--project DIR` names the folder that holds the project")
         })?;
         Self::parse(&text).map_err(|error| error.within(format!("`{}` cannot be used", path.display())))
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let manifest: toml::Table =
             text.parse().map_err(|error: toml::de::Error| Error::new(Kind::Input, error.to_string()))?;
         let table = |path: &str| {

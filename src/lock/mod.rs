@@ -16,15 +16,14 @@ pub use make::{Maker, Update};
 pub use manifest::Manifest;
 
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
 
 use assemble_layers::lock::{Distribution, Lock, Requirements, VERSION};
 use assemble_layers::recipe::Base;
-use fs_err as fs;
 
 use crate::draft::Draft;
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, bounded};
 
 /// The lock's file name, in the project's folder. What is locked over an image of a registry is another
 /// lock: other packages, another Python.
@@ -35,6 +34,9 @@ pub fn file(base: Base) -> &'static str {
     }
 }
 
+/// The most that a lock may have, in bytes: those of real projects have less than one megabyte.
+const LARGEST: u64 = 16 << 20;
+
 /// What stands above the lock, for whoever opens it.
 const HEADING: &str = "# Made by `assemble lock`, for reading in a diff; not for editing by hand.\n";
 
@@ -43,11 +45,7 @@ const HEADING: &str = "# Made by `assemble lock`, for reading in a diff; not for
 /// # Errors
 /// A file that is no lock, or one of another version.
 pub fn read(path: &Path) -> Result<Option<Lock>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(text) = bounded::text(path, LARGEST)? else { return Ok(None) };
     parse(&text).map(Some).map_err(|error| {
         error
             .within(format!("`{}` cannot be read", path.display()))
@@ -55,7 +53,7 @@ pub fn read(path: &Path) -> Result<Option<Lock>> {
     })
 }
 
-fn parse(text: &str) -> Result<Lock> {
+pub(crate) fn parse(text: &str) -> Result<Lock> {
     let invalid = |error: toml::de::Error| Error::new(Kind::Input, error.to_string());
     let value: toml::Table = text.parse().map_err(invalid)?;
     match value.get("version").and_then(toml::Value::as_integer) {

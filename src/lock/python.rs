@@ -29,6 +29,8 @@ const METADATA_FILES: [&str; 4] = ["pyproject.toml", "README.md", "README.rst", 
 
 /// Poetry's settings of a project.
 const SETTINGS: &str = "poetry.toml";
+/// The most that they may have, in bytes.
+const LARGEST_SETTINGS: u64 = 1 << 20;
 
 /// What the resolution is called where it is shown.
 pub(super) const STEP: &str = "resolving python";
@@ -92,6 +94,7 @@ pub(super) fn ask(
     blobs: BTreeMap<BlobDigest, PathBuf>,
 ) -> Result<Python> {
     fetcher.online("pages of the Python index")?;
+    fetcher.check_for_locking()?;
     let working = engine.store.working_folder()?;
     let folder = working.path().join("question");
     fs::create_dir(&folder)?;
@@ -130,7 +133,7 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
     fs::create_dir(&project)?;
     for name in METADATA_FILES {
         if question.project.join(name).exists() {
-            fs::copy(question.project.join(name), project.join(name))?;
+            copy_into(question.project, Path::new(name), &project)?;
         }
     }
     write_settings(question.project, &project)?;
@@ -139,7 +142,7 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
         let entry = entry?;
         if entry.path().join("__init__.py").exists() {
             fs::create_dir(project.join(entry.file_name()))?;
-            fs::copy(entry.path().join("__init__.py"), project.join(entry.file_name()).join("__init__.py"))?;
+            copy_into(question.project, &Path::new(&entry.file_name()).join("__init__.py"), &project)?;
         }
     }
     let sources = question.manifest.sources.iter();
@@ -162,13 +165,17 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Copies a file of the project for code that is not ours: no link of it leads out.
+fn copy_into(from: &Path, name: &Path, to: &Path) -> Result<()> {
+    let mut file = crate::project::open(from, name)?;
+    std::io::copy(&mut file, &mut fs::File::create(to.join(name))?)?;
+    Ok(())
+}
+
 /// Copies `poetry.toml`, but for what the sandbox is not to know.
 fn write_settings(from: &Path, to: &Path) -> Result<()> {
     let path = from.join(SETTINGS);
-    if !path.exists() {
-        return Ok(());
-    }
-    let text = fs::read_to_string(&path)?;
+    let Some(text) = crate::project::text(from, SETTINGS, LARGEST_SETTINGS)? else { return Ok(()) };
     let settings = text.parse::<toml::Table>().map_err(|error| {
         Error::new(Kind::Input, format!("`{}` cannot be read", path.display())).detail(error.message())
     })?;

@@ -21,6 +21,13 @@ use crate::{Error, Kind, Result};
 /// The label that says which GPUs an image is for: promises, separated by `; `.
 pub const GPU_LABEL: &str = "dev.assemble.gpu";
 
+/// What Docker calls a manifest, a configuration and layers (distribution, "Image Manifest Version 2,
+/// Schema 2"; a layer that is not packed has its type from `moby`, whose registry stored it so).
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+
 /// A document and its digest.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -41,6 +48,8 @@ pub struct Assembled {
     pub config: Document,
     /// Its digest is the image's.
     pub manifest: Document,
+    /// Of the manifest.
+    pub media_type: MediaType,
     pub layers: Vec<RealisedLayer>,
 }
 
@@ -60,6 +69,43 @@ impl Assembled {
         self.manifest = Document::new(&manifest)?;
         Ok(self)
     }
+
+    /// The same image with a manifest of Docker's, schema 2, and so with another digest: for registries
+    /// that know no other. Configuration and layers are the same blobs. Such a manifest has no
+    /// annotations; what they say is in the configuration's labels as well.
+    ///
+    /// # Errors
+    /// A layer that Docker has no name for.
+    pub fn in_docker_format(mut self) -> Result<Self> {
+        let mut manifest = spec::ImageManifest::from_reader(&self.manifest.bytes[..]).map_err(internal)?;
+        let other = |name: &str| MediaType::Other(name.to_owned());
+        let mut config = manifest.config().clone();
+        config.set_media_type(other(DOCKER_CONFIG));
+        let layers = manifest.layers().iter().map(|layer| {
+            let mut layer = layer.clone();
+            layer.set_media_type(match layer.media_type() {
+                MediaType::ImageLayer => other(DOCKER_LAYER),
+                MediaType::ImageLayerGzip => other(DOCKER_LAYER_GZIP),
+                unknown => {
+                    let error = format!("Docker's format has no name for a layer of the type `{unknown}`");
+                    return Err(Error::new(Kind::Input, error)
+                        .detail(format!("it is the layer `{}`", layer.digest()))
+                        .hint(
+                            "layers of a base image go on as they are: take a base whose layers are gzip",
+                        ));
+                }
+            });
+            Ok(layer)
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        manifest.set_config(config);
+        manifest.set_layers(layers);
+        manifest.set_annotations(None);
+        manifest.set_media_type(Some(other(DOCKER_MANIFEST)));
+        self.manifest = Document::new(&manifest)?;
+        self.media_type = other(DOCKER_MANIFEST);
+        Ok(self)
+    }
 }
 
 /// Makes the documents.
@@ -69,7 +115,7 @@ impl Assembled {
 pub fn assemble(image: &Image, layers: Vec<RealisedLayer>) -> Result<Assembled> {
     let config = Document::new(&config(image, &layers).map_err(internal)?)?;
     let manifest = Document::new(&manifest(image, &config, &layers).map_err(internal)?)?;
-    Ok(Assembled { config, manifest, layers })
+    Ok(Assembled { config, manifest, media_type: MediaType::ImageManifest, layers })
 }
 
 fn internal(error: oci_spec::OciSpecError) -> Error {
@@ -157,7 +203,7 @@ pub fn index(image: &Assembled, names: &[Reference]) -> Result<Vec<u8>> {
     let names = if names.is_empty() { vec![None] } else { names.iter().map(Some).collect() };
     let descriptors = names.into_iter().map(|name| {
         let mut descriptor = Descriptor::new(
-            MediaType::ImageManifest,
+            image.media_type.clone(),
             image.manifest.bytes.len() as u64,
             digest(image.manifest.digest)?,
         );

@@ -1,31 +1,61 @@
 //! Putting a tree together from members of archives and from bytes of one's own.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
+use assemble_layers::digest::Hasher;
 use assemble_layers::{BlobDigest, Content, Entry, Kind as EntryKind, Sha256, Tree, TreePath};
 
 use super::Contents;
 use crate::{Error, Kind, Result};
 
-/// A tree in the making.
-#[derive(Default)]
-pub struct TreeBuilder {
+/// A tree in the making. Bytes of its own go to `W`, one file after the other, and are not held.
+pub struct TreeBuilder<W> {
     entries: BTreeMap<TreePath, (Entry, Option<Literal>)>,
-    literals: Vec<u8>,
+    literals: Literals<W>,
     /// The archives that the entries come from, in the order of their unpacking.
     origins: Vec<String>,
     /// Which of them each path comes from.
     origin_of: BTreeMap<TreePath, usize>,
 }
 
-/// Where in the literals an entry's bytes are.
+/// What an entry's bytes are, and where in the literals.
 #[derive(Clone, Copy)]
 struct Literal {
-    offset: usize,
-    length: usize,
+    offset: u64,
+    length: u64,
+    sha256: Sha256,
 }
 
-impl TreeBuilder {
+/// Where the literals go, and what is there.
+struct Literals<W> {
+    inner: W,
+    length: u64,
+    all: Hasher,
+    /// Of the file that is being written.
+    one: Hasher,
+}
+
+impl<W: Write> Write for Literals<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.all.update(&bytes[..written]);
+        self.one.update(&bytes[..written]);
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<W: Write> TreeBuilder<W> {
+    pub fn new(literals: W) -> Self {
+        let literals = Literals { inner: literals, length: 0, all: Hasher::new(), one: Hasher::new() };
+        Self { entries: BTreeMap::new(), literals, origins: Vec::new(), origin_of: BTreeMap::new() }
+    }
+
     /// What comes from now on is `archive`'s, so that errors can name it.
     pub fn begin(&mut self, archive: &str) {
         self.origins.push(archive.to_owned());
@@ -57,13 +87,30 @@ impl TreeBuilder {
     /// A file of these bytes.
     ///
     /// # Errors
-    /// Another entry stands there.
+    /// Another entry stands there; those of whatever the bytes go to.
     pub fn literal(&mut self, path: TreePath, bytes: &[u8], mode: u32) -> Result<()> {
-        let literal = Literal { offset: self.literals.len(), length: bytes.len() };
-        self.literals.extend_from_slice(bytes);
+        self.written(path, mode, |file| Ok(file.write_all(bytes)?)).map(drop)
+    }
+
+    /// A file of the bytes that `write` writes; their digest and their number.
+    ///
+    /// # Errors
+    /// As [`TreeBuilder::literal`]; those of `write`.
+    pub fn written(
+        &mut self,
+        path: TreePath,
+        mode: u32,
+        write: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<(Sha256, u64)> {
+        let offset = self.literals.length;
+        self.literals.one = Hasher::new();
+        write(&mut self.literals)?;
+        let sha256 = self.literals.one.clone().finish();
+        let literal = Literal { offset, length: self.literals.length - offset, sha256 };
         // The blob gets its name when all its bytes are there.
         let nowhere = Content::Plain { blob: BlobDigest(Sha256::of(b"")), offset: 0, length: 0 };
-        self.add(Entry::file(path, nowhere, mode), Some(literal))
+        self.add(Entry::file(path, nowhere, mode), Some(literal))?;
+        Ok((sha256, literal.length))
     }
 
     /// # Errors
@@ -96,7 +143,7 @@ impl TreeBuilder {
             }
         }
         match self.entries.get(&entry.path) {
-            Some(there) if self.is_same(there, &(entry.clone(), literal)) => Ok(()),
+            Some(there) if is_same(there, &(entry.clone(), literal)) => Ok(()),
             Some(_) => Err(self.conflict(&entry.path)),
             None => {
                 if let Some(origin) = self.origins.len().checked_sub(1) {
@@ -108,50 +155,47 @@ impl TreeBuilder {
         }
     }
 
-    /// Whether two entries put the same thing in one place.
-    fn is_same(&self, one: &(Entry, Option<Literal>), other: &(Entry, Option<Literal>)) -> bool {
-        let bytes = |literal: &Literal| &self.literals[literal.offset..literal.offset + literal.length];
-        let contents = match (&one.0.kind, &other.0.kind, &one.1, &other.1) {
-            (_, _, Some(one), Some(other)) => bytes(one) == bytes(other),
-            (one_kind, other_kind, None, None) => one_kind == other_kind,
-            _ => false,
-        };
-        contents && one.0.mode == other.0.mode
-    }
-
     fn conflict(&self, path: &TreePath) -> Error {
-        let below = |other: &&TreePath| other.is_within(path);
-        let first = self.origin_of.get(path).or_else(|| {
-            let holder = self.origin_of.keys().find(below)?;
-            self.origin_of.get(holder)
-        });
-        match (first, self.origins.last()) {
-            (Some(first), Some(other)) if self.origins[*first] != *other => {
+        let below = |(other, origin): (&TreePath, &usize)| other.is_within(path).then_some(*origin);
+        let first = self.origin_of.get(path).copied().or_else(|| self.origin_of.iter().find_map(below));
+        match (first.map(|first| &self.origins[first]), self.origins.last()) {
+            (Some(first), Some(other)) if first != other => {
                 let message = format!("`{path}` stands in two wheels, and is another file in each");
-                Error::new(Kind::Input, message).detail(format!("`{}`", self.origins[*first])).detail(
-                    format!("`{other}`"),
-                ).hint(
-                    "the recipe says which counts: `wheels::Alone::named` gives one of them a layer of its \
-                     own, and `Image::meant.owners` names it for the path",
-                )
+                Error::new(Kind::Input, message)
+                    .detail(format!("`{first}`"))
+                    .detail(format!("`{other}`"))
+                    .hint(
+                        "the recipe says which counts: `wheels::Alone::named` gives one of them a layer of \
+                         its own, and `Image::meant.owners` names it for the path",
+                    )
             }
             _ => Error::new(Kind::Input, format!("two different entries stand at `{path}`")),
         }
     }
 
-    /// The tree, and the blob that its literal files refer to.
+    /// The tree, and the blob that its literal files refer to: all that was written.
     ///
     /// # Errors
-    /// None is known; a tree checks its entries.
-    pub fn finish(self) -> Result<(Tree, Vec<u8>)> {
-        let blob = BlobDigest(Sha256::of(&self.literals));
+    /// Those of whatever the bytes go to.
+    pub fn finish(mut self) -> Result<(Tree, BlobDigest)> {
+        self.literals.flush()?;
+        let blob = BlobDigest(self.literals.all.finish());
         let entries = self.entries.into_values().map(|(mut entry, literal)| {
-            if let Some(Literal { offset, length }) = literal {
-                entry.kind =
-                    EntryKind::File(Content::Plain { blob, offset: offset as u64, length: length as u64 });
+            if let Some(Literal { offset, length, .. }) = literal {
+                entry.kind = EntryKind::File(Content::Plain { blob, offset, length });
             }
             entry
         });
-        Ok((Tree::new(entries.collect())?, self.literals))
+        Ok((Tree::new(entries.collect())?, blob))
     }
+}
+
+/// Whether two entries put the same thing in one place.
+fn is_same(one: &(Entry, Option<Literal>), other: &(Entry, Option<Literal>)) -> bool {
+    let contents = match (&one.0.kind, &other.0.kind, &one.1, &other.1) {
+        (_, _, Some(one), Some(other)) => (one.length, one.sha256) == (other.length, other.sha256),
+        (one_kind, other_kind, None, None) => one_kind == other_kind,
+        _ => false,
+    };
+    contents && one.0.mode == other.0.mode
 }

@@ -13,6 +13,9 @@ use fs_err::File;
 
 use crate::{Error, Kind, Result};
 
+/// The most that is read into memory whole, in bytes.
+pub const LARGEST_IN_MEMORY: u64 = 64 << 20;
+
 /// How much is read at once, in bytes.
 const BUFFER: usize = 256 << 10;
 
@@ -82,11 +85,17 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// As [`Contents::read`], into memory: for small files.
+    /// As [`Contents::read`], into memory: for small files, of [`LARGEST_IN_MEMORY`] at most.
     ///
     /// # Errors
-    /// As [`Contents::read`].
+    /// As [`Contents::read`]; a file that is larger.
     pub fn to_vec(&mut self, path: &TreePath, content: &Content) -> Result<Vec<u8>> {
+        if content.size() > LARGEST_IN_MEMORY {
+            return Err(Error::new(
+                Kind::Input,
+                format!("`{path}` is larger than {LARGEST_IN_MEMORY} bytes"),
+            ));
+        }
         let mut bytes = Vec::new();
         self.read(path, content, &mut |piece| {
             bytes.extend_from_slice(piece);

@@ -19,12 +19,17 @@ use liblzma::stream::{MtStreamBuilder, Stream};
 use tar::{Archive, EntryType, Header};
 
 use super::zstd;
+use crate::bounded::Limited;
 use crate::{Error, Kind, Result};
 
 /// The bytes of all control files together, inflated.
 const CONTROL_LIMIT: u64 = 64 << 20;
 /// The bytes of all of a package's content, inflated, with the headers.
 const DATA_LIMIT: u64 = 16 << 30;
+/// The control files of one package; Policy and debhelper know some twenty.
+const MOST_CONTROL_FILES: usize = 1_000;
+/// The entries of one package. The largest of Debian 12 have some 60,000.
+const MOST_ENTRIES: u64 = 2_000_000;
 /// A name; Linux takes paths of 4096 bytes.
 const NAME_LIMIT: u64 = 4096;
 /// Threads that decompress one package; each holds a block of some 30 MiB.
@@ -162,9 +167,13 @@ impl Deb {
         let copy = File::from_parts(self.file.file().try_clone()?, path);
         let mut file = BufReader::new(copy);
         let data = open_member(&mut file, &self.data, threads).map_err(|error| invalid(path, &error))?;
-        let mut failure = None;
-        let read = read_tar(Limited::new(data, DATA_LIMIT), |header, names, content| {
+        let (mut failure, mut count) = (None, 0);
+        let read = read_tar(limited(data, DATA_LIMIT), |header, names, content| {
             let entry = entry(header, &names)?;
+            count += 1;
+            if count > MOST_ENTRIES {
+                return Err(malformed(format!("it has more than {MOST_ENTRIES} files and folders")));
+            }
             each(entry, content).map_err(|error| {
                 failure = Some(error);
                 malformed("stopped")
@@ -317,25 +326,8 @@ impl<R: io::BufRead> Read for XzStream<R> {
 }
 
 /// Fails after `limit` bytes.
-struct Limited<R> {
-    reader: R,
-    left: u64,
-    limit: u64,
-}
-
-impl<R> Limited<R> {
-    fn new(reader: R, limit: u64) -> Self {
-        Self { reader, left: limit, limit }
-    }
-}
-
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.reader.read(buffer)?;
-        self.left = (self.left.checked_sub(read as u64))
-            .ok_or_else(|| malformed(format!("it inflates to over {} MiB", self.limit >> 20)))?;
-        Ok(read)
-    }
+fn limited<R: Read>(reader: R, limit: u64) -> Limited<R> {
+    Limited::new(reader, limit, Error::new(Kind::Input, format!("it inflates to over {} MiB", limit >> 20)))
 }
 
 /// The names of an entry, from its header or from GNU's entries before it.
@@ -447,7 +439,7 @@ fn entry(header: &Header, names: &Names) -> io::Result<Entry> {
 
 fn read_control(reader: impl Read) -> io::Result<Vec<ControlFile>> {
     let mut control: Vec<ControlFile> = Vec::new();
-    read_tar(Limited::new(reader, CONTROL_LIMIT), |header, names, content| {
+    read_tar(limited(reader, CONTROL_LIMIT), |header, names, content| {
         let Some(name) = tree_path(&names.path)? else { return Ok(()) };
         if name.as_bytes().contains(&b'.') {
             // dpkg ignores them.
@@ -456,6 +448,9 @@ fn read_control(reader: impl Read) -> io::Result<Vec<ControlFile>> {
         let name = control_name(&name)?;
         if header.entry_type() != EntryType::Regular {
             return Err(malformed(format!("its control member `{name}` is no file")));
+        }
+        if control.len() == MOST_CONTROL_FILES {
+            return Err(malformed(format!("it has more than {MOST_CONTROL_FILES} control files")));
         }
         if control.iter().any(|file| file.name == name) {
             return Err(malformed(format!("its control member `{name}` is there twice")));

@@ -13,10 +13,16 @@ use super::untar::{self, Next, WHITEOUT, damaged, padding, skip};
 use super::zstd;
 use crate::Result;
 
-/// A layer has no more bytes of names and links than this: some three million usual ones.
-const NAMES: usize = 256 << 20;
+/// A layer's entries take no more memory than this, in bytes: that of a million usual ones.
+const MEMORY: usize = 512 << 20;
 
-/// The tar of a packed layer; how it is packed, its first bytes say.
+/// What an entry takes beside its name, its link and its attribute, in bytes, and rather more.
+const ENTRY: usize = 384;
+
+/// The one attribute that is kept (capabilities(7)).
+const CAPABILITY: &str = "security.capability";
+
+/// The tar of a packed layer, without a bound to what it inflates to; how it is packed, its first bytes say.
 ///
 /// # Errors
 /// Those of `layer`; a frame of zstd that is none.
@@ -49,8 +55,8 @@ pub fn read(tar: impl Read, blob: BlobDigest) -> Result<Tree> {
 
 #[derive(Default)]
 struct Layer {
-    /// Bytes of names and links.
-    names: usize,
+    /// What the entries take, in bytes; those count that were replaced.
+    memory: usize,
     /// The last of a name counts.
     entries: BTreeMap<TreePath, Entry>,
     /// What of lower layers is gone.
@@ -62,9 +68,11 @@ struct Layer {
 impl Layer {
     fn add(&mut self, next: Next, content: Content) -> Result<()> {
         let Some(path) = normal(&next.path)? else { return Ok(()) };
-        self.names += next.path.len() + next.link.len();
-        if self.names > NAMES {
-            return Err(damaged(format!("its names have more than {NAMES} bytes")));
+        let capability = next.xattrs.get(CAPABILITY.as_bytes()).map_or(0, Vec::len);
+        // A name stands in the map as well.
+        self.memory += ENTRY + 2 * path.as_bytes().len() + next.link.len() + capability;
+        if self.memory > MEMORY {
+            return Err(damaged(format!("its entries take more than {} MiB of memory", MEMORY >> 20)));
         }
         // Below a folder of AUFS's own notes, `.wh..wh.plnk`, stand more of them.
         let is_note = |part: &[u8]| part.starts_with(&[WHITEOUT, WHITEOUT].concat());
@@ -96,7 +104,7 @@ impl Layer {
         let is_folder = kind == Kind::Directory;
         let kept = |(name, value): (Vec<u8>, Vec<u8>)| {
             let name = String::from_utf8(name).ok()?;
-            let is_kept = name == "security.capability" || is_folder && name.starts_with("user.");
+            let is_kept = name == CAPABILITY || is_folder && name.starts_with("user.");
             is_kept.then_some((name, RawBytes(value)))
         };
         let (mode, uid, gid, mtime) = (next.mode()?, next.uid()?, next.gid()?, next.mtime()?);

@@ -195,3 +195,59 @@ fn what_stands_before_a_file_is_limited_in_all() {
     let long = "d/".repeat(2100) + "file";
     assert!(Tar::default().file(&long, "").read().unwrap_err().to_string().contains("4096"));
 }
+
+/// Gives the same bytes so many times.
+struct Repeated<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    times: usize,
+}
+
+impl io::Read for Repeated<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.bytes.len() {
+            (self.at, self.times) = (0, self.times.saturating_sub(1));
+        }
+        if self.times == 0 {
+            return Ok(0);
+        }
+        let read = (&self.bytes[self.at..]).read(buffer)?;
+        self.at += read;
+        Ok(read)
+    }
+}
+
+/// What compresses to nothing: short names, long ones, attributes.
+#[test]
+fn entries_take_no_more_memory_than_is_said() {
+    let entry = |path: String, xattr: usize| {
+        let mut entry = Entry::symlink(TreePath::new(path).unwrap(), "to");
+        entry.xattrs.insert(CAPABILITY.to_owned(), RawBytes(vec![b'x'; xattr]));
+        crate::pack::tar::header(&entry).unwrap()
+    };
+    for (bytes, enough) in [
+        (entry("a".to_owned(), 20), MEMORY / ENTRY),
+        (entry("a/".repeat(2000) + "b", 20), MEMORY / 8000),
+        (entry("a".to_owned(), 1 << 19), MEMORY >> 19),
+    ] {
+        let tar = |times| Repeated { bytes: &bytes, at: 0, times };
+        assert_eq!(read(tar(2), BlobDigest(Sha256::of(b""))).unwrap().entries().len(), 1);
+        let error = read(tar(enough), BlobDigest(Sha256::of(b""))).unwrap_err();
+        assert!(error.to_string().contains("512 MiB of memory"), "{error}");
+    }
+}
+
+#[test]
+fn a_tar_ends_where_it_should() {
+    let bytes = Tar::default().file("a", "text").file("b", "").0.into_inner().unwrap();
+    let read = |length: usize| read(&bytes[..length], BlobDigest(Sha256::of(b"")));
+    // Two headers and one content; the end is two blocks, of which any may be missing.
+    let whole = 3 * 512;
+    for length in [whole, whole + 1, whole + 512, whole + 1024] {
+        assert_eq!(read(length).unwrap().entries().len(), 2, "{length}");
+    }
+    for length in [1, 100, 511, 513, 700, 1023, 1025, whole - 1] {
+        assert_eq!(read(length).unwrap_err().kind(), crate::Kind::Input, "{length}");
+    }
+    assert_eq!(read(1024).unwrap().entries().len(), 1);
+}

@@ -2,6 +2,7 @@
 
 pub mod content;
 pub mod deb;
+pub mod files;
 pub mod gzip;
 pub mod image_layer;
 pub mod tar;

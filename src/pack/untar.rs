@@ -101,9 +101,12 @@ pub fn next<R: Read>(tar: &mut R) -> Result<Option<Next>> {
     let mut header = Header::new_old();
     loop {
         // Two empty blocks end a tar; where the file ends instead, everything was there as well.
-        let read = read_full(tar, header.as_mut_bytes()).map_err(damaged)?;
-        if read < header.as_bytes().len() || header.as_bytes().iter().all(|byte| *byte == 0) {
+        let read = read_full(tar, header.as_mut_bytes())?;
+        if header.as_bytes()[..read].iter().all(|byte| *byte == 0) {
             return Ok(None);
+        }
+        if read < header.as_bytes().len() {
+            return Err(damaged("it ends in the middle of a header"));
         }
         let size = header.entry_size().map_err(damaged)?;
         let kind = header.entry_type();
@@ -145,7 +148,7 @@ pub fn next<R: Read>(tar: &mut R) -> Result<Option<Next>> {
 /// # Errors
 /// The tar ends before.
 pub fn skip(left: &mut std::io::Take<impl Read>) -> Result<()> {
-    std::io::copy(left, &mut std::io::sink()).map_err(damaged)?;
+    std::io::copy(left, &mut std::io::sink())?;
     match left.limit() {
         0 => Ok(()),
         _ => Err(damaged("it ends in the middle of an entry")),
@@ -164,7 +167,7 @@ fn long_name<R: Read>(tar: &mut R, size: u64) -> Result<Vec<u8>> {
 /// The content of an entry that is about the next one; its size was checked.
 fn extension<R: Read>(tar: &mut R, size: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    tar.by_ref().take(size).read_to_end(&mut bytes).map_err(damaged)?;
+    tar.by_ref().take(size).read_to_end(&mut bytes)?;
     skip(&mut tar.by_ref().take(padding(size)))?;
     Ok(bytes)
 }

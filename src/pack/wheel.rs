@@ -2,15 +2,28 @@
 //! that Poetry uses lays them out. See `assemble_layers::python` for the texts it writes.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use assemble_layers::derivation::{Layout, Relocation};
 use assemble_layers::python::{self, Scheme};
 use assemble_layers::{BlobDigest, Sha256, TreePath};
 
+use super::content::LARGEST_IN_MEMORY;
 use super::zip::{self, Member};
 use super::{Contents, TreeBuilder};
 use crate::{Error, Kind, Result};
+
+/// The most that a wheel's `RECORD` may have, in bytes, inflated. That of PyTorch, with 12,000 files, has
+/// one megabyte.
+const LARGEST_RECORD: u64 = LARGEST_IN_MEMORY;
+
+/// The most that any other file may have whose text says something, in bytes.
+const LARGEST_TEXT: u64 = 1 << 20;
+
+/// The most that a script may have, in bytes: some wheels bring whole programs as scripts. It is written
+/// out once more, unlike other files.
+const LARGEST_SCRIPT: u64 = 1 << 30;
 
 /// A wheel that is in the store.
 pub struct Wheel<'a> {
@@ -29,7 +42,7 @@ pub fn unpack(
     wheel: &Wheel<'_>,
     layout: &Layout,
     contents: &mut Contents<'_>,
-    tree: &mut TreeBuilder,
+    tree: &mut TreeBuilder<impl Write>,
 ) -> Result<()> {
     contents.name(wheel.blob, wheel.filename);
     tree.begin(wheel.filename);
@@ -57,7 +70,7 @@ fn relocate(
     rules: &[Relocation],
     members: &BTreeMap<TreePath, Member>,
     contents: &mut Contents<'_>,
-    tree: &mut TreeBuilder,
+    tree: &mut TreeBuilder<impl Write>,
 ) -> Result<()> {
     for (path, member) in members {
         let Some((rule, rest)) = rules.iter().find_map(|rule| Some((rule, below(path, &rule.from)?))) else {
@@ -147,30 +160,37 @@ impl<'a, 'b> Installation<'a, 'b> {
             recorded: BTreeMap::new(),
             record: Vec::new(),
         };
-        let record = this.metadata("RECORD")?.ok_or_else(|| invalid(wheel, "it has no `RECORD`"))?;
-        this.recorded = parse_record(&record);
-        let about = this.metadata("WHEEL")?.unwrap_or_default();
+        let record = this.metadata("RECORD", LARGEST_RECORD)?;
+        let record = record.ok_or_else(|| invalid(wheel, "it has no `RECORD`"))?;
+        this.recorded = parse_record(&record, &|path| members.contains_key(path));
+        let about = this.metadata("WHEEL", LARGEST_TEXT)?.unwrap_or_default();
         if about.lines().any(|line| line.trim_end() == "Root-Is-Purelib: true") {
             this.root = "purelib";
         }
         Ok(this)
     }
 
-    /// A file of the wheel's `.dist-info`.
-    fn metadata(&mut self, name: &str) -> Result<Option<String>> {
+    /// A file of the wheel's `.dist-info`, of `limit` bytes at most.
+    fn metadata(&mut self, name: &str, limit: u64) -> Result<Option<String>> {
         let path = self.dist_info.join(name)?;
         let Some(member) = self.members.get(&path) else { return Ok(None) };
-        if member.content.size() > 64 << 20 {
-            return Err(invalid(self.wheel, format!("its `{path}` is larger than 64 MiB")));
-        }
+        self.check_size(&path, member, limit)?;
         let bytes = self.contents.to_vec(&path, &member.content)?;
         let text = String::from_utf8(bytes)
             .map_err(|_| invalid(self.wheel, format!("its `{path}` is not UTF-8")))?;
         Ok(Some(text))
     }
 
-    fn install(mut self, tree: &mut TreeBuilder) -> Result<()> {
-        let entry_points = self.metadata("entry_points.txt")?.unwrap_or_default();
+    /// What inflates to more than is recorded is an error when it is read.
+    fn check_size(&self, path: &TreePath, member: &Member, limit: u64) -> Result<()> {
+        match member.content.size() > limit {
+            true => Err(invalid(self.wheel, format!("its `{path}` is larger than {limit} bytes"))),
+            false => Ok(()),
+        }
+    }
+
+    fn install(mut self, tree: &mut TreeBuilder<impl Write>) -> Result<()> {
+        let entry_points = self.metadata("entry_points.txt", LARGEST_TEXT)?.unwrap_or_default();
         for (name, module, attribute) in
             python::console_scripts(&entry_points).map_err(|what| invalid(self.wheel, what))?
         {
@@ -192,7 +212,7 @@ impl<'a, 'b> Installation<'a, 'b> {
         self.write_record(tree, own_record)
     }
 
-    fn metadata_file(&mut self, tree: &mut TreeBuilder, name: &str, bytes: &[u8]) -> Result<()> {
+    fn metadata_file(&mut self, tree: &mut TreeBuilder<impl Write>, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.dist_info.join(name)?;
         self.literal(tree, &self.scheme.library, self.text(&path)?, bytes, 0o644)
     }
@@ -200,23 +220,42 @@ impl<'a, 'b> Installation<'a, 'b> {
     /// A file that the installer writes.
     fn literal(
         &mut self,
-        tree: &mut TreeBuilder,
+        tree: &mut TreeBuilder<impl Write>,
         folder: &TreePath,
         within: &str,
         bytes: &[u8],
         mode: u32,
     ) -> Result<()> {
         let path = folder.join(within)?;
-        tree.literal(path.clone(), bytes, mode)?;
-        let hash = python::record_hash(Sha256::of(bytes));
-        let written = self.written(&path)?;
-        self.record.push(RecordLine {
-            within: within.to_owned(),
-            written,
-            hash,
-            size: bytes.len().to_string(),
-        });
+        let made = tree.written(path.clone(), mode, |file| Ok(file.write_all(bytes)?))?;
+        self.record_made(&path, within, made)
+    }
+
+    /// A line about a file that the installer wrote.
+    fn record_made(&mut self, path: &TreePath, within: &str, (sha256, size): (Sha256, u64)) -> Result<()> {
+        let (within, written) = (within.to_owned(), self.written(path)?);
+        let (hash, size) = (python::record_hash(sha256), size.to_string());
+        self.record.push(RecordLine { within, written, hash, size });
         Ok(())
+    }
+
+    /// A script of the wheel, which starts the image's interpreter.
+    fn script(
+        &mut self,
+        tree: &mut TreeBuilder<impl Write>,
+        path: &TreePath,
+        member: &Member,
+        within: &str,
+    ) -> Result<()> {
+        self.check_size(path, member, LARGEST_SCRIPT)?;
+        let target = self.scheme.scripts.join(within)?;
+        let (scheme, contents) = (self.scheme, &mut *self.contents);
+        let made = tree.written(target.clone(), mode(member), |file| {
+            let mut script = Script::new(&scheme.interpreter);
+            contents.read(path, &member.content, &mut |piece| Ok(script.copy(piece, file)?))?;
+            Ok(script.finish(file)?)
+        })?;
+        self.record_made(&target, within, made)
     }
 
     /// A path as seen from the library.
@@ -231,13 +270,11 @@ impl<'a, 'b> Installation<'a, 'b> {
     }
 
     /// A file of the wheel.
-    fn member(&mut self, tree: &mut TreeBuilder, path: &TreePath, member: &Member) -> Result<()> {
+    fn member(&mut self, tree: &mut TreeBuilder<impl Write>, path: &TreePath, member: &Member) -> Result<()> {
         let Place { folder, within, other_library } = self.place(path)?;
         let size = member.content.size().to_string();
         if folder == self.scheme.scripts {
-            let bytes = self.contents.to_vec(path, &member.content)?;
-            let bytes = with_interpreter(&bytes, &self.scheme.interpreter);
-            return self.literal(tree, &folder, &within, &bytes, mode(member));
+            return self.script(tree, path, member, &within);
         }
         let target = folder.join(&within)?;
         let hash = match self.recorded.get(self.text(path)?) {
@@ -279,7 +316,7 @@ impl<'a, 'b> Installation<'a, 'b> {
         Ok(Place { folder, within: within.to_owned(), other_library })
     }
 
-    fn write_record(mut self, tree: &mut TreeBuilder, own: TreePath) -> Result<()> {
+    fn write_record(mut self, tree: &mut TreeBuilder<impl Write>, own: TreePath) -> Result<()> {
         let within = self.text(&own)?.to_owned();
         self.record.push(RecordLine {
             within: within.clone(),
@@ -327,8 +364,9 @@ fn normalized(name: &[u8]) -> Vec<u8> {
     parts.collect::<Vec<_>>().join(&b'-').to_ascii_lowercase()
 }
 
-/// A wheel's `RECORD`: path, hash and size a line, as CSV.
-fn parse_record(text: &str) -> BTreeMap<String, (String, String)> {
+/// A wheel's `RECORD`: path, hash and size a line, as CSV. What it says of other files than the wheel
+/// `has` is not kept.
+fn parse_record(text: &str, has: &dyn Fn(&TreePath) -> bool) -> BTreeMap<String, (String, String)> {
     let mut recorded = BTreeMap::new();
     for line in text.lines() {
         // The last two fields are never quoted.
@@ -338,19 +376,72 @@ fn parse_record(text: &str) -> BTreeMap<String, (String, String)> {
                 Some(quoted) => quoted.replace("\"\"", "\""),
                 None => path.to_owned(),
             };
-            recorded.insert(path, (hash.to_owned(), size.to_owned()));
+            if TreePath::new(path.as_str()).is_ok_and(|path| has(&path)) {
+                recorded.insert(path, (hash.to_owned(), size.to_owned()));
+            }
         }
     }
     recorded
 }
 
-/// A script whose first line is `#!python…` starts the image's interpreter.
-fn with_interpreter(script: &[u8], interpreter: &str) -> Vec<u8> {
-    if !script.starts_with(b"#!python") {
-        return script.to_vec();
+/// What begins a script that is to start the image's interpreter; the rest of its first line goes.
+const PYTHON: &[u8] = b"#!python";
+
+/// A script as it passes.
+struct Script<'a> {
+    interpreter: &'a str,
+    state: ScriptState,
+}
+
+enum ScriptState {
+    /// As much of [`PYTHON`] was there as it says.
+    Beginning(usize),
+    /// In the first line of a script for the interpreter.
+    FirstLine,
+    Rest,
+}
+
+impl<'a> Script<'a> {
+    fn new(interpreter: &'a str) -> Self {
+        Self { interpreter, state: ScriptState::Beginning(0) }
     }
-    let rest = script.iter().position(|byte| *byte == b'\n').map_or(&b""[..], |end| &script[end + 1..]);
-    [b"#!", interpreter.as_bytes(), b"\n", rest].concat()
+
+    fn copy(&mut self, mut piece: &[u8], to: &mut dyn Write) -> std::io::Result<()> {
+        while !piece.is_empty() {
+            match self.state {
+                ScriptState::Beginning(seen) if seen == PYTHON.len() => {
+                    writeln!(to, "#!{}", self.interpreter)?;
+                    self.state = ScriptState::FirstLine;
+                }
+                ScriptState::Beginning(seen) if piece[0] == PYTHON[seen] => {
+                    self.state = ScriptState::Beginning(seen + 1);
+                    piece = &piece[1..];
+                }
+                ScriptState::Beginning(seen) => {
+                    to.write_all(&PYTHON[..seen])?;
+                    self.state = ScriptState::Rest;
+                }
+                ScriptState::FirstLine => match piece.iter().position(|byte| *byte == b'\n') {
+                    None => return Ok(()),
+                    Some(end) => {
+                        self.state = ScriptState::Rest;
+                        piece = &piece[end + 1..];
+                    }
+                },
+                ScriptState::Rest => return to.write_all(piece),
+            }
+        }
+        Ok(())
+    }
+
+    /// The script has ended.
+    fn finish(self, to: &mut dyn Write) -> std::io::Result<()> {
+        match self.state {
+            ScriptState::Beginning(seen) if seen == PYTHON.len() => writeln!(to, "#!{}", self.interpreter),
+            ScriptState::Beginning(seen) => to.write_all(&PYTHON[..seen]),
+            ScriptState::FirstLine | ScriptState::Rest => Ok(()),
+        }
+    }
 }
 
 /// `to` as seen from the folder `from`; both stand below the same root.
@@ -373,6 +464,30 @@ mod tests {
         assert_eq!(below(&path, "nvidia/*/include"), Some(&b"cublas.h"[..]));
         assert_eq!(below(&path, "nvidia/*/lib"), None);
         assert_eq!(below(&path, "nvidia/cublas/include/cublas.h/x"), None);
+    }
+
+    #[test]
+    fn a_script_starts_the_interpreter_however_it_is_cut() {
+        let cases = [
+            ("#!python\nimport x\n", "#!/usr/bin/python3\nimport x\n"),
+            ("#!pythonw -E\n\nx", "#!/usr/bin/python3\n\nx"),
+            ("#!python", "#!/usr/bin/python3\n"),
+            ("#!python3", "#!/usr/bin/python3\n"),
+            ("#!pyth", "#!pyth"),
+            ("#!pythom\nx", "#!pythom\nx"),
+            ("#!/bin/sh\n#!python\n", "#!/bin/sh\n#!python\n"),
+            ("\x7fELF", "\x7fELF"),
+            ("", ""),
+        ];
+        for (text, wanted) in cases {
+            for size in 1..=text.len().max(1) {
+                let mut script = Script::new("/usr/bin/python3");
+                let mut made = Vec::new();
+                text.as_bytes().chunks(size).for_each(|piece| script.copy(piece, &mut made).unwrap());
+                script.finish(&mut made).unwrap();
+                assert_eq!(String::from_utf8(made).unwrap(), wanted, "{text:?} by {size}");
+            }
+        }
     }
 
     #[test]

@@ -15,6 +15,12 @@ use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveE
 use super::content::for_each_piece;
 use crate::{Error, Kind, Result};
 
+/// The most members that an archive may have: ten times those of the largest wheel known.
+const MOST_MEMBERS: u64 = 1_000_000;
+
+/// The most that the names of all members may have, in bytes.
+const NAMES: usize = 128 << 20;
+
 /// One file of the archive.
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
@@ -37,10 +43,15 @@ pub fn members(path: &Path, blob: BlobDigest, name: &str) -> Result<BTreeMap<Tre
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let archive = ZipArchive::from_file(file.into_parts().0, &mut buffer).map_err(from_zip)?;
     let mut found: Vec<(TreePath, ZipArchiveEntryWayfinder, Header)> = Vec::new();
-    let mut count = 0;
+    let (mut count, mut names) = (0, 0);
     let mut entries = archive.entries(&mut buffer);
     while let Some(entry) = entries.next_entry().map_err(from_zip)? {
         count += 1;
+        names += entry.file_path().as_bytes().len();
+        if count > MOST_MEMBERS || names > NAMES {
+            let most = format!("{MOST_MEMBERS} members, or {NAMES} bytes of names");
+            return Err(invalid(format!("it has more than {most}")));
+        }
         if entry.is_dir() {
             continue;
         }

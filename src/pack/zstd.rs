@@ -33,7 +33,7 @@ impl<R: io::BufRead> Frames<R> {
                 })) => {
                     io::copy(&mut self.source.by_ref().take(u64::from(length)), &mut io::sink())?;
                 }
-                Err(error) => return Err(io::Error::other(error)),
+                Err(error) => return Err(broken(error)),
             }
         }
         Ok(false)
@@ -51,7 +51,7 @@ impl<R: io::BufRead> Read for Frames<R> {
                 }
             }
             while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-                self.decoder.decode_blocks(&mut self.source, UptoBlocks(1)).map_err(io::Error::other)?;
+                self.decoder.decode_blocks(&mut self.source, UptoBlocks(1)).map_err(broken)?;
             }
             let read = self.decoder.read(buffer)?;
             if read > 0 || buffer.is_empty() {
@@ -73,4 +73,8 @@ impl<R> Frames<R> {
             _ => Ok(()),
         }
     }
+}
+
+fn broken(error: FrameDecoderError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -7,6 +7,7 @@ use assemble_layers::{Tree, TreePath};
 use tempfile::TempDir;
 
 use crate::pack::Contents;
+use crate::pack::content::LARGEST_IN_MEMORY;
 use crate::sandbox::Merged;
 use crate::store::Store;
 use crate::{Error, Kind, Result};
@@ -21,8 +22,6 @@ const FOLDERS: [&str; 6] = [
     "usr/share/keyrings",
 ];
 const STATUS: &str = "var/lib/dpkg/status";
-/// A file that is larger, in bytes, is none of these.
-const LARGEST: u64 = 64 << 20;
 
 /// Those files in a folder of their own; `None` if the image's layers are not in the store.
 ///
@@ -41,7 +40,9 @@ pub fn base_root(store: &Store, image: &BaseImage) -> Result<Option<TempDir>> {
         paths.extend(merged.names_in(&TreePath::new(path)?));
     }
     for path in paths {
-        let Some(content) = merged.file(&path).filter(|content| content.size() <= LARGEST) else { continue };
+        let Some(content) = merged.file(&path).filter(|content| content.size() <= LARGEST_IN_MEMORY) else {
+            continue;
+        };
         let target = folder.path().join(path.as_path());
         fs_err::create_dir_all(target.parent().unwrap_or(folder.path()))?;
         fs_err::write(target, contents.to_vec(&path, &content)?)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use assemble_layers::amend::Amend;
@@ -10,9 +10,7 @@ use assemble_layers::derivation::{
     ANY_TAGS, DebInput, Fetch, FileSource, Files, Git, Layout, Run, UnpackDebs, UnpackWheels, WheelInput,
 };
 use assemble_layers::digest::Hasher;
-use assemble_layers::{
-    BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Sha256, Tree, TreePath,
-};
+use assemble_layers::{BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Tree, TreePath};
 
 use super::effort::{self, Counter};
 use super::event::Event;
@@ -32,6 +30,9 @@ pub(super) struct Built {
     pub findings: Findings,
 }
 
+/// Where the bytes of a tree go that no blob has yet.
+type Literals = std::io::BufWriter<fs_err::File>;
+
 /// A wheel that is in the store.
 struct WheelFile {
     filename: String,
@@ -41,8 +42,8 @@ struct WheelFile {
 }
 
 impl Realisation<'_> {
-    /// Builds a tree and puts it into the store.
-    pub(super) fn build_tree(&self, node: NodeId, key: Key) -> Result<Built> {
+    /// Builds a tree and puts it into the store; nothing where its inputs make another key by now.
+    pub(super) fn build_tree(&self, node: NodeId, key: Key) -> Result<Option<Built>> {
         let name = &self.graph.node(node).name;
         match &self.graph.node(node).builder {
             Builder::Fetch(_) => Err(Error::new(Kind::Internal, format!("`{name}` is a file and no tree"))),
@@ -53,38 +54,47 @@ impl Realisation<'_> {
                 for tree in self.graph.node(node).builder.inputs() {
                     self.tree_with_content(*tree)?;
                 }
-                self.work_on(node, || self.files(files))
+                self.work_on(node, key, || self.files(files))
             }
-            Builder::Git(git) => self.work_on(node, || self.git(name, git)),
+            Builder::Git(git) => self.work_on(node, key, || self.git(name, git)),
             Builder::UnpackWheels(wheels) => {
                 let files = self.wheels(wheels)?;
-                self.work_on(node, || self.unpack_wheels(&wheels.layout, &files))
+                self.work_on(node, key, || self.unpack_wheels(&wheels.layout, &files))
             }
             Builder::UnpackDebs(debs) => {
                 let root = self.root(&debs.over)?;
                 let files = self.fetch_inputs(debs.packages.iter().map(|deb| deb.file))?;
-                self.work_on(node, || self.sandboxed(name, key, root, unpack_debs(debs, files)))
+                self.work_on(node, key, || self.sandboxed(name, key, root, unpack_debs(debs, files)))
             }
             Builder::Run(run) => {
                 let root = self.root(&run.root)?;
                 let task = self.run_task(run)?;
-                self.work_on(node, || self.sandboxed(name, key, root, task))
+                self.work_on(node, key, || self.sandboxed(name, key, root, task))
             }
             Builder::Amend(amend) => {
                 self.tree_with_content(amend.tree)?;
-                self.work_on(node, || self.amend(amend))
+                self.work_on(node, key, || self.amend(amend))
             }
         }
     }
 
-    /// Waits for a core, and measures what is done with it.
-    fn work_on(&self, node: NodeId, work: impl FnOnce() -> Result<(DiffId, u64)>) -> Result<Built> {
+    /// Waits for a core, and measures what is done with it. The inputs are here by now, and one of them
+    /// may have come to something else than its record promised: what is made from it has another key.
+    fn work_on(
+        &self,
+        node: NodeId,
+        key: Key,
+        work: impl FnOnce() -> Result<(DiffId, u64)>,
+    ) -> Result<Option<Built>> {
+        if self.key(node)? != key {
+            return Ok(None);
+        }
         let _permit = self.work.acquire(self.urgencies[node.index()]);
         self.engine.send(Event::Building { name: self.graph.node(node).name.clone() });
         let started = Instant::now();
         let (diff_id, size) = work()?;
         let findings = self.findings(node, diff_id)?;
-        Ok(Built { diff_id, size, took: started.elapsed(), findings })
+        Ok(Some(Built { diff_id, size, took: started.elapsed(), findings }))
     }
 
     /// What is known of a tree that was just made. What is amended holds what it held.
@@ -118,7 +128,7 @@ impl Realisation<'_> {
             let Builder::Fetch(fetch) = &self.graph.node(*input).builder else { continue };
             let digest = BlobDigest(fetch.sha256);
             let path = self.engine.store.blob_file(digest);
-            if path.exists() && !is_intact(&path, digest)? {
+            if path.exists() && !self.engine.store.is_intact(digest)? {
                 self.engine.warn(format!("`{}` is corrupt in the store, and is fetched again", fetch.file));
                 self.engine.store.discard_blob(digest)?;
                 found = true;
@@ -147,8 +157,7 @@ impl Realisation<'_> {
         let store = self.engine.store;
         let mut corrupt = Vec::new();
         for blob in store.tree(diff_id)?.unwrap_or_default().blobs() {
-            let path = store.blob_file(blob);
-            if path.exists() && !is_intact(&path, blob)? {
+            if store.has_blob_file(blob) && !store.is_intact(blob)? {
                 corrupt.push(blob);
             }
         }
@@ -169,23 +178,33 @@ impl Realisation<'_> {
         trees.iter().map(|tree| self.tree_with_content(*tree)).collect()
     }
 
-    fn finish(&self, builder: TreeBuilder, contents: &mut Contents<'_>) -> Result<(DiffId, u64)> {
-        let (tree, literals) = builder.finish()?;
-        self.engine.store.put_bytes(&literals)?;
+    /// Has `add` put a tree together, and puts it into the store.
+    fn tree_of(
+        &self,
+        add: impl FnOnce(&mut TreeBuilder<Literals>, &mut Contents<'_>) -> Result<()>,
+    ) -> Result<(DiffId, u64)> {
+        let working = self.engine.store.working_folder()?;
+        let literals = working.path().join("literals");
+        let mut builder =
+            TreeBuilder::new(std::io::BufWriter::with_capacity(1 << 17, fs_err::File::create(&literals)?));
+        let file_of = |blob| self.engine.store.blob_file(blob);
+        let mut contents = Contents::new(&file_of);
+        add(&mut builder, &mut contents)?;
+        let (tree, blob) = builder.finish()?;
+        self.engine.store.adopt(&literals, blob)?;
+        let contents = &mut contents;
         let (diff_id, size) = pack::identify(&tree, contents)?;
         self.engine.store.put_tree(diff_id, &tree)?;
         Ok((diff_id, size))
     }
 
     fn unpack_wheels(&self, layout: &Layout, files: &[WheelFile]) -> Result<(DiffId, u64)> {
-        let file_of = |blob| self.engine.store.blob_file(blob);
-        let mut contents = Contents::new(&file_of);
-        let mut builder = TreeBuilder::default();
-        for WheelFile { filename, blob, path, requested } in files {
-            let wheel = wheel::Wheel { filename, blob: *blob, path, requested: *requested };
-            wheel::unpack(&wheel, layout, &mut contents, &mut builder)?;
-        }
-        self.finish(builder, &mut contents)
+        self.tree_of(|builder, contents| {
+            files.iter().try_for_each(|WheelFile { filename, blob, path, requested }| {
+                let wheel = wheel::Wheel { filename, blob: *blob, path, requested: *requested };
+                wheel::unpack(&wheel, layout, contents, builder)
+            })
+        })
     }
 
     /// Every wheel as a blob of its own, whether it was fetched or built.
@@ -281,52 +300,53 @@ impl Realisation<'_> {
         std::io::Write::flush(&mut file)?;
         let blob = BlobDigest(hasher.finish());
         store.adopt(&path, blob)?;
-        let file_of = |blob| store.blob_file(blob);
-        let mut contents = Contents::new(&file_of);
-        let mut builder = TreeBuilder::default();
-        builder.directory(git.folder.clone(), 0o755)?;
-        for (member, (offset, length, target)) in members.iter().zip(found) {
-            let path = git.folder.join(member.path.as_bytes())?;
-            match member.kind {
-                MemberKind::Link => builder.symlink(path, &target)?,
-                MemberKind::File { executable } => {
-                    let mode = if executable { 0o755 } else { 0o644 };
-                    builder.stored(path, Content::Plain { blob, offset, length }, mode, &mut contents)?;
+        self.tree_of(|builder, contents| {
+            builder.directory(git.folder.clone(), 0o755)?;
+            for (member, (offset, length, target)) in members.iter().zip(found) {
+                let path = git.folder.join(member.path.as_bytes())?;
+                match member.kind {
+                    MemberKind::Link => builder.symlink(path, &target)?,
+                    MemberKind::File { executable } => {
+                        let mode = if executable { 0o755 } else { 0o644 };
+                        builder.stored(path, Content::Plain { blob, offset, length }, mode, contents)?;
+                    }
                 }
             }
-        }
-        self.finish(builder, &mut contents)
+            Ok(())
+        })
     }
 
     fn files(&self, files: &Files<NodeId>) -> Result<(DiffId, u64)> {
-        let file_of = |blob| self.engine.store.blob_file(blob);
-        let mut contents = Contents::new(&file_of);
-        let mut builder = TreeBuilder::default();
-        for entry in &files.entries {
-            let path = entry.path.clone();
-            match &entry.source {
-                FileSource::Directory => builder.directory(path, entry.mode)?,
-                FileSource::Symlink(target) => builder.symlink(path, &target.0)?,
-                FileSource::Literal(bytes) => builder.literal(path, &bytes.0, entry.mode)?,
-                FileSource::Project { path: source, sha256, .. } => {
-                    let file = self.engine.project.join(source.as_path());
-                    let bytes = fs_err::read(&file).map_err(crate::project::unreadable)?;
-                    if Sha256::of(&bytes) != *sha256 {
-                        return Err(Error::new(
-                            Kind::Input,
-                            format!("`{}` changed while it was read", file.display()),
-                        )
-                        .hint("run it again when the file is whole"));
+        self.tree_of(|builder, contents| {
+            for entry in &files.entries {
+                let path = entry.path.clone();
+                match &entry.source {
+                    FileSource::Directory => builder.directory(path, entry.mode)?,
+                    FileSource::Symlink(target) => builder.symlink(path, &target.0)?,
+                    FileSource::Literal(bytes) => builder.literal(path, &bytes.0, entry.mode)?,
+                    FileSource::Project { path: source, sha256, size } => {
+                        let read = builder.written(path, entry.mode, |to| {
+                            let file = crate::project::open(self.engine.project, source.as_path())?;
+                            // One byte too many tells that it has grown.
+                            std::io::copy(&mut file.take(size + 1), to)?;
+                            Ok(())
+                        })?;
+                        if read != (*sha256, *size) {
+                            let file = self.engine.project.join(source.as_path());
+                            let error = format!("`{}` changed while it was read", file.display());
+                            return Err(
+                                Error::new(Kind::Input, error).hint("run it again when the file is whole")
+                            );
+                        }
                     }
-                    builder.literal(path, &bytes, entry.mode)?;
-                }
-                FileSource::Tree { tree, path: source } => {
-                    let content = self.content_of(*tree, source)?;
-                    builder.stored(path, content, entry.mode, &mut contents)?;
+                    FileSource::Tree { tree, path: source } => {
+                        let content = self.content_of(*tree, source)?;
+                        builder.stored(path, content, entry.mode, contents)?;
+                    }
                 }
             }
-        }
-        self.finish(builder, &mut contents)
+            Ok(())
+        })
     }
 
     /// Where a file of another tree has its bytes.
@@ -406,7 +426,7 @@ impl Realisation<'_> {
             command.binds.push(Bind { source, target: PathBuf::from(&cache.path), writable: true });
         }
         if let Some(jobs) = &run.effort.jobs {
-            let count = effort::jobs(jobs.memory);
+            let count = effort::jobs(jobs.memory, self.engine.sandbox.limits().memory);
             command.environment.insert(jobs.variable.clone(), count.to_string());
         }
         Ok(command)
@@ -428,11 +448,4 @@ fn unpack_debs(debs: &UnpackDebs<NodeId>, files: Vec<PathBuf>) -> Task {
         DebFile { package: package.clone(), path, automatic: *automatic }
     });
     Task::UnpackDebs { packages: packages.collect(), without: debs.without.clone() }
-}
-
-/// Whether a file's bytes are still what its name says.
-fn is_intact(path: &Path, digest: BlobDigest) -> Result<bool> {
-    let mut hasher = Hasher::new();
-    std::io::copy(&mut fs_err::File::open(path)?, &mut hasher)?;
-    Ok(BlobDigest(hasher.finish()) == digest)
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use assemble_layers::derivation::{Fetch, ImageLayer};
 use assemble_layers::{BlobDigest, Sha256};
@@ -51,29 +52,27 @@ pub(super) struct Downloads<'a> {
     engine: &'a Engine<'a>,
     slots: Mutex<HashMap<Sha256, Slot>>,
     connections: Permits,
+    /// For hashing what is there.
+    checks: Permits,
 }
 
 impl<'a> Downloads<'a> {
     pub(super) fn new(engine: &'a Engine<'a>) -> Self {
-        Self { engine, slots: Mutex::default(), connections: Permits::new(CONNECTIONS) }
+        Self {
+            engine,
+            slots: Mutex::default(),
+            connections: Permits::new(CONNECTIONS),
+            checks: Permits::new(engine.jobs),
+        }
     }
 
     /// Every one of the files, several at once.
     pub(super) fn all(&self, fetches: &[&Fetch]) -> Result<Vec<PathBuf>> {
         std::thread::scope(|scope| {
-            let started: Vec<_> = fetches
-                .iter()
-                .map(|fetch| match self.present(fetch) {
-                    Some(path) => Err(path),
-                    None => Ok(scope.spawn(|| self.file(fetch))),
-                })
-                .collect();
+            let started: Vec<_> = fetches.iter().map(|fetch| scope.spawn(|| self.file(fetch))).collect();
             started
                 .into_iter()
-                .map(|one| match one {
-                    Ok(thread) => thread.join().expect("a download's thread does not panic"),
-                    Err(path) => Ok(path),
-                })
+                .map(|thread| thread.join().expect("a download's thread does not panic"))
                 .collect()
         })
     }
@@ -102,13 +101,17 @@ impl<'a> Downloads<'a> {
     }
 
     fn fetch(&self, fetch: &Fetch) -> Result<PathBuf> {
-        if let Some(path) = self.present(fetch) {
-            return Ok(path);
-        }
         let digest = BlobDigest(fetch.sha256);
         let path = self.engine.store.blob_file(digest);
+        if self.present(fetch).is_some() {
+            let _permit = self.checks.acquire(0);
+            if self.engine.store.is_intact(digest)? {
+                return Ok(path);
+            }
+            self.engine.warn(format!("`{}` is corrupt in the store, and is fetched again", fetch.file));
+        }
         self.engine.store.discard_blob(digest)?;
-        if self.engine.substitute(digest, None) {
+        if self.engine.substitute(digest, None, Duration::ZERO) {
             return Ok(path);
         }
         let _permit = self.connections.acquire(0);

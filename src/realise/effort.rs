@@ -1,20 +1,37 @@
-//! Long builds: how many jobs the machine bears, and how far they are.
+//! Long builds: how many jobs the machine bears, how long they take, and how far they are.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How many jobs of `memory` bytes each this machine bears: as many as it has cores, as long as the
-/// memory that is free now suffices; at least one.
-pub fn jobs(memory: u64) -> u64 {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
-    cores.min(free.map_or(cores, |free| free / memory.max(1))).max(1)
+use assemble_layers::Builder;
+
+use super::limits;
+
+/// What one of the builders needs that work at once, in bytes: what is packed and unpacked goes through
+/// buffers, and a package's files through memory.
+const BUILDER: u64 = 512 << 20;
+
+/// How many jobs of `memory` bytes each this process may run, with `most` for all of them: as many as it
+/// has cores, as long as the memory that is free now suffices, both by the limits of its container; at
+/// least one.
+pub fn jobs(memory: u64, most: u64) -> u64 {
+    let free = limits::memory(Path::new("/")).unwrap_or(u64::MAX).min(most);
+    limits::cores().min(free / memory.max(1)).max(1)
 }
 
-/// `MemAvailable` in bytes (proc_meminfo(5)).
-fn available(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
+/// How many builders may work at once, where nobody says it.
+pub fn builders() -> usize {
+    usize::try_from(jobs(BUILDER, u64::MAX)).unwrap_or(1)
+}
+
+/// How long a step takes, roughly, of which nothing is known but its kind.
+pub fn expected<Input>(builder: &Builder<Input>) -> Duration {
+    Duration::from_secs(match builder {
+        // Whoever says how many compilers may run has much to compile.
+        Builder::Run(run) if run.effort.jobs.is_some() => 3600,
+        Builder::Run(_) | Builder::UnpackDebs(_) | Builder::Git(_) => 60,
+        _ => 5,
+    })
 }
 
 /// Reads ninja's own counter, `[12/345] …`, and reckons from it.
@@ -96,8 +113,7 @@ mod tests {
 
     #[test]
     fn there_is_always_one_job() {
-        assert_eq!(jobs(u64::MAX), 1);
-        assert!(jobs(1) >= 1 && jobs(0) >= 1);
-        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   24061512 kB\n"), Some(24_061_512 << 10));
+        assert_eq!((jobs(u64::MAX, u64::MAX), jobs(1 << 20, 3 << 19), jobs(1, 0)), (1, 1, 1));
+        assert!(jobs(1, u64::MAX) >= 1 && jobs(0, u64::MAX) >= 1 && builders() >= 1);
     }
 }

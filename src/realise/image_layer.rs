@@ -8,6 +8,7 @@ use assemble_layers::{BlobDigest, Builder, image};
 
 use super::{Event, Had, Realisation, Realised, RealisedLayer};
 use crate::Result;
+use crate::bounded::Limited;
 use crate::pack::image_layer;
 use crate::store::Packed;
 
@@ -17,7 +18,14 @@ const STEP: u64 = 1 << 20;
 /// The tree, which need not be here.
 pub(super) fn realised(layer: &ImageLayer) -> Realised {
     let key = Builder::ImageLayer(layer.clone()).key(image::PLATFORM);
-    Realised { diff_id: layer.diff_id, size: layer.size, had: Had::Base, took: Duration::ZERO, key }
+    Realised {
+        diff_id: layer.diff_id,
+        size: layer.size,
+        had: Had::Base,
+        took: Duration::ZERO,
+        key,
+        cost: Duration::ZERO,
+    }
 }
 
 pub(super) fn as_layer(layer: &ImageLayer) -> RealisedLayer {
@@ -34,7 +42,7 @@ impl Realisation<'_> {
     /// Puts the packed layer into the store.
     pub(super) fn fetch_image_layer(&self, layer: &ImageLayer) -> Result<()> {
         let store = self.engine.store;
-        if store.has_blob(layer.digest) || self.engine.substitute(layer.digest, None) {
+        if store.has_blob(layer.digest) || self.engine.substitute(layer.digest, None, Duration::ZERO) {
             return Ok(());
         }
         let _permit = self.downloads.connection();
@@ -60,7 +68,11 @@ impl Realisation<'_> {
         if !store.has_blob_file(tar) {
             self.fetch_image_layer(layer)?;
             let packed = BufReader::with_capacity(1 << 18, store.open_blob(layer.digest)?);
-            store.put_reader(&mut image_layer::unpacked(packed)?, tar).map_err(|error| {
+            // Nobody says how large the tar is: its digest is compared when it has ended.
+            let what = format!("the layer `{}` of `{}`", layer.digest, layer.repository);
+            let unpacked = image_layer::unpacked(packed)?;
+            let mut unpacked = Limited::to_room(unpacked, store.folder(), what)?;
+            store.put_reader(&mut unpacked, tar).map_err(|error| {
                 error.within(format!(
                     "the layer `{}` of `{}` is not what its image says",
                     layer.digest, layer.repository

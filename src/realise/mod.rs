@@ -5,6 +5,11 @@
 //! needed. Where a record is missing, the derivation is built, and what comes after it is undecided
 //! until then: if the new result has the old bytes, nothing after it is built (early cut-off).
 //!
+//! A record without its bytes is a promise: a cache's, or the store's own where content was removed. It
+//! stands until somebody needs the bytes and nobody has them. Then it is dropped, and what this machine
+//! makes counts. Where that is something else, whatever was planned upon the promise is planned again
+//! (`promise`).
+//!
 //! Nothing here prints: what happens is sent as [`Event`]s.
 
 mod base_root;
@@ -14,20 +19,24 @@ mod effort;
 mod event;
 mod findings;
 mod image_layer;
+mod limits;
 mod permits;
 mod plan;
+mod promise;
 mod results;
 mod shell;
 mod whole;
 
 pub use base_root::{base_root, dpkg_status};
 pub use download::{Fetcher, NoFetcher};
+pub use effort::builders;
 pub use event::{Event, Had};
 pub use plan::{Plan, Planned, State, Step};
 pub use results::{Held, Shareable};
 pub use shell::Visit;
 pub use whole::{Shadowed, Whole};
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -37,7 +46,7 @@ use std::time::{Duration, Instant};
 use assemble_layers::derivation::Node;
 use assemble_layers::encode::Encoder;
 use assemble_layers::image::{Compression, Layer};
-use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, image};
+use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, Tree, image};
 
 use crate::pack::{Contents, gzip};
 use crate::sandbox::Sandbox;
@@ -46,7 +55,9 @@ use crate::{Error, Kind, Result};
 
 use build::Built;
 use download::Downloads;
+use effort::expected;
 pub(crate) use permits::Permits;
+use promise::Promises;
 
 /// What realising needs from outside.
 pub struct Engine<'a> {
@@ -83,6 +94,8 @@ struct Realised {
     had: Had,
     took: Duration,
     key: Key,
+    /// What it costs to build it, as far as is known.
+    cost: Duration,
 }
 
 /// One walk over one graph.
@@ -96,8 +109,11 @@ struct Realisation<'a> {
     /// How urgent each derivation is, by its place.
     urgencies: Vec<usize>,
     work: Permits,
+    /// Blobs that are what their names say, as this walk has seen.
+    intact: Mutex<BTreeSet<BlobDigest>>,
     /// What takes the working folders away.
     removals: Mutex<Vec<JoinHandle<()>>>,
+    promises: Promises,
 }
 
 impl Engine<'_> {
@@ -123,7 +139,9 @@ impl Engine<'_> {
     /// Puts the layers that `wanted` takes into the store, packed, whatever that needs.
     ///
     /// # Errors
-    /// As [`Engine::realise`]; a base image's registry that does not serve a layer.
+    /// As [`Engine::realise`]; a base image's registry that does not serve a layer. A layer that only a
+    /// cache's record knew, and that was built to other bytes: [`Engine::is_current`] tells that the image
+    /// is to be made anew.
     pub fn obtain(
         &self,
         image: &Image,
@@ -142,9 +160,7 @@ impl Engine<'_> {
             None => Ok(()),
             Some(layer) => {
                 let error = format!("the layer `{}` was built again, to other bytes", layer.packed.digest);
-                Err(Error::new(Kind::Build, error)
-                    .detail("a cache has its record, and no longer its bytes")
-                    .hint("run it again: what was built now is in the store"))
+                Err(Error::new(Kind::Build, error).hint("run it again: what was built now is in the store"))
             }
         }
     }
@@ -165,8 +181,13 @@ impl Engine<'_> {
     /// # Errors
     /// As [`Engine::realise`].
     pub fn realise_tree(&self, graph: &Graph, node: NodeId) -> Result<DiffId> {
-        let run = Realisation::new(self, graph);
-        run.tree_with_content(node).map(|realised| realised.diff_id)
+        loop {
+            let run = Realisation::new(self, graph);
+            let realised = run.tree_with_content(node)?;
+            if !run.promises.were_broken() {
+                return Ok(realised.diff_id);
+            }
+        }
     }
 
     /// Puts one locked file into the store.
@@ -177,17 +198,25 @@ impl Engine<'_> {
         Downloads::new(self).file(fetch)
     }
 
-    pub(crate) fn record(&self, key: Key) -> Result<Option<(Record, Had)>> {
+    /// A key's record, from the store or a cache; `cost` is what it costs to do without.
+    pub(crate) fn record(&self, key: Key, cost: Duration) -> Result<Option<(Record, Had)>> {
+        self.record_but(key, cost, &[])
+    }
+
+    /// As [`Engine::record`], but nothing that a cache says and that is `dropped`.
+    fn record_but(&self, key: Key, cost: Duration, dropped: &[Outcome]) -> Result<Option<(Record, Had)>> {
         if let Some(record) = self.store.record(key)? {
             return Ok(Some((record, Had::Reused)));
         }
-        Ok(self.first_cache(|cache| cache.record(key)).map(|record| (record, Had::Substituted)))
+        let believed = |record: &Record| !dropped.contains(&record.outcome);
+        let record = self.first_cache(|cache| Ok(cache.record(key, cost)?.filter(believed)));
+        Ok(record.map(|record| (record, Had::Substituted)))
     }
 
     /// Takes a blob from the first cache that has it; whether one had. `of` is the key whose record or
-    /// tree names it.
-    pub(crate) fn substitute(&self, blob: BlobDigest, of: Option<Key>) -> bool {
-        self.first_cache(|cache| Ok(cache.blob(blob, of, self.store)?.then_some(()))).is_some()
+    /// tree names it, `cost` what it costs to do without.
+    pub(crate) fn substitute(&self, blob: BlobDigest, of: Option<Key>, cost: Duration) -> bool {
+        self.first_cache(|cache| Ok(cache.blob(blob, of, self.store, cost)?.then_some(()))).is_some()
     }
 
     /// What the first cache says that has something. One that fails costs a warning and never the
@@ -227,7 +256,9 @@ impl<'a> Realisation<'a> {
             results: graph.nodes().map(|_| Mutex::new(None)).collect(),
             urgencies: urgencies(graph),
             work: Permits::new(engine.jobs),
+            intact: Mutex::default(),
             removals: Mutex::default(),
+            promises: Promises::default(),
         }
     }
 
@@ -236,6 +267,12 @@ impl<'a> Realisation<'a> {
         for (mine, theirs) in self.results.iter_mut().zip(&other.results) {
             *mine = Mutex::new(lock(theirs).take());
         }
+    }
+
+    /// The key of a derivation, by what its inputs are now.
+    fn key(&self, node: NodeId) -> Result<Key> {
+        let builder = self.graph.node(node).builder.try_map(|input| self.identity(*input))?;
+        Ok(builder.key(image::PLATFORM))
     }
 
     /// The content's digest of an input: at once where it is fixed, by realising it for a tree.
@@ -256,25 +293,32 @@ impl<'a> Realisation<'a> {
         if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
             return Ok(image_layer::realised(layer));
         }
-        let builder = self.graph.node(node).builder.try_map(|input| self.identity(*input))?;
-        let key = builder.key(image::PLATFORM);
-        if let Some(found) = self.find(node, key)? {
-            return Ok(found);
+        loop {
+            let key = self.key(node)?;
+            if let Some(found) = self.find(node, key)? {
+                return Ok(found);
+            }
+            // Another process may be building it, and may have built it when its lock is ours.
+            let _lock = self.engine.store.lock(key)?;
+            if let Some(found) = self.find(node, key)? {
+                return Ok(found);
+            }
+            // It has another key where an input came to something else than was promised.
+            if let Some(built) = self.build(node, key)? {
+                return Ok(built);
+            }
         }
-        // Another process may be building it, and may have built it when its lock is ours.
-        let _lock = self.engine.store.lock(key)?;
-        if let Some(found) = self.find(node, key)? {
-            return Ok(found);
-        }
-        self.build(node, key)
     }
 
     /// The result of a key, from the store or a cache.
     fn find(&self, node: NodeId, key: Key) -> Result<Option<Realised>> {
-        let Some((record, had)) = self.engine.record(key)? else { return Ok(None) };
+        let expected = expected(&self.graph.node(node).builder);
+        let dropped = self.promises.dropped(key);
+        let Some((record, had)) = self.engine.record_but(key, expected, &dropped)? else { return Ok(None) };
         let Outcome::Tree { diff_id, size } = record.outcome else { return Ok(None) };
+        let cost = expected.max(Duration::from_millis(record.milliseconds));
         if had == Had::Substituted {
-            let tree = self.engine.first_cache(|cache| cache.tree(key, diff_id));
+            let tree = self.engine.first_cache(|cache| cache.tree(key, diff_id, cost));
             let Some(tree) = tree else { return Ok(None) };
             self.engine.store.put_tree(diff_id, &tree)?;
             self.engine.store.put_record(key, &record)?;
@@ -282,17 +326,18 @@ impl<'a> Realisation<'a> {
             return Ok(None);
         }
         self.engine.send(Event::Found { name: self.graph.node(node).name.clone(), had });
-        Ok(Some(Realised { diff_id, size, had, took: Duration::ZERO, key }))
+        Ok(Some(Realised { diff_id, size, had, took: Duration::ZERO, key, cost }))
     }
 
-    fn build(&self, node: NodeId, key: Key) -> Result<Realised> {
+    /// Builds what has this key; nothing where its key has become another one.
+    fn build(&self, node: NodeId, key: Key) -> Result<Option<Realised>> {
         let Node { name, builder } = self.graph.node(node);
         let result = match self.build_tree(node, key) {
             Err(_) if self.discard_corrupt_inputs(node)? => self.build_tree(node, key),
             result => result,
         };
-        let Built { diff_id, size, took, findings } =
-            result.map_err(|error| error.within(format!("`{name}` could not be built")))?;
+        let built = result.map_err(|error| error.within(format!("`{name}` could not be built")))?;
+        let Some(Built { diff_id, size, took, findings }) = built else { return Ok(None) };
         let record = Record {
             builder: format!("{} {}", builder.name(), builder.version()),
             name: name.clone(),
@@ -302,7 +347,7 @@ impl<'a> Realisation<'a> {
         };
         self.engine.store.put_record(key, &record)?;
         self.engine.send(Event::Built { name: name.clone(), size, took });
-        Ok(Realised { diff_id, size, had: Had::Built, took, key })
+        Ok(Some(Realised { diff_id, size, had: Had::Built, took, key, cost: took }))
     }
 
     /// A tree that a builder can read: every content of it is a file of the store.
@@ -316,16 +361,22 @@ impl<'a> Realisation<'a> {
             self.unpack_image_layer(layer)?;
             return Ok(realised);
         }
-        // Its record outlived its content: it is built again.
-        self.engine.store.forget(realised.key)?;
-        let rebuilt = self.build(node, realised.key);
-        *result = Some(rebuilt.clone());
-        rebuilt
+        // Another thread may have built it meanwhile.
+        let mut promised = result.clone().unwrap_or(Ok(realised))?;
+        while !self.obtain_content(&promised)? {
+            let built = self.keep_promise(node, &promised);
+            *result = Some(built.clone());
+            promised = built?;
+        }
+        Ok(promised)
     }
 
     /// Whether every blob of the tree is here now: fetched, substituted, or never gone.
     fn obtain_content(&self, realised: &Realised) -> Result<bool> {
         let Some(tree) = self.engine.store.tree(realised.diff_id)? else { return Ok(false) };
+        if realised.had != Had::Built {
+            self.discard_corrupt_blobs(&tree)?;
+        }
         let missing: Vec<BlobDigest> =
             tree.blobs().into_iter().filter(|blob| !self.engine.store.has_blob_file(*blob)).collect();
         let files = self.graph.nodes().filter_map(|(_, node)| match &node.builder {
@@ -334,11 +385,30 @@ impl<'a> Realisation<'a> {
         });
         self.downloads.all(&files.collect::<Vec<_>>())?;
         for blob in missing {
-            if !self.engine.store.has_blob_file(blob) && !self.engine.substitute(blob, Some(realised.key)) {
+            if !self.engine.store.has_blob_file(blob)
+                && !self.engine.substitute(blob, Some(realised.key), realised.cost)
+            {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Hashes what a builder is about to read, once a walk. What was built just now has been.
+    fn discard_corrupt_blobs(&self, tree: &Tree) -> Result<()> {
+        let store = self.engine.store;
+        for blob in tree.blobs() {
+            if lock(&self.intact).contains(&blob) || !store.has_blob_file(blob) {
+                continue;
+            }
+            if store.is_intact(blob)? {
+                lock(&self.intact).insert(blob);
+            } else {
+                self.engine.warn(format!("the blob `{blob}` is corrupt in the store, and is made again"));
+                store.discard_blob(blob)?;
+            }
+        }
+        Ok(())
     }
 
     /// A layer: its tree, and what the tree packed is; where a cache has that it may stay `elsewhere`.
@@ -368,21 +438,48 @@ impl<'a> Realisation<'a> {
 
     fn packed(&self, node: NodeId, realised: &Realised, elsewhere: bool) -> Result<(Packed, Had, Duration)> {
         let key = packing_key(realised.diff_id);
-        if let Some((Record { outcome: Outcome::Packed(packed), .. }, had)) = self.engine.record(key)? {
-            if self.engine.store.has_blob(packed.digest) {
-                return Ok((packed, Had::Reused, Duration::ZERO));
+        if let Some((Record { outcome: Outcome::Packed(packed), .. }, had)) =
+            self.engine.record(key, realised.cost)?
+        {
+            match self.engine.store.blob_size(packed.digest)? {
+                Some(size) if size == packed.size => return Ok((packed, Had::Reused, Duration::ZERO)),
+                Some(size) => {
+                    self.engine.warn(format!(
+                        "the layer `{}` has {size} bytes in the store, and was recorded with {}: it is made again",
+                        packed.digest, packed.size
+                    ));
+                    self.engine.store.discard_corrupt(packed.digest)?;
+                    self.engine.store.forget(key)?;
+                    return self.pack_now(node, realised, elsewhere);
+                }
+                None => {}
             }
             if elsewhere && had == Had::Substituted {
                 return Ok((packed, had, Duration::ZERO));
             }
             let started = Instant::now();
-            if self.engine.substitute(packed.digest, Some(key)) {
+            if self.engine.substitute(packed.digest, Some(key), realised.cost) {
                 let name = self.graph.node(node).name.clone();
                 self.put_packed(key, name, packed, started.elapsed())?;
                 return Ok((packed, Had::Substituted, started.elapsed()));
             }
         }
-        let realised = self.tree_with_content(node)?;
+        self.pack_now(node, realised, elsewhere)
+    }
+
+    fn pack_now(
+        &self,
+        node: NodeId,
+        realised: &Realised,
+        elsewhere: bool,
+    ) -> Result<(Packed, Had, Duration)> {
+        let content = self.tree_with_content(node)?;
+        if content.diff_id != realised.diff_id {
+            // It came to something else than was promised, which may be packed somewhere.
+            return self.packed(node, &content, elsewhere);
+        }
+        let key = packing_key(content.diff_id);
+        let realised = content;
         let _permit = self.work.acquire(self.urgencies[node.index()] - 1);
         let started = Instant::now();
         let name = &self.graph.node(node).name;
@@ -393,8 +490,8 @@ impl<'a> Realisation<'a> {
             }
             result => result,
         }?;
-        self.engine.send(Event::Packed { name: name.clone() });
         self.put_packed(key, name.clone(), packed, started.elapsed())?;
+        self.engine.send(Event::Packed { name: name.clone() });
         Ok((packed, Had::Built, started.elapsed()))
     }
 

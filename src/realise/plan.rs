@@ -1,5 +1,7 @@
 //! What realising would do, without doing it.
 
+use std::time::Duration;
+
 use assemble_layers::derivation::Fetch;
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, image};
 
@@ -58,7 +60,7 @@ pub struct Plan {
 pub type Made = (DiffId, Option<Packed>);
 
 /// An input's digest, or the derivation that must be built before it is known.
-enum Identity {
+pub(super) enum Identity {
     Known(Sha256, Had),
     Unknown { first: NodeId },
 }
@@ -132,7 +134,7 @@ impl Engine<'_> {
                 layers.push((base.diff_id, Some(Packed { digest: base.digest, size: base.size })));
                 continue;
             }
-            let packed = match self.record(packing_key(DiffId(digest)))? {
+            let packed = match self.record(packing_key(DiffId(digest)), Duration::ZERO)? {
                 Some((Record { outcome: Outcome::Packed(packed), .. }, _)) => Some(packed),
                 _ => None,
             };
@@ -152,7 +154,7 @@ impl Engine<'_> {
                 return Ok((State::Undecided { until: image.graph.node(first).name.clone() }, None));
             }
         };
-        Ok(match self.record(packing_key(diff_id))? {
+        Ok(match self.record(packing_key(diff_id), Duration::ZERO)? {
             Some((record, found)) => match record.outcome {
                 Outcome::Packed(packed) if found == Had::Substituted => {
                     (State::Substitute, Some(packed.size))
@@ -168,7 +170,7 @@ impl Engine<'_> {
         })
     }
 
-    fn planned_identity(&self, image: &Image, node: NodeId) -> Result<Identity> {
+    pub(super) fn planned_identity(&self, image: &Image, node: NodeId) -> Result<Identity> {
         let builder = &image.graph.node(node).builder;
         match builder {
             Builder::Fetch(fetch) => return Ok(Identity::Known(fetch.sha256, Had::Reused)),
@@ -186,7 +188,7 @@ impl Engine<'_> {
         if let Some(first) = unknown {
             return Ok(Identity::Unknown { first });
         }
-        Ok(match self.record(resolved.key(image::PLATFORM))? {
+        Ok(match self.record(resolved.key(image::PLATFORM), Duration::ZERO)? {
             Some((record, had)) => match record.outcome {
                 Outcome::Tree { diff_id, .. } => Identity::Known(diff_id.0, had),
                 Outcome::Packed(_) | Outcome::Listing { .. } => Identity::Unknown { first: node },

@@ -1,9 +1,11 @@
 //! What an image came to, step by step, as others can take it instead of building it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, Key, Sha256, Tree, image};
 
+use super::plan::Identity;
 use super::{Engine, packing_key};
 use crate::Result;
 use crate::store::{Outcome, Packed, Record};
@@ -21,13 +23,31 @@ pub struct Shareable {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Held {
     pub blob: BlobDigest,
+    /// Of the blob, in bytes.
+    pub size: u64,
     /// The blob itself; or, for a tar, its packed layer, from which it can be inflated.
     pub stored: Packed,
 }
 
 impl Held {
+    /// A blob that is kept as it is.
+    pub fn plain(packed: Packed) -> Self {
+        Self { blob: packed.digest, size: packed.size, stored: packed }
+    }
+
     pub fn is_inflated(&self) -> bool {
         self.blob != self.stored.digest
+    }
+}
+
+/// By the digest of a tar.
+type Sizes = BTreeMap<BlobDigest, u64>;
+
+/// The tar of a tree, and its size.
+fn tar_of(record: &Record) -> Option<(BlobDigest, u64)> {
+    match record.outcome {
+        Outcome::Tree { diff_id, size } => Some((BlobDigest(diff_id.0), size)),
+        Outcome::Packed(_) | Outcome::Listing { .. } => None,
     }
 }
 
@@ -88,39 +108,76 @@ impl Engine<'_> {
         for key in packings.chain(more.iter().copied()) {
             records.extend(self.store.record(key)?.map(|record| (key, record)));
         }
+        // Of tars, which may be here as packed layers alone.
+        let sizes: Sizes = records.iter().filter_map(|(_, record)| tar_of(record)).collect();
         let mut shareable = Vec::new();
         for (key, record) in records {
-            if let Some(blobs) = self.blobs_of(&record, &elsewhere)? {
+            if let Some(blobs) = self.blobs_of(&record, &elsewhere, &sizes)? {
                 shareable.push(Shareable { key, record, blobs });
             }
         }
         Ok(shareable)
     }
 
+    /// Of what [`Engine::shareable`] gives, what took at least as long and is as it will stay: a layer's
+    /// tree when it is packed. What is packed of it is with it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn expensive(&self, image: &Image, took: Duration) -> Result<Vec<Shareable>> {
+        let mut layers = BTreeSet::new();
+        for layer in &image.layers {
+            if let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? {
+                layers.insert(BlobDigest(digest));
+            }
+        }
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let all = self.shareable(image, &[])?;
+        let is_unpacked = |held: &Held| !held.is_inflated() && layers.contains(&held.blob);
+        let is_expensive =
+            |it: &&Shareable| it.record.milliseconds >= took && !it.blobs.iter().any(is_unpacked);
+        let expensive: Vec<_> = all.iter().filter(is_expensive).cloned().collect();
+        let packed: BTreeSet<_> =
+            expensive.iter().flat_map(|it| &it.blobs).map(|held| held.stored.digest).collect();
+        let is_packed_of_it = |it: &&Shareable| {
+            !is_expensive(it)
+                && matches!(it.record.outcome, Outcome::Packed(it) if packed.contains(&it.digest))
+        };
+        let packings = all.iter().filter(is_packed_of_it).cloned();
+        Ok(expensive.iter().cloned().chain(packings).collect())
+    }
+
     /// The blobs that a record names, if all of them are here.
-    fn blobs_of(&self, record: &Record, elsewhere: &BTreeSet<BlobDigest>) -> Result<Option<Vec<Held>>> {
-        let held = |packed: Packed| Held { blob: packed.digest, stored: packed };
+    fn blobs_of(
+        &self,
+        record: &Record,
+        elsewhere: &BTreeSet<BlobDigest>,
+        sizes: &Sizes,
+    ) -> Result<Option<Vec<Held>>> {
+        let held = Held::plain;
         Ok(match record.outcome {
             Outcome::Packed(packed) => self.store.has_blob(packed.digest).then(|| vec![held(packed)]),
             Outcome::Listing { blob } => self.file(blob).map(|packed| vec![held(packed)]),
             Outcome::Tree { diff_id, .. } => {
                 let Some(tree): Option<Tree> = self.store.tree(diff_id)? else { return Ok(None) };
                 let blobs = tree.blobs();
-                let blobs = blobs.difference(elsewhere).map(|blob| self.held(*blob));
+                let blobs = blobs.difference(elsewhere).map(|blob| self.held(*blob, sizes));
                 blobs.collect::<Result<Option<_>>>()?
             }
         })
     }
 
     /// A tar that was packed is held by its layer: caches and images share that.
-    fn held(&self, blob: BlobDigest) -> Result<Option<Held>> {
-        if let Some(Record { outcome: Outcome::Packed(stored), .. }) =
-            self.store.record(packing_key(DiffId(blob.0)))?
+    fn held(&self, blob: BlobDigest, sizes: &Sizes) -> Result<Option<Held>> {
+        let file = self.file(blob);
+        if let Some(size) = file.map(|file| file.size).or(sizes.get(&blob).copied())
+            && let Some(Record { outcome: Outcome::Packed(stored), .. }) =
+                self.store.record(packing_key(DiffId(blob.0)))?
             && self.store.has_blob(stored.digest)
         {
-            return Ok(Some(Held { blob, stored }));
+            return Ok(Some(Held { blob, size, stored }));
         }
-        Ok(self.file(blob).map(|stored| Held { blob, stored }))
+        Ok(file.map(Held::plain))
     }
 
     fn file(&self, digest: BlobDigest) -> Option<Packed> {

@@ -1,51 +1,18 @@
-//! Blobs: whether they are there, mounting them from another repository, sending, reading.
+//! Blobs: whether they are there, and reading them.
 
 use std::io::{self, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use assemble_layers::BlobDigest;
 use assemble_layers::digest::Hasher;
-use reqwest::blocking::{Body, Response};
+use reqwest::blocking::Response;
 use reqwest::{Method, StatusCode, header};
 
-use super::login::Scope;
+use super::Remote;
 use super::refusal;
-use super::request::{ANSWER, Answered, Request};
-use super::{Access, Remote};
+use super::request::{Answered, Request};
 use crate::fetch::Address;
 use crate::http::{Failure, innermost, passing};
-use crate::oci::Repository;
 use crate::{Error, Kind, Result};
-
-/// A line that is slower, in bytes a second, counts as a broken one.
-const SLOWEST: u64 = 20_000;
-
-/// A blob to send. Nothing is hashed here: the registry does that, and refuses another digest.
-pub struct Blob<'a> {
-    pub digest: BlobDigest,
-    /// In bytes.
-    pub size: u64,
-    /// Opens it at its first byte; called again when it must be sent again.
-    pub open: &'a (dyn Fn() -> Result<Box<dyn Read + Send>> + 'a),
-    /// Told the bytes so far; fewer than before when it is sent again.
-    pub progress: Arc<dyn Fn(u64) + Send + Sync>,
-}
-
-/// How a blob came to be in a repository.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sent {
-    Mounted,
-    Uploaded,
-}
-
-/// What an upload begins with.
-enum Begun {
-    Mounted,
-    /// Where the bytes go.
-    Session(Address),
-}
 
 impl Remote<'_> {
     /// Whether the repository has a blob.
@@ -66,6 +33,13 @@ impl Remote<'_> {
         found.map_err(|error| self.about(error, digest, "cannot be asked for at"))
     }
 
+    /// Whether the repository says at once that it has a blob.
+    pub(super) fn holds(&self, digest: BlobDigest) -> bool {
+        let address = self.base.join(&format!("blobs/{digest}"));
+        let answered = address.map(|address| self.send(&Request::new(Method::HEAD, address)));
+        matches!(answered, Ok(Ok(answered)) if answered.status().is_success())
+    }
+
     /// For registries without HEAD: asks for the first byte, and reads none.
     fn gives_blob(&self, address: &Address) -> Result<bool, Failure> {
         let request = Request::new(Method::GET, address.clone()).header(header::RANGE, "bytes=0-0");
@@ -75,117 +49,6 @@ impl Remote<'_> {
             StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
             _ => Err(answered.refusal().into()),
         }
-    }
-
-    /// Puts a blob into the repository: mounted from another one of the registry where that works,
-    /// else sent, from the start after every failure.
-    ///
-    /// # Errors
-    /// The registry cannot be reached, refuses, or got other bytes than the digest says; the blob
-    /// cannot be read.
-    pub fn send_blob(&self, blob: &Blob<'_>, from: Option<&Repository>) -> Result<Sent> {
-        let mut session = match from {
-            // A mount that fails is no failure: the bytes are at hand.
-            Some(from) => match self.patience().run(|| self.begin(Some((blob.digest, from)))) {
-                Ok(Begun::Mounted) => return Ok(Sent::Mounted),
-                Ok(Begun::Session(session)) => Some(session),
-                Err(_) => None,
-            },
-            None => None,
-        };
-        let mut broke_off = false;
-        let sent = self.patience().run(|| {
-            if std::mem::take(&mut broke_off)
-                && let Begun::Session(session) = self.begin(None)?
-            {
-                self.hear_refusal(blob, session)?;
-            }
-            let session = match session.take() {
-                Some(session) => session,
-                None => match self.begin(None)? {
-                    Begun::Session(session) => session,
-                    Begun::Mounted => return Ok(()),
-                },
-            };
-            let count = Arc::new(AtomicU64::new(0));
-            let outcome = self.upload(blob, session, &count);
-            broke_off = outcome.is_err() && count.load(Ordering::Relaxed) < blob.size;
-            outcome
-        });
-        sent.map_err(|error| self.about(error, blob.digest, "cannot be sent to"))?;
-        Ok(Sent::Uploaded)
-    }
-
-    /// Begins an upload, or mounts.
-    fn begin(&self, mount: Option<(BlobDigest, &Repository)>) -> Result<Begun, Failure> {
-        let mut address = self.base.join("blobs/uploads/")?;
-        let mut scope = self.scope.clone();
-        if let Some((digest, from)) = mount {
-            address = address.with_query("mount", &digest.to_string()).with_query("from", &from.path());
-            scope = scope.and(Scope::of(&from.path(), Access::Pull));
-        }
-        // Registries want to be told that the body is empty (OCI distribution-spec, "Pushing blobs").
-        let nothing = || Ok(Body::from(""));
-        let request = Request::new(Method::POST, address).header(header::CONTENT_LENGTH, "0").body(&nothing);
-        let answered = self.send_for(&request, &scope)?;
-        match answered.status() {
-            StatusCode::CREATED => Ok(Begun::Mounted),
-            StatusCode::ACCEPTED => Ok(Begun::Session(self.location(&answered)?)),
-            _ => Err(answered.refusal().into()),
-        }
-    }
-
-    /// Where an upload goes on, relative to this page or absolute.
-    fn location(&self, answered: &Answered) -> Result<Address> {
-        let location = answered.header(header::LOCATION).ok_or_else(|| {
-            Error::new(Kind::Network, format!("`{}` says not where the upload goes", answered.at.host()))
-                .detail(&answered.at)
-        })?;
-        let next = answered.at.join(location)?;
-        self.client.check_plain(&answered.at, &next)?;
-        Ok(next)
-    }
-
-    fn upload(&self, blob: &Blob<'_>, session: Address, count: &Arc<AtomicU64>) -> Result<(), Failure> {
-        let body = || Ok(Body::sized(Counted::new(blob, Arc::clone(count))?, blob.size));
-        self.put(blob, session, &body)
-    }
-
-    /// A registry that refuses an upload may say so while it is being sent, and then hang up; what
-    /// it said is lost with the connection. So the request is made without its body, and the answer
-    /// waited for a moment.
-    fn hear_refusal(&self, blob: &Blob<'_>, session: Address) -> Result<(), Failure> {
-        let pause = self.patience().pause * 2;
-        let body = || Ok(Body::sized(Silence(pause), blob.size));
-        match self.put(blob, session, &body) {
-            Err(Failure::Lasting(error)) => Err(Failure::Lasting(error)),
-            _ => Ok(()),
-        }
-    }
-
-    fn put(&self, blob: &Blob<'_>, session: Address, body: &dyn Fn() -> Result<Body>) -> Result<(), Failure> {
-        let address = session.with_query("digest", &blob.digest.to_string());
-        let mut request = Request::new(Method::PUT, address)
-            .header(header::CONTENT_TYPE, "application/octet-stream")
-            .body(body);
-        // A stall on the way is noticed by the kernel (`TCP_USER_TIMEOUT`).
-        request.timeout =
-            Some(self.patience().stall * ANSWER + Duration::from_secs(blob.size.div_ceil(SLOWEST)));
-        let answered = self.send(&request)?;
-        let status = answered.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let (error, (forgotten, other)) = answered.explained(|why| {
-            (why.has(&["BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"]), why.has(&["DIGEST_INVALID"]))
-        });
-        // The session is gone, or holds what an earlier try left: a new one is begun.
-        if status == StatusCode::RANGE_NOT_SATISFIABLE || forgotten {
-            return Err(passing(error));
-        }
-        let hint =
-            "the blob was damaged on the way, or here: if it happens again, remove it, and it is made again";
-        Err(Failure::Lasting(if other { error.hint(hint) } else { error }))
     }
 
     /// A blob's bytes, or `None` if the repository has it not. With a `size`, which whoever knows
@@ -216,7 +79,7 @@ impl Remote<'_> {
         }
     }
 
-    fn about(&self, error: Error, digest: BlobDigest, what: &str) -> Error {
+    pub(super) fn about(&self, error: Error, digest: BlobDigest, what: &str) -> Error {
         // What is wrong on this side says so itself.
         if error.kind() != Kind::Network {
             return error;
@@ -351,50 +214,5 @@ impl Read for BlobStream<'_> {
         let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let read = self.next(&mut buffer[..wanted]);
         read.map_err(|error| io::Error::other(self.remote.about(error, self.digest, "cannot be read from")))
-    }
-}
-
-/// A blob on its way: says how much was read, and that there is too little.
-struct Counted {
-    inner: io::Take<Box<dyn Read + Send>>,
-    digest: BlobDigest,
-    size: u64,
-    count: Arc<AtomicU64>,
-    progress: Arc<dyn Fn(u64) + Send + Sync>,
-}
-
-impl Counted {
-    fn new(blob: &Blob<'_>, count: Arc<AtomicU64>) -> Result<Self> {
-        count.store(0, Ordering::Relaxed);
-        (blob.progress)(0);
-        let inner = (blob.open)()?.take(blob.size);
-        Ok(Self { inner, digest: blob.digest, size: blob.size, count, progress: Arc::clone(&blob.progress) })
-    }
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        let count = self.count.fetch_add(read as u64, Ordering::Relaxed) + read as u64;
-        if read == 0 && count < self.size {
-            let Self { digest, size, .. } = self;
-            let error = Error::new(
-                Kind::Store,
-                format!("the blob `{digest}` has {count} bytes here, and should have {size}"),
-            );
-            return Err(io::Error::other(error.hint("remove it, and it is made again")));
-        }
-        (self.progress)(count);
-        Ok(read)
-    }
-}
-
-/// A body that does not come.
-struct Silence(Duration);
-
-impl Read for Silence {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        std::thread::sleep(std::mem::take(&mut self.0));
-        Ok(0)
     }
 }

@@ -1,11 +1,13 @@
-//! Logins as Docker keeps them: `config.json`, and the helper programs that it names.
+//! Logins as Docker and podman keep them: `config.json`, `auth.json`, and the helper programs that those
+//! name.
 //!
 //! Sources: docker/cli, "docker login" (`auths`, `credsStore`, `credHelpers`, identity tokens);
-//! docker/docker-credential-helpers, the protocol of `docker-credential-NAME get`.
+//! docker/docker-credential-helpers, the protocol of `docker-credential-NAME get`; containers/image,
+//! containers-auth.json(5): where podman's files are, and keys that are the names of repositories.
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use base64::Engine;
@@ -15,6 +17,7 @@ use base64::{alphabet, engine::DecodePaddingMode};
 use serde::Deserialize;
 
 use crate::fetch::Machine;
+use crate::oci::Repository;
 use crate::{Error, Kind, Result};
 
 /// What `config.json` calls Docker's own registry.
@@ -82,35 +85,91 @@ struct Answer {
     secret: String,
 }
 
-/// The login for a registry, if there is one.
+/// The login for a repository, if there is one: that of the file which is asked first.
 ///
 /// # Errors
-/// A `config.json` that cannot be read; a helper that fails.
-pub fn find(machine: &Machine, registry: &str) -> Result<Option<Credential>> {
-    let folder = machine.variable("DOCKER_CONFIG").map(PathBuf::from);
-    let folder = folder.or_else(|| Some(machine.home()?.join(".docker")));
-    let Some(path) = folder.map(|folder| folder.join("config.json")) else { return Ok(None) };
-    let Some(text) = machine.read(&path) else { return Ok(None) };
-    // The parser's own words may repeat what it read.
-    let config: Config = serde_json::from_str(&text).map_err(|error| {
-        Error::new(Kind::Input, format!("`{}` is no configuration of Docker's", path.display()))
-            .detail(format!("line {}, column {}", error.line(), error.column()))
-            .hint("mend it, or `DOCKER_CONFIG=DIR` names another folder")
-    })?;
-    let server = if registry == "docker.io" { DOCKER } else { registry };
-    let named = config.cred_helpers.iter().find(|(key, _)| host(key) == host(server));
-    let helper = named.map(|(_, helper)| helper.as_str()).unwrap_or(&config.creds_store);
-    if !helper.is_empty()
-        && let Some(credential) = ask(helper, named.map_or(server, |(key, _)| key))?
-    {
-        return Ok(Some(credential));
+/// A file that cannot be read; a helper that fails.
+pub fn find(machine: &Machine, repository: &Repository) -> Result<Option<Credential>> {
+    for path in files(machine)? {
+        if let Some(config) = read(machine, &path)?
+            && let Some(credential) = config.login(repository, &path)?
+        {
+            return Ok(Some(credential));
+        }
     }
-    let exact = config.auths.get(server).filter(|entry| !entry.is_empty());
-    let entry = exact.or_else(|| {
-        let mut entries = config.auths.iter().filter(|(_, entry)| !entry.is_empty());
-        entries.find(|(key, _)| host(key) == host(server)).map(|(_, entry)| entry)
+    Ok(None)
+}
+
+/// Where logins are kept, in the order in which they count: the file that is named for podman, Docker's,
+/// and, where none is named, podman's own.
+fn files(machine: &Machine) -> Result<Vec<PathBuf>> {
+    let docker = machine.docker_folder().map(|folder| folder.join("config.json"));
+    if let Some(named) = machine.variable("REGISTRY_AUTH_FILE").map(PathBuf::from) {
+        if machine.settings(&named)?.is_none() {
+            let error = Error::new(Kind::Input, format!("there is no `{}`", named.display()));
+            return Err(error.hint("`REGISTRY_AUTH_FILE` names it; `podman login` makes it"));
+        }
+        return Ok([named].into_iter().chain(docker).collect());
+    }
+    let runtime = machine.variable("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_else(|| {
+        let user = rustix::process::getuid().as_raw();
+        PathBuf::from(format!("/run/containers/{user}"))
     });
-    entry.map(|entry| entry.credential(&path.display().to_string(), registry)).transpose()
+    let podman = [Some(runtime), machine.configuration_folder()].into_iter().flatten();
+    Ok(docker.into_iter().chain(podman.map(|folder| folder.join("containers/auth.json"))).collect())
+}
+
+/// `None` if there is no such file.
+fn read(machine: &Machine, path: &Path) -> Result<Option<Config>> {
+    let Some(text) = machine.settings(path)? else { return Ok(None) };
+    // As Docker has it, a file with nothing in it says nothing.
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    // The parser's own words may repeat what it read.
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        Error::new(Kind::Input, format!("`{}` is no file of logins", path.display()))
+            .detail(format!("line {}, column {}", error.line(), error.column()))
+            .hint("mend it; `DOCKER_CONFIG=DIR` or `REGISTRY_AUTH_FILE=FILE` names another")
+    })
+}
+
+impl Config {
+    /// An entry for the repository, or for what is above it, goes before the registry's helper, which
+    /// knows no repositories, and that before the registry's entry.
+    fn login(&self, repository: &Repository, path: &Path) -> Result<Option<Credential>> {
+        let registry = repository.registry();
+        let read = |entry: &Entry| entry.credential(&path.display().to_string(), registry).map(Some);
+        if let Some(entry) = self.of_repository(repository) {
+            return read(entry);
+        }
+        let server = if registry == "docker.io" { DOCKER } else { registry };
+        let named = self.cred_helpers.iter().find(|(key, _)| host(key) == host(server));
+        let helper = named.map_or(&self.creds_store, |(_, helper)| helper);
+        if !helper.is_empty()
+            && let Some(credential) = ask(helper, named.map_or(server, |(key, _)| key))?
+        {
+            return Ok(Some(credential));
+        }
+        let of_host = |key: &str| host(key) == host(server) && name_below(key).is_none();
+        let mut entries = self.auths.iter().filter(|(_, entry)| !entry.is_empty());
+        let exact = self.auths.get(server).filter(|entry| !entry.is_empty());
+        let entry = exact.or_else(|| entries.find(|(key, _)| of_host(key)).map(|(_, entry)| entry));
+        entry.map_or(Ok(None), read)
+    }
+
+    /// That of the longest name: `registry.example/team/app`, then `registry.example/team`.
+    fn of_repository(&self, repository: &Repository) -> Option<&Entry> {
+        let path = repository.path();
+        let fits = |key: &str| {
+            let name = name_below(key).filter(|_| host(key) == host(repository.registry()))?;
+            let rest = path.strip_prefix(name)?;
+            (rest.is_empty() || rest.starts_with('/')).then_some(name.len())
+        };
+        let entries = self.auths.iter().filter(|(_, entry)| !entry.is_empty());
+        let fitting = entries.filter_map(|(key, entry)| Some((fits(key)?, entry)));
+        fitting.max_by_key(|(length, _)| *length).map(|(_, entry)| entry)
+    }
 }
 
 /// The host of a key, which may be a whole address.
@@ -120,6 +179,15 @@ fn host(key: &str) -> &str {
         "docker.io" | "registry-1.docker.io" => "index.docker.io",
         host => host,
     }
+}
+
+/// What of a key names repositories. That of an address is no name but a version of the API.
+fn name_below(key: &str) -> Option<&str> {
+    if key.contains("://") {
+        return None;
+    }
+    let (_, name) = key.split_once('/')?;
+    Some(name.trim_end_matches('/')).filter(|name| !name.is_empty())
 }
 
 impl Entry {
@@ -160,7 +228,7 @@ fn ask(helper: &str, server: &str) -> Result<Option<Credential>> {
     let failed = |how: String| {
         Error::new(Kind::Machine, format!("`{program}` gives no login for `{server}`"))
             .detail(how)
-            .hint("`config.json` in `DOCKER_CONFIG` names the helper; `docker login` shows whether it works")
+            .hint("the file of logins names the helper; `docker login` shows whether it works")
     };
     if helper.contains('/') {
         return Err(failed("a helper's name has no `/`".to_owned()));
@@ -190,66 +258,5 @@ fn ask(helper: &str, server: &str) -> Result<Option<Credential>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(json: &str, registry: &str) -> Result<Option<Credential>> {
-        let root = tempfile::tempdir().unwrap();
-        fs_err::create_dir(root.path().join("docker")).unwrap();
-        fs_err::write(root.path().join("docker/config.json"), json).unwrap();
-        find(&Machine::new(root.path(), [("DOCKER_CONFIG", "/docker")]), registry)
-    }
-
-    fn password(json: &str, registry: &str) -> Option<(String, String)> {
-        match found(json, registry).unwrap()? {
-            Credential::Password { user, password } => Some((user, password)),
-            _ => panic!("a token"),
-        }
-    }
-
-    #[test]
-    fn a_registry_is_found_however_it_is_written() {
-        let auth = STANDARD.encode("me:se:cret");
-        for key in
-            ["r.example:5000", "https://r.example:5000", "https://r.example:5000/v2/", "r.example:5000/"]
-        {
-            let json = format!(r#"{{"auths":{{"other":{{}},"{key}":{{"auth":"{auth}"}}}},"more":1}}"#);
-            assert_eq!(password(&json, "r.example:5000"), Some(("me".into(), "se:cret".into())), "{key}");
-            assert_eq!(password(&json, "r.example"), None);
-        }
-        for key in ["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"] {
-            let json = format!(r#"{{"auths":{{"{key}":{{"username":"me","password":"secret"}}}}}}"#);
-            assert_eq!(password(&json, "docker.io"), Some(("me".into(), "secret".into())), "{key}");
-        }
-    }
-
-    #[test]
-    fn tokens_come_before_passwords() {
-        let entry = r#"{"auths":{"r.example":{"auth":"bWU6","identitytoken":"secret"}}}"#;
-        assert!(
-            matches!(found(entry, "r.example"), Ok(Some(Credential::Identity(token))) if token == "secret")
-        );
-        let entry = r#"{"auths":{"r.example":{"registrytoken":"secret"}}}"#;
-        assert!(
-            matches!(found(entry, "r.example"), Ok(Some(Credential::Bearer(token))) if token == "secret")
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_not_repeated() {
-        for json in [r#"{"auths":{"r.example":{"auth":"secret!"}}}"#, r#"{"auths":"secret"}"#, "secret"] {
-            let error = found(json, "r.example").err().unwrap();
-            assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
-        }
-        let error = found(r#"{"credsStore":"../x"}"#, "r.example").err().unwrap();
-        assert_eq!(error.kind(), Kind::Machine);
-        let error = found(r#"{"credsStore":"surely-not-there"}"#, "r.example").err().unwrap();
-        assert!(error.to_string().contains("docker-credential-surely-not-there"), "{error}");
-    }
-
-    #[test]
-    fn no_file_is_no_login() {
-        assert!(matches!(find(&Machine::default(), "r.example"), Ok(None)));
-        assert!(matches!(found("{}", "r.example"), Ok(None)));
-    }
-}
+#[path = "credential_tests.rs"]
+mod tests;

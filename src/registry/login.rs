@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::Access;
 use super::credential::{self, Credential};
 use crate::fetch::{Address, Machine};
+use crate::oci::Repository;
 use crate::{Error, Kind, Result};
 
 /// How long a token lives where its server does not say (distribution's specification).
@@ -61,6 +62,12 @@ impl Challenge {
         });
         bearer.or_else(|| offers.iter().any(|(scheme, _)| scheme == "basic").then_some(Self::Basic))
     }
+}
+
+/// What a header of a registry asks for: for `fuzzing`.
+pub(crate) fn challenge(header: &[u8]) -> Option<Challenge> {
+    let header = HeaderValue::from_bytes(header).ok()?;
+    Challenge::of(&HeaderMap::from_iter([(WWW_AUTHENTICATE, header)]))
 }
 
 type Offer = (String, BTreeMap<String, String>);
@@ -151,10 +158,10 @@ struct Token {
     renewal: Instant,
 }
 
-/// The state of one registry. Its lock is held while a token is got, so that requests that run at
-/// once get one token together.
+/// The state of one repository: logins may be for it alone. Its lock is held while a token is got, so
+/// that requests that run at once get one token together.
 pub struct Login {
-    registry: String,
+    repository: Repository,
     state: Mutex<State>,
 }
 
@@ -170,8 +177,12 @@ struct State {
 pub type Ask<'a> = dyn Fn(&Address, &[(&str, &str)], Option<&Credential>) -> Result<Answer> + 'a;
 
 impl Login {
-    pub fn new(registry: String) -> Self {
-        Self { registry, state: Mutex::default() }
+    pub fn new(repository: Repository) -> Self {
+        Self { repository, state: Mutex::default() }
+    }
+
+    fn registry(&self) -> &str {
+        self.repository.registry()
     }
 
     /// What to send along, as far as the registry has said what it wants: at first nothing.
@@ -196,7 +207,7 @@ impl Login {
     ) -> Result<Option<Authorization>> {
         let mut state = self.lock();
         if state.credential.is_none() {
-            state.credential = Some(credential::find(machine, &self.registry)?);
+            state.credential = Some(credential::find(machine, &self.repository)?);
         }
         if state.challenge.as_ref() != Some(&challenge) {
             state.tokens.clear();
@@ -220,7 +231,7 @@ impl Login {
 
     fn basic(&self, state: &State) -> Result<Option<Authorization>> {
         let basic = state.credential.iter().flatten().find_map(Credential::basic);
-        basic.map(|basic| Authorization::new("Basic", &basic, &self.registry)).transpose()
+        basic.map(|basic| Authorization::new("Basic", &basic, self.registry())).transpose()
     }
 
     fn token(&self, state: &mut State, scope: &Scope, ask: &Ask<'_>) -> Result<Authorization> {
@@ -229,7 +240,7 @@ impl Login {
         }
         let credential = state.credential.iter().flatten().next();
         if let Some(Credential::Bearer(token)) = credential {
-            return Authorization::new("Bearer", token, &self.registry);
+            return Authorization::new("Bearer", token, self.registry());
         }
         let Some(Challenge::Bearer { realm, service }) = &state.challenge else {
             return Err(Error::new(Kind::Internal, "a token without a challenge"));
@@ -243,18 +254,18 @@ impl Login {
         let text = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
         let text = text.ok_or_else(|| {
             Error::new(Kind::Network, format!("`{}` answered without a token", realm.host()))
-                .detail(format!("it is the token server of `{}`", self.registry))
+                .detail(format!("it is the token server of `{}`", self.registry()))
         })?;
         let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(LIFETIME).clamp(1, 1_000_000));
         let renewal = asked + (lifetime - MARGIN.min(lifetime / 4));
-        let authorization = Authorization::new("Bearer", &text, &self.registry)?;
+        let authorization = Authorization::new("Bearer", &text, self.registry())?;
         let token = Token { authorization: authorization.clone(), renewal };
         state.tokens.insert(scope.clone(), token);
         Ok(authorization)
     }
 
     fn bad_realm(&self) -> String {
-        format!("`{}` names no token server that can be asked", self.registry)
+        format!("`{}` names no token server that can be asked", self.registry())
     }
 }
 

@@ -21,6 +21,10 @@ const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vn
                       application/vnd.docker.distribution.manifest.v2+json, \
                       application/vnd.docker.distribution.manifest.list.v2+json";
 
+/// What to do where a registry knows Docker's manifests alone.
+const NO_OCI: &str = "a registry that takes no OCI manifests takes Docker's: `--format docker` writes the image so, of the \
+                      same layers, with another digest; it can be no cache";
+
 const DIGEST: &str = "docker-content-digest";
 
 /// Which manifest of a repository.
@@ -138,8 +142,12 @@ impl Remote<'_> {
             match answered.status() {
                 StatusCode::PRECONDITION_FAILED => Ok(Put::Moved),
                 status if status.is_success() => kept(&answered, bytes).map(|()| Put::Done),
-                _ => {
-                    let (error, missing) = answered.explained(missing);
+                status => {
+                    let invalid = |why: &Explanation| why.has(&["MANIFEST_INVALID", "UNSUPPORTED"]);
+                    let (error, (missing, invalid)) = answered.explained(|why| (missing(why), invalid(why)));
+                    let unknown = invalid || status == StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                    let error =
+                        if unknown && media_type.contains("oci") { error.hint(NO_OCI) } else { error };
                     missing.map(|digests| Put::BlobsMissing(digests, error.to_string())).ok_or(error.into())
                 }
             }

@@ -10,32 +10,38 @@
 //! What passes is tried again, as `crate::http` has it; a token that has expired is renewed. What a
 //! registry sends is hostile until its digest is checked, and what it says is shown shortened.
 //!
-//! Architecture invariants: a credential goes to the registry it is for and to the token server that
-//! this registry names, never along with a redirect to another origin, never in plain text but to
-//! loopback and where `--insecure-registry` says so, and into no error, log or `Debug`.
+//! Architecture invariants: a credential, be it a client's certificate, goes to the registry it is for and
+//! to the token server that this registry names, never along with a redirect to another origin, never in
+//! plain text but to loopback and where `--insecure-registry` says so, and into no error, log or `Debug`.
 
 mod blob;
+mod certificates;
 mod credential;
 mod login;
 mod manifest;
+mod pieces;
 mod refusal;
 mod request;
+mod upload;
 mod verified;
 
-pub use blob::{Blob, BlobStream, Sent};
+pub use blob::BlobStream;
+pub(crate) use credential::find as find_credential;
+pub(crate) use login::challenge;
 pub use manifest::{Manifest, Put, Seen, Which};
+pub use upload::{Blob, Sent};
 pub use verified::Verified;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use reqwest::blocking::Client as Http;
-
+use crate::Result;
 use crate::fetch::{Address, Machine};
-use crate::http::{self, Patience};
+use crate::http::tls::Keys;
+use crate::http::{Client as Http, Patience, Way};
 use crate::oci::Repository;
-use crate::{Error, Result};
 
 use login::{Login, Scope};
 
@@ -51,11 +57,27 @@ pub struct Settings {
 pub struct Client {
     machine: Machine,
     settings: Settings,
-    /// By the registry's host: what it asks for, and the tokens that were got.
+    /// By the repository's host and path: what is asked for there, and the tokens that were got.
     logins: Mutex<HashMap<String, Arc<Login>>>,
-    proxied: OnceLock<Result<Http>>,
-    /// For loopback, where no proxy is between.
-    direct: OnceLock<Result<Http>>,
+    /// By the registry's host: its certificates, and the largest body that it takes, in bytes.
+    registries: Mutex<HashMap<String, Arc<Registry>>>,
+    lines: Mutex<HashMap<Line, Result<Arc<Http>>>>,
+}
+
+struct Registry {
+    keys: Result<Keys>,
+    largest: AtomicU64,
+}
+
+/// What tells connections apart.
+#[derive(PartialEq, Eq, Hash)]
+struct Line {
+    /// The registry that has certificates of its own.
+    registry: Option<String>,
+    /// Whether a client's certificate is shown.
+    identity: bool,
+    /// To loopback, where no proxy is between.
+    direct: bool,
 }
 
 /// What is asked of a repository.
@@ -72,6 +94,7 @@ pub struct Remote<'a> {
     /// `https://registry.example/v2/team/image/`.
     base: Address,
     login: Arc<Login>,
+    registry: Arc<Registry>,
     scope: Scope,
 }
 
@@ -81,8 +104,8 @@ impl Client {
             machine,
             settings,
             logins: Mutex::default(),
-            proxied: OnceLock::new(),
-            direct: OnceLock::new(),
+            registries: Mutex::default(),
+            lines: Mutex::default(),
         }
     }
 
@@ -94,12 +117,17 @@ impl Client {
         let host = repository.host();
         let scheme = if self.is_plain(host) { "http" } else { "https" };
         let base = Address::folder(&format!("{scheme}://{host}/v2/{}", repository.path()))?;
-        let mut logins = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
-        let login = logins
-            .entry(host.to_owned())
-            .or_insert_with(|| Arc::new(Login::new(repository.registry().to_owned())));
+        let login = || Arc::new(Login::new(repository.clone()));
+        let login = Arc::clone(
+            lock(&self.logins).entry(format!("{host}/{}", repository.path())).or_insert_with(login),
+        );
+        let registry = || {
+            let keys = certificates::find(&self.machine, &names(repository));
+            Arc::new(Registry { keys, largest: AtomicU64::new(u64::MAX) })
+        };
+        let registry = Arc::clone(lock(&self.registries).entry(host.to_owned()).or_insert_with(registry));
         let scope = Scope::of(&repository.path(), access);
-        Ok(Remote { client: self, repository: repository.clone(), base, login: Arc::clone(login), scope })
+        Ok(Remote { client: self, repository: repository.clone(), base, login, registry, scope })
     }
 
     /// Whether a host, with its port if it has one, may be spoken to in plain text.
@@ -107,19 +135,6 @@ impl Client {
         is_loopback(host)
             || self.settings.insecure.contains(host)
             || self.settings.insecure.contains(without_port(host))
-    }
-
-    /// # Errors
-    /// The machine's certificates cannot be read.
-    fn http(&self, address: &Address) -> Result<&Http> {
-        let local = is_loopback(&address.host());
-        let made = if local { &self.direct } else { &self.proxied };
-        let made = made.get_or_init(|| {
-            let builder = Http::builder();
-            let builder = if local { builder.no_proxy() } else { builder };
-            http::client(&self.machine, &self.settings.patience, builder)
-        });
-        made.as_ref().map_err(Error::clone)
     }
 
     /// Refuses addresses in plain text that nobody allowed, wherever they come from.
@@ -139,6 +154,38 @@ impl Remote<'_> {
     fn patience(&self) -> &Patience {
         &self.client.settings.patience
     }
+
+    /// What an address is reached by on this registry's behalf. Its authorities are trusted wherever it
+    /// leads, as engines do; `known` are itself and its token server, which are shown who asks.
+    ///
+    /// # Errors
+    /// Certificates that cannot be used, proxies that make no sense.
+    fn http(&self, at: &Address, known: bool) -> Result<Arc<Http>> {
+        let keys = self.registry.keys.as_ref().map_err(Clone::clone)?;
+        let identity = known && keys.identity.is_some();
+        let own = identity || !keys.authorities.is_empty();
+        let registry = own.then(|| self.repository.host().to_owned());
+        let direct = is_loopback(&at.host());
+        let make = || {
+            let mut keys = keys.clone();
+            keys.identity = keys.identity.filter(|_| identity);
+            let way = Way { keys, direct, proxy: None };
+            Http::new(&self.client.machine, self.patience(), &way).map(Arc::new)
+        };
+        let mut lines = lock(&self.client.lines);
+        lines.entry(Line { registry, identity, direct }).or_insert_with(make).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a registry may be called in names of folders.
+fn names(repository: &Repository) -> Vec<&str> {
+    let mut names = vec![repository.registry(), repository.host()];
+    names.dedup();
+    names
 }
 
 fn without_port(host: &str) -> &str {

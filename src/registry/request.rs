@@ -6,12 +6,12 @@ use reqwest::blocking::{Body, Response};
 use reqwest::header::{self, HeaderName};
 use reqwest::{Method, StatusCode};
 
+use super::Remote;
 use super::credential::Credential;
 use super::login::{Answer, Authorization, Challenge, Scope};
 use super::refusal::{self, Explanation};
-use super::{Client, Remote};
 use crate::fetch::Address;
-use crate::http::{Failure, asked_pause, innermost, passes, passing, unreachable};
+use crate::http::{Failure, asked_pause, innermost, passes, passing};
 use crate::{Error, Kind, Result};
 
 const REDIRECTS: usize = 5;
@@ -46,6 +46,10 @@ impl<'a> Request<'a> {
         self
     }
 
+    fn reads(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
+    }
+
     #[must_use]
     pub fn body(mut self, body: &'a MakeBody<'a>) -> Self {
         self.body = Some(body);
@@ -57,6 +61,8 @@ impl<'a> Request<'a> {
 pub struct Answered {
     pub response: Response,
     pub at: Address,
+    /// The registry's host, where the answer is not its own.
+    led_by: Option<String>,
     authorization: Option<Authorization>,
 }
 
@@ -75,11 +81,20 @@ impl Answered {
 
     /// The refusal, and what somebody reads in the registry's explanation of it.
     pub fn explained<T>(self, read: impl FnOnce(&Explanation) -> T) -> (Error, T) {
-        let Self { response, at, authorization } = self;
+        let Self { response, at, led_by, authorization } = self;
         let status = response.status();
         let explanation = Explanation::read(response);
         let secret = authorization.as_ref().map_or("", Authorization::secret);
-        (explanation.error(&at, status, &[secret]), read(&explanation))
+        let error = match &led_by {
+            None => explanation.error(&at, status, &[secret]),
+            Some(registry) => explanation.of_storage(registry, &at, status),
+        };
+        (error, read(&explanation))
+    }
+
+    /// An address that a registry made for one use, and that was not taken: the next one may be.
+    fn is_stale(&self) -> bool {
+        self.led_by.is_some() && self.status() == StatusCode::FORBIDDEN
     }
 }
 
@@ -91,7 +106,7 @@ impl Remote<'_> {
 
     pub(super) fn send_for(&self, request: &Request<'_>, scope: &Scope) -> Result<Answered, Failure> {
         let ask = |realm: &Address, parameters: &[(&str, &str)], credential: Option<&Credential>| {
-            self.client.ask_for_token(&self.base, realm, parameters, credential)
+            self.ask_for_token(realm, parameters, credential)
         };
         let mut authorization = self.login.authorization(scope, &ask)?;
         let mut answered = self.follow(request, authorization.clone())?;
@@ -105,14 +120,16 @@ impl Remote<'_> {
                 answered = self.follow(request, authorization.clone())?;
             }
         }
-        if passes(answered.status()) {
+        let status = answered.status();
+        if passes(status) || (answered.is_stale() && request.reads()) {
             let pause = asked_pause(answered.response.headers());
-            return Err(Failure::Passing { error: answered.refusal(), pause });
+            return Err(Failure::of_answer(status, pause, answered.refusal()));
         }
         Ok(answered)
     }
 
-    /// Follows redirects of what only reads. The login stays behind at another origin.
+    /// Follows redirects; of what is sent, those that say to send the same again (307 and 308, RFC 9110,
+    /// 15.4). The login stays behind at another origin.
     fn follow(
         &self,
         request: &Request<'_>,
@@ -120,31 +137,68 @@ impl Remote<'_> {
     ) -> Result<Answered, Failure> {
         let mut at = request.address.clone();
         for _ in 0..=REDIRECTS {
-            let authorization = authorization.clone().filter(|_| at.same_origin(&self.base));
-            let response = self.client.exchange(request, &at, authorization.as_ref())?;
-            let reads = matches!(request.method, Method::GET | Method::HEAD);
-            let moved = response.status().is_redirection() && reads;
-            let location = response.headers().get(header::LOCATION).filter(|_| moved);
-            let Some(location) = location else { return Ok(Answered { response, at, authorization }) };
-            let next = at.join(&String::from_utf8_lossy(location.as_bytes()))?;
-            self.client.check_plain(&at, &next)?;
+            let ours = at.same_origin(&self.base);
+            let authorization = authorization.clone().filter(|_| ours);
+            let response = self.exchange(request, &at, authorization.as_ref(), ours)?;
+            let Some(next) = self.redirected(request, &response, &at)? else {
+                let led_by = (!ours).then(|| self.base.host());
+                return Ok(Answered { response, at, led_by, authorization });
+            };
             at = next;
         }
         let error = Error::new(Kind::Network, format!("`{}` redirects in circles", request.address.host()));
         Err(error.detail(at).into())
     }
-}
 
-impl Client {
+    /// Where an answer leads to, if it is to be followed.
+    pub(super) fn redirected(
+        &self,
+        request: &Request<'_>,
+        response: &Response,
+        at: &Address,
+    ) -> Result<Option<Address>> {
+        let same = [StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT];
+        let moved = match response.status() {
+            status if request.reads() => status.is_redirection(),
+            status => same.contains(&status),
+        };
+        let Some(location) = response.headers().get(header::LOCATION).filter(|_| moved) else {
+            return Ok(None);
+        };
+        let next = at.join(&String::from_utf8_lossy(location.as_bytes()))?;
+        self.client.check_plain(at, &next)?;
+        Ok(Some(next))
+    }
+
+    /// An answer to what [`Remote::send_once`] has sent.
+    pub(super) fn answered(&self, response: Response, at: &Address) -> Answered {
+        let led_by = (!at.same_origin(&self.base)).then(|| self.base.host());
+        Answered { response, at: at.clone(), led_by, authorization: None }
+    }
+
+    /// Sends a request with this repository's login as it is known, and follows nothing.
+    pub(super) fn send_once(&self, request: &Request<'_>) -> Result<Response, Failure> {
+        let at = &request.address;
+        let ours = at.same_origin(&self.base);
+        let ask = |realm: &Address, parameters: &[(&str, &str)], credential: Option<&Credential>| {
+            self.ask_for_token(realm, parameters, credential)
+        };
+        let authorization = self.login.authorization(&self.scope, &ask)?.filter(|_| ours);
+        self.exchange(request, at, authorization.as_ref(), ours)
+    }
+
+    /// `known` as with [`Remote::http`].
     fn exchange(
         &self,
         request: &Request<'_>,
         at: &Address,
         authorization: Option<&Authorization>,
+        known: bool,
     ) -> Result<Response, Failure> {
         // A login in an address that a registry sends is that registry's own business.
         let (url, _) = at.split();
-        let mut builder = self.http(at)?.request(request.method.clone(), url);
+        let http = self.http(at, known)?;
+        let mut builder = http.request(request.method.clone(), url);
         builder = builder.header(header::ACCEPT_ENCODING, "identity");
         for (name, value) in &request.headers {
             builder = builder.header(name, value);
@@ -161,20 +215,20 @@ impl Client {
         builder.send().map_err(|error| match own_failure(&error) {
             Some(error) => Failure::Lasting(error),
             None if error.is_body() => passing(refusal::broken_off(at, innermost(&error))),
-            None => passing(unreachable(at, &error)),
+            None => passing(http.unreachable(at, &error)),
         })
     }
 
     /// Asks a token server: with an identity token as OAuth2 has it, else as Docker's registry has it.
     fn ask_for_token(
         &self,
-        registry: &Address,
         realm: &Address,
         parameters: &[(&str, &str)],
         credential: Option<&Credential>,
     ) -> Result<Answer> {
-        self.check_plain(registry, realm)?;
-        let response = self.settings.patience.run(|| {
+        let registry = self.base.host();
+        self.client.check_plain(&self.base, realm)?;
+        let response = self.patience().run(|| {
             let response = match credential {
                 Some(Credential::Identity(token)) => self.post_identity(realm, parameters, token)?,
                 _ => self.get_token(realm, parameters, credential)?,
@@ -184,21 +238,18 @@ impl Client {
             }
             let pause = asked_pause(response.headers());
             let error = Explanation::default().error(realm, response.status(), &[]);
-            Err(Failure::Passing { error, pause })
+            Err(Failure::of_answer(response.status(), pause, error))
         })?;
         let status = response.status();
         if !status.is_success() {
             let secrets = credential.map(Credential::secrets).unwrap_or_default();
             let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
             let what = match credential {
-                Some(_) => format!("the login for `{}` is not taken", registry.host()),
-                None => format!("`{}` wants a login, and there is none", registry.host()),
+                Some(_) => format!("the login for `{registry}` is not taken"),
+                None => format!("`{registry}` wants a login, and there is none"),
             };
             return Err(Explanation::read(response).error(realm, status, &secrets).within(what).hint(
-                format!(
-                    "`docker login {}` stores one in `config.json`, which is read from there",
-                    registry.host()
-                ),
+                format!("`docker login {registry}` or `podman login {registry}` stores one, which is read"),
             ));
         }
         let mut bytes = Vec::new();
@@ -225,15 +276,17 @@ impl Client {
         let basic = credential.and_then(Credential::basic);
         let login = basic.map(|basic| Authorization::new("Basic", &basic, &realm.host())).transpose()?;
         for _ in 0..=REDIRECTS {
-            let login = login.as_ref().filter(|_| address.same_origin(realm));
-            let response = self.exchange(&Request::new(Method::GET, address.clone()), &address, login)?;
+            let known = address.same_origin(realm);
+            let login = login.as_ref().filter(|_| known);
+            let request = Request::new(Method::GET, address.clone());
+            let response = self.exchange(&request, &address, login, known)?;
             let Some(location) =
                 response.headers().get(header::LOCATION).filter(|_| response.status().is_redirection())
             else {
                 return Ok(response);
             };
             let next = address.join(&String::from_utf8_lossy(location.as_bytes()))?;
-            self.check_plain(&address, &next)?;
+            self.client.check_plain(&address, &next)?;
             address = next;
         }
         Err(Error::new(Kind::Network, format!("`{}` redirects in circles", realm.host())).into())
@@ -257,7 +310,7 @@ impl Client {
         let request = Request::new(Method::POST, realm.clone())
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(&body);
-        self.exchange(&request, realm, None)
+        self.exchange(&request, realm, None, true)
     }
 }
 

@@ -236,3 +236,8 @@ fn make_database(root: &Root, architecture: &str) -> Result<()> {
     root.write("var/lib/dpkg/arch", format!("{architecture}\n").as_bytes())?;
     root.write(STATUS, b"")
 }
+
+/// Whether dpkg's `status` can be read: for `fuzzing`.
+pub(crate) fn reads_stanzas(bytes: &[u8]) -> bool {
+    stanza::Stanza::parse_all(bytes, "status").is_ok()
+}

@@ -46,6 +46,11 @@ impl Sandbox {
         Self { limits, ..self }
     }
 
+    /// What one job may use at most.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Runs a job; `on_line` gets each line of its commands' output as it comes.
     ///
     /// The job ends with the thread that called this, and so with the process.

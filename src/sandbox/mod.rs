@@ -73,6 +73,7 @@ use assemble_layers::tree::{Tree, TreePath};
 use serde::{Deserialize, Serialize};
 
 pub use command::Command;
+pub(crate) use debs::reads_stanzas;
 pub use helper::run_if_helper;
 pub use launch::Sandbox;
 pub use limits::Limits;

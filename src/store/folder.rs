@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use assemble_layers::{BlobDigest, DiffId, Key, Sha256, Tree, TreePath, digest::Hasher};
 use fs_err as fs;
@@ -33,6 +34,8 @@ pub struct Store {
     pub(super) folder: PathBuf,
     /// Whether somebody has looked for what killed processes left.
     pub(super) tidied: AtomicBool,
+    /// Whether it is taken from alone, and never written to.
+    pub(super) is_cache: bool,
 }
 
 impl Store {
@@ -41,7 +44,7 @@ impl Store {
     /// # Errors
     /// A store of another version; a folder that cannot be written.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
-        let store = Self::at(folder.into())?;
+        let store = Self::at(folder.into(), false)?;
         if store.version()?.is_none() {
             store.initialise().map_err(|error| {
                 error
@@ -58,7 +61,7 @@ impl Store {
     /// # Errors
     /// A folder that is no store, or one of another version.
     pub fn open_cache(folder: impl Into<PathBuf>) -> Result<Self> {
-        let store = Self::at(folder.into())?;
+        let store = Self::at(folder.into(), true)?;
         match store.version()? {
             Some(()) => Ok(store),
             None => Err(Error::new(Kind::Usage, format!("`{}` is no store", store.folder.display())).hint(
@@ -67,8 +70,8 @@ impl Store {
         }
     }
 
-    fn at(folder: PathBuf) -> Result<Self> {
-        Ok(Self { folder: std::path::absolute(folder)?, tidied: AtomicBool::new(false) })
+    fn at(folder: PathBuf, is_cache: bool) -> Result<Self> {
+        Ok(Self { folder: std::path::absolute(folder)?, tidied: AtomicBool::new(false), is_cache })
     }
 
     fn version(&self) -> Result<Option<()>> {
@@ -180,7 +183,10 @@ impl Store {
     }
 
     /// The first line of a spliced blob's file, and the rest, which is long and seldom needed.
-    fn spliced_sources(&self, digest: BlobDigest) -> Option<(Vec<BlobDigest>, io::BufReader<File>)> {
+    pub(super) fn spliced_sources(
+        &self,
+        digest: BlobDigest,
+    ) -> Option<(Vec<BlobDigest>, io::BufReader<File>)> {
         let mut reader = io::BufReader::new(File::open(self.spliced_file(digest)).ok()?);
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
@@ -192,6 +198,17 @@ impl Store {
         self.blob_file(digest).exists()
     }
 
+    /// A blob's size in bytes, by what is on the disk; `None` if it is not here.
+    ///
+    /// # Errors
+    /// A file of the store that cannot be read.
+    pub fn blob_size(&self, digest: BlobDigest) -> Result<Option<u64>> {
+        match self.has_blob(digest) {
+            true => self.open_blob(digest).map(|blob| Some(blob.size())),
+            false => Ok(None),
+        }
+    }
+
     /// Opens a blob, wherever its bytes are.
     ///
     /// # Errors
@@ -200,7 +217,7 @@ impl Store {
         match File::open(self.blob_file(digest)) {
             Ok(file) => {
                 let size = file.metadata()?.len();
-                return Ok(BlobReader::of_file(file, size));
+                return Ok(BlobReader::of_file(self.other(), digest, file, size));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
@@ -214,7 +231,14 @@ impl Store {
         if segments.iter().any(|segment| segment.source >= files.len()) {
             return Err(corrupt(&self.spliced_file(digest)));
         }
-        Ok(BlobReader::new(files, segments))
+        BlobReader::new(self.other(), digest, files, segments)
+            .ok_or_else(|| corrupt(&self.spliced_file(digest)))
+    }
+
+    /// The same store, for a reader that outlives this.
+    fn other(&self) -> Self {
+        let (folder, is_cache) = (self.folder.clone(), self.is_cache);
+        Self { folder, tidied: AtomicBool::new(true), is_cache }
     }
 
     /// Takes over a finished file, whose digest the caller has computed.
@@ -232,9 +256,8 @@ impl Store {
     /// Those of the disk.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<BlobDigest> {
         let digest = BlobDigest(Sha256::of(bytes));
-        if !self.has_blob_file(digest) {
-            self.write_whole(&self.blob_file(digest), bytes)?;
-        }
+        // One that is there already may have lost a bit.
+        self.write_whole(&self.blob_file(digest), bytes)?;
         Ok(digest)
     }
 
@@ -392,18 +415,18 @@ impl Substituter for Store {
         self.folder.display().to_string()
     }
 
-    fn record(&self, key: Key) -> Result<Option<Record>> {
+    fn record(&self, key: Key, _: Duration) -> Result<Option<Record>> {
         Store::record(self, key)
     }
 
-    fn tree(&self, _: Key, diff_id: DiffId) -> Result<Option<Tree>> {
+    fn tree(&self, _: Key, diff_id: DiffId, _: Duration) -> Result<Option<Tree>> {
         Store::tree(self, diff_id)
     }
 
-    fn blob(&self, digest: BlobDigest, _: Option<Key>, store: &Store) -> Result<bool> {
+    fn blob(&self, digest: BlobDigest, _: Option<Key>, store: &Store, _: Duration) -> Result<bool> {
         let here = self.has_blob(digest);
         if here {
-            store.put_reader(&mut self.open_blob(digest)?, digest)?;
+            store.put_verified(&mut self.open_blob(digest)?, digest)?;
         }
         Ok(here)
     }

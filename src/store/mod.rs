@@ -21,12 +21,14 @@
 //! in `blobs/`, `trees/` or `records/` always stands for a whole file, whenever the process is
 //! killed. A record is written after everything that it names. Two processes that make the same
 //! thing rename the same bytes to the same name. There is no `fsync`: after a power failure a blob
-//! may be short, and is found out by its size, or by its digest when it is read.
+//! may be short. So a blob is hashed whenever it is read from its first byte to its last
+//! ([`BlobReader`]), and before a builder reads it.
 //!
 //! Architecture invariant: nothing outside this module forms a path inside the store.
 
 mod blob;
 mod folder;
+mod intact;
 mod record;
 mod working;
 
@@ -35,27 +37,30 @@ pub use folder::Store;
 pub use record::{Findings, Outcome, Packed, Record};
 pub use working::WorkingFolder;
 
+use std::time::Duration;
+
 use assemble_layers::{BlobDigest, DiffId, Key, Tree};
 
 use crate::Result;
 
-/// What results can be taken from instead of building them: another store's folder, a registry.
+/// What results can be taken from instead of building them: another store's folder, a registry. `cost`
+/// is about what it costs to do without: what takes long to build is worth a longer wait.
 pub trait Substituter: Send + Sync {
     /// What a person calls it.
     fn name(&self) -> String;
 
     /// The record of a key, if it has one.
-    fn record(&self, key: Key) -> Result<Option<Record>>;
+    fn record(&self, key: Key, cost: Duration) -> Result<Option<Record>>;
 
     /// The tree that a key came to, if it has it.
-    fn tree(&self, key: Key, diff_id: DiffId) -> Result<Option<Tree>>;
+    fn tree(&self, key: Key, diff_id: DiffId, cost: Duration) -> Result<Option<Tree>>;
 
     /// Copies a blob into `store`, if it has it; whether it had. `of` is the key whose record or tree
     /// names the blob; a locked file has none.
     ///
     /// # Errors
     /// Other bytes than the digest says: nothing is kept of them.
-    fn blob(&self, digest: BlobDigest, of: Option<Key>, store: &Store) -> Result<bool>;
+    fn blob(&self, digest: BlobDigest, of: Option<Key>, store: &Store, cost: Duration) -> Result<bool>;
 }
 
 impl<T: Substituter> Substituter for std::sync::Arc<T> {
@@ -63,15 +68,15 @@ impl<T: Substituter> Substituter for std::sync::Arc<T> {
         T::name(self)
     }
 
-    fn record(&self, key: Key) -> Result<Option<Record>> {
-        T::record(self, key)
+    fn record(&self, key: Key, cost: Duration) -> Result<Option<Record>> {
+        T::record(self, key, cost)
     }
 
-    fn tree(&self, key: Key, diff_id: DiffId) -> Result<Option<Tree>> {
-        T::tree(self, key, diff_id)
+    fn tree(&self, key: Key, diff_id: DiffId, cost: Duration) -> Result<Option<Tree>> {
+        T::tree(self, key, diff_id, cost)
     }
 
-    fn blob(&self, digest: BlobDigest, of: Option<Key>, store: &Store) -> Result<bool> {
-        T::blob(self, digest, of, store)
+    fn blob(&self, digest: BlobDigest, of: Option<Key>, store: &Store, cost: Duration) -> Result<bool> {
+        T::blob(self, digest, of, store, cost)
     }
 }

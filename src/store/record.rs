@@ -1,5 +1,7 @@
 //! What a key came to.
 
+use std::fmt;
+
 use assemble_layers::{BlobDigest, DiffId, TreePath};
 use serde::{Deserialize, Serialize};
 
@@ -55,4 +57,14 @@ pub struct Packed {
     pub digest: BlobDigest,
     /// In bytes.
     pub size: u64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tree { diff_id, .. } => write!(formatter, "the tree `{diff_id}`"),
+            Self::Packed(packed) => write!(formatter, "the layer `{}`", packed.digest),
+            Self::Listing { blob } => write!(formatter, "the listing `{blob}`"),
+        }
+    }
 }

@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "no test needs all of it")]
 //! Debian's `docker-registry`, for tests.
 
 use std::fs::File;
@@ -32,12 +33,19 @@ impl Registry {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let listening = lines.find_map(|line| {
             let (_, rest) = line.split_once("listening on ")?;
-            Some(rest.split(|it: char| it == '"' || it.is_whitespace()).next()?.to_owned())
+            Some(rest.split(|it: char| matches!(it, '"' | ',') || it.is_whitespace()).next()?.to_owned())
         });
         // Whoever writes into a pipe that nobody reads stops.
         std::thread::spawn(move || lines.for_each(drop));
         let host = listening.expect("the registry says where it listens");
         Some(Self { child, folder, host })
+    }
+
+    /// The file of a blob, by its digest in hexadecimal digits.
+    #[allow(dead_code, reason = "the tests of caches need it")]
+    pub fn blob_file(&self, hex: &str) -> std::path::PathBuf {
+        let blobs = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).join("data")
     }
 
     /// What it was asked, as `METHOD /path?query STATUS`.

@@ -39,7 +39,7 @@ impl Request {
             .map(|(_, it)| it.into_owned())
     }
 
-    fn length(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.header("content-length").map_or(0, |length| length.parse().unwrap())
     }
 }
@@ -94,6 +94,8 @@ type Name = (String, String);
 struct State {
     /// By repository and digest.
     blobs: Mutex<HashMap<Name, Vec<u8>>>,
+    /// What came of uploads in pieces, by session.
+    pieces: Mutex<HashMap<String, Vec<u8>>>,
     /// By repository and tag or digest: the media type and the bytes.
     manifests: Mutex<HashMap<Name, (String, Vec<u8>)>>,
     requests: Mutex<Vec<Request>>,
@@ -334,7 +336,10 @@ impl State {
         answer("200 OK", format!(r#"{{"token":"{token}","expires_in":300}}"#))
     }
 
-    fn upload(&self, request: &Request, repository: &str, _: &str, body: Vec<u8>) -> Answer {
+    fn upload(&self, request: &Request, repository: &str, session: &str, body: Vec<u8>) -> Answer {
+        if request.method == "PATCH" {
+            return self.piece(request, repository, session, &body);
+        }
         let mut blobs = self.blobs.lock().unwrap();
         let key = |repository: &str, digest: &str| (repository.to_owned(), digest.to_owned());
         if request.method == "POST" {
@@ -345,11 +350,15 @@ impl State {
                 blobs.insert(key(repository, &digest), bytes);
                 return answer("201 Created", "");
             }
+            self.pieces.lock().unwrap().clear();
             return answer(
                 format!("202 Accepted\r\nLocation: /v2/{repository}/blobs/uploads/1?state=a%2Fb"),
                 "",
             );
         }
+        let mut whole = self.pieces.lock().unwrap().remove(session).unwrap_or_default();
+        whole.extend(body);
+        let body = whole;
         let digest = request.query("digest").unwrap_or_default();
         if digest != BlobDigest(Sha256::of(&body)).to_string()
             || request.query("state").as_deref() != Some("a/b")
@@ -358,6 +367,19 @@ impl State {
         }
         blobs.insert(key(repository, &digest), body);
         answer(format!("201 Created\r\nDocker-Content-Digest: {digest}"), "")
+    }
+
+    /// Pieces come in order, and say where they belong (OCI distribution-spec, "Pushing a blob in chunks").
+    fn piece(&self, request: &Request, repository: &str, session: &str, body: &[u8]) -> Answer {
+        let mut sessions = self.pieces.lock().unwrap();
+        let whole = sessions.entry(session.to_owned()).or_default();
+        let expected = format!("{}-{}", whole.len(), (whole.len() + body.len()).saturating_sub(1));
+        if request.header("content-range") != Some(&expected) {
+            return answer("416 Range Not Satisfiable", "");
+        }
+        whole.extend(body);
+        let location = format!("/v2/{repository}/blobs/uploads/{session}?state=a%2Fb");
+        answer(format!("202 Accepted\r\nLocation: {location}\r\nRange: 0-{}", whole.len() - 1), "")
     }
 
     fn read_blob(&self, request: &Request, repository: &str, digest: &str, _: Vec<u8>) -> Answer {

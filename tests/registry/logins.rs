@@ -170,3 +170,67 @@ fn a_login_stays_behind_at_a_redirect() {
     let fake = Fake::start(|_| status("307 Temporary Redirect\r\nLocation: ?"));
     assert_says(&pull(&fake, digest, None).unwrap_err(), &["circles"]);
 }
+
+/// A storage takes signed addresses, and no logins.
+#[test]
+fn a_storage_that_refuses_is_no_matter_of_a_login() {
+    let answers = Fake::start(|_| {
+        let body =
+            b"<?xml version=\"1.0\"?><Error><Code>RequestTimeTooSkewed</Code><Message>no</Message></Error>";
+        Some(Fault::Answer("403 Forbidden".to_owned(), body.to_vec()))
+    });
+    let elsewhere = answers.host().replace("127.0.0.1", "localhost");
+    let to = elsewhere.clone();
+    let fake = Fake::start(move |request| {
+        let head = format!("307 Temporary Redirect\r\nLocation: http://{to}/signed?signature=hunter2");
+        request.is("GET", "/blobs/").then(|| status(&head))?
+    });
+    let digest = fake.put_blob("team/app", b"blob");
+    let error = pull(&fake, digest, None).unwrap_err();
+    let said = ["403", "RequestTimeTooSkewed", &elsewhere, &format!("`{}` led there", fake.host()), "clock"];
+    assert_says(&error, &said);
+    assert!(!error.to_string().contains("docker login"), "{error}");
+    // The address was made for one use: another one was asked for.
+    assert_eq!(fake.asked("GET", "/blobs/").len(), 3);
+}
+
+#[test]
+fn a_stale_address_is_asked_for_again() {
+    let storage = Fake::start(|request| request.target.contains("stale").then(|| status("403 Forbidden"))?);
+    let digest = storage.put_blob("team/app", b"blob");
+    let elsewhere = storage.host().replace("127.0.0.1", "localhost");
+    let fake = Fake::start(move |request| {
+        let state = if request.before == 0 { "stale" } else { "fresh" };
+        let head =
+            format!("307 Temporary Redirect\r\nLocation: http://{elsewhere}{}?{state}", request.path());
+        request.is("GET", "/blobs/").then(|| status(&head))?
+    });
+    assert_eq!(pull(&fake, digest, None).unwrap().as_deref(), Some(&b"blob"[..]));
+}
+
+/// Each repository may have a login of its own.
+#[test]
+fn the_login_of_the_longest_name_is_sent() {
+    let fake = Fake::guarded(Guard::Basic(LOGIN.to_owned()), good);
+    let folder = tempfile::tempdir().unwrap();
+    let mine = json!({ "username": "me", "password": SECRET });
+    let other = json!({ "username": "other", "password": "wrong" });
+    let auths = json!({ fake.host(): other, format!("{}/team", fake.host()): mine });
+    docker_config(folder.path(), &json!({ "auths": auths }));
+    let client = Client::new(Machine::new(folder.path(), [("DOCKER_CONFIG", "/")]), settings());
+    let scene = Scene::new();
+    scene.push(&client, &destination(&fake, "team/app:1")).unwrap();
+    scene.assert_whole(&fake);
+    assert_says(&scene.push(&client, &destination(&fake, "other/app:1")).unwrap_err(), &["401"]);
+}
+
+#[test]
+fn a_file_of_logins_that_cannot_be_read_is_said() {
+    let fake = Fake::guarded(Guard::Basic(LOGIN.to_owned()), good);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), format!("{{ \"auths\": \"{SECRET}\" }}")).unwrap();
+    let client = Client::new(Machine::new(folder.path(), [("DOCKER_CONFIG", "/")]), settings());
+    let error = Scene::new().push(&client, &destination(&fake, "team/app:1")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Input);
+    assert_says(&error, &["`/config.json`", "line 1"]);
+}

@@ -77,15 +77,172 @@ fn an_upload_that_is_cut_begins_anew() {
     assert_says(&error, &["sha256:", &fake.host(), "tried 3 times", "hint: "]);
 }
 
-/// A server or a proxy that says "too large" while it is being sent, and hangs up.
+/// A server or a proxy that says "too large" while it is being sent, and hangs up, whatever it is sent.
 #[test]
 fn a_refusal_in_the_middle_of_an_upload_is_heard() {
     let fake = Fake::start(|request| {
         let head = "413 Payload Too Large".to_owned();
-        (request.method == "PUT").then(|| Fault::Refuse(head, b"<html>".to_vec()))
+        let sends = matches!(&*request.method, "PUT" | "PATCH");
+        sends.then(|| Fault::Refuse(head, b"<html>".to_vec()))
     });
     let error = send(&client(), &fake, &bytes(4_000_000), None).unwrap_err();
     assert_says(&error, &["413", "raise its limit", &fake.host()]);
+}
+
+/// A proxy takes no more than a size, which it does not tell.
+#[test]
+fn what_is_too_large_is_sent_in_pieces() {
+    const LIMIT: usize = 1 << 20;
+    type Answer = fn() -> Fault;
+    let heard: Answer = || Fault::Answer("413 Payload Too Large".to_owned(), b"<html>".to_vec());
+    let hangs_up: Answer = || Fault::Refuse("413 Payload Too Large".to_owned(), b"<html>".to_vec());
+    for refuse in [heard, hangs_up] {
+        let fake = Fake::start(move |request| (request.length() > LIMIT).then(refuse));
+        let (blob, client) = (bytes(1_500_000), client());
+        send(&client, &fake, &blob, None).unwrap();
+        assert_eq!(fake.blob("team/app", BlobDigest(Sha256::of(&blob))), Some(blob.clone()));
+        let taken: Vec<_> = fake.asked("PATCH", "").iter().map(Request::length).collect();
+        let pieces = &taken[taken.len() - 6..];
+        assert_eq!(pieces, [LIMIT, LIMIT, LIMIT, LIMIT, LIMIT, 6_000_000 - 5 * LIMIT], "{taken:?}");
+        // What was found out is known for the next blob, and for another repository.
+        let before = fake.requests().len();
+        let other = bytes(1_400_000);
+        send(&client, &fake, &other, None).unwrap();
+        let methods: Vec<_> = fake.requests().split_off(before).into_iter().map(|it| it.method).collect();
+        assert_eq!(methods.concat(), ["POST", &"PATCH".repeat(6), "PUT"].concat());
+        // What fits goes in one request.
+        send(&client, &fake, &bytes(1000), None).unwrap();
+        assert_eq!(fake.requests().last().unwrap().length(), 4000);
+    }
+}
+
+#[test]
+fn a_registry_may_ask_for_pieces() {
+    let asks = |size: &'static str| {
+        Fake::start(move |request| {
+            (request.method == "POST").then(|| Fault::Header(format!("OCI-Chunk-Min-Length: {size}")))
+        })
+    };
+    let blob = bytes(18_000_000);
+    let fake = asks("1048576");
+    send(&client(), &fake, &blob, None).unwrap();
+    let sent: Vec<_> = fake.asked("PATCH", "").iter().map(Request::length).collect();
+    assert_eq!(sent, [64 << 20, 72_000_000 - (64 << 20)]);
+    assert!(fake.blob("team/app", BlobDigest(Sha256::of(&blob))) == Some(blob));
+    // Less than it asks for is one piece.
+    let fake = asks("100000000");
+    send(&client(), &fake, &bytes(1000), None).unwrap();
+    assert_eq!(fake.asked("PATCH", "").len(), 0);
+    let fake = asks("nonsense");
+    send(&client(), &fake, &bytes(1000), None).unwrap();
+}
+
+#[test]
+fn a_piece_that_is_lost_begins_the_blob_anew() {
+    let fake = Fake::start(|request| match &*request.method {
+        "PUT" if request.length() > 1 << 20 => status("413 Payload Too Large"),
+        "PATCH" if request.length() > 1 << 20 => status("413 Payload Too Large"),
+        // In the middle of the second piece, and then a busy registry.
+        "PATCH" if request.header("content-range")?.starts_with("1048576-") && request.before == 1 => {
+            Some(Fault::HangUp(100))
+        }
+        _ => None,
+    });
+    let blob = bytes(900_000);
+    send(&client(), &fake, &blob, None).unwrap();
+    assert!(fake.blob("team/app", BlobDigest(Sha256::of(&blob))) == Some(blob));
+}
+
+/// 307 and 308 say to send the same elsewhere; the login stays behind.
+#[test]
+fn an_upload_is_redirected() {
+    for (line, hangs_up) in [
+        ("307 Temporary Redirect", false),
+        ("308 Permanent Redirect", false),
+        ("307 Temporary Redirect", true),
+    ] {
+        let storage = Fake::start(good);
+        // Another name of this machine is another host.
+        let elsewhere = storage.host().replace("127.0.0.1", "localhost");
+        let fake = Fake::guarded(Guard::Basic(LOGIN.to_owned()), move |request| {
+            let head = format!("{line}\r\nLocation: http://{elsewhere}{}", request.target);
+            let moved = request.method == "PUT" && request.header("authorization").is_some();
+            match hangs_up {
+                true => moved.then(|| Fault::Refuse(head, Vec::new())),
+                false => moved.then(|| Fault::Answer(head, Vec::new())),
+            }
+        });
+        let blob = bytes(1_000_000);
+        send(&client_with_password(&fake), &fake, &blob, None).unwrap();
+        assert!(storage.blob("team/app", BlobDigest(Sha256::of(&blob))) == Some(blob), "{line}");
+        for request in storage.requests() {
+            assert_eq!(request.header("authorization"), None, "{request:?}");
+            assert_eq!(request.target.matches("digest=").count(), 1, "{}", request.target);
+        }
+    }
+    // The beginning of an upload may be elsewhere as well, in the registry itself.
+    let fake = Fake::guarded(Guard::Basic(LOGIN.to_owned()), |request| {
+        let first = request.method == "POST" && !request.target.contains("again");
+        first.then(|| status(&format!("307 Temporary Redirect\r\nLocation: {}?again=1", request.target)))?
+    });
+    send(&client_with_password(&fake), &fake, b"blob", None).unwrap();
+    assert_eq!(fake.asked("POST", "again").last().unwrap().header("authorization"), Some(LOGIN));
+    // To plain text on another host, and by an answer that would change what is sent.
+    for (line, said) in [
+        ("307 Temporary Redirect\r\nLocation: http://r.example/", "not encrypted"),
+        ("302 Found\r\nLocation: /elsewhere", "307 and 308"),
+    ] {
+        let fake = Fake::start(move |request| (request.method == "PUT").then(|| status(line))?);
+        assert_says(&send(&client(), &fake, b"blob", None).unwrap_err(), &[said, &fake.host()]);
+        assert_eq!(fake.asked("GET", "").len(), 0);
+    }
+}
+
+/// It knows Docker's manifests alone.
+#[test]
+fn a_registry_that_takes_no_oci_manifests() {
+    for (line, code) in [
+        ("415 Unsupported Media Type", "UNSUPPORTED"),
+        ("415 Unsupported Media Type", ""),
+        ("400 Bad Request", "MANIFEST_INVALID"),
+    ] {
+        let fake = Fake::start(move |request| {
+            let oci = request.header("content-type").is_some_and(|kind| kind.contains("oci"));
+            (request.is("PUT", "/manifests/") && oci).then(|| error(line, code, "unknown media type"))?
+        });
+        let mut scene = Scene::new();
+        assert_says(&scene.push_to(&fake).unwrap_err(), &["hint: ", "`--format docker`", &fake.host()]);
+        assert_eq!(fake.manifest("team/app", "1"), None);
+        scene.image = scene.image.in_docker_format().unwrap();
+        let pushed = scene.push_to(&fake).unwrap();
+        scene.assert_whole(&fake);
+        assert_eq!((pushed.sent.blobs, pushed.present.blobs), (0, 4), "the blobs are the same");
+        let kind =
+            fake.asked("PUT", "/manifests/1").last().unwrap().header("content-type").map(str::to_owned);
+        assert_eq!(kind.as_deref(), Some("application/vnd.docker.distribution.manifest.v2+json"));
+    }
+}
+
+/// As a proxy does that passes on `Host` without the port.
+#[test]
+fn a_location_that_lost_its_port_is_said() {
+    let fake = Fake::start(|request| {
+        let location = format!("202 Accepted\r\nLocation: http://127.0.0.1{}", request.path());
+        (request.method == "POST").then(|| status(&location))?
+    });
+    let error = send(&client(), &fake, b"blob", None).unwrap_err();
+    assert_says(&error, &["without its port", &fake.host(), "hint: the proxy before", "$http_host"]);
+}
+
+/// It wants TLS, and is on loopback.
+#[test]
+fn a_registry_that_wants_tls_is_said() {
+    let fake = Fake::start(|_| {
+        let body = b"Client sent an HTTP request to an HTTPS server.\n".to_vec();
+        Some(Fault::Answer("400 Bad Request".to_owned(), body))
+    });
+    assert_says(&Scene::new().push_to(&fake).unwrap_err(), &["plain HTTP", "if it wants TLS", &fake.host()]);
+    assert_says(&send(&client(), &fake, b"blob", None).unwrap_err(), &["if it wants TLS"]);
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub struct Daemon {
     child: Child,
     pub folder: tempfile::TempDir,
     pub socket: PathBuf,
+    /// The root of its own that the engine sees, and its own command line.
+    root: Option<PathBuf>,
     stop: fn(&mut Child, &Path),
 }
 
@@ -69,7 +71,9 @@ impl Daemon {
         // What this machine calls so is not in that root.
         command.env_remove("TMPDIR");
         let socket = root.join("run/engine.sock");
-        Self::start(command, folder, socket, |child, _| terminate(child))
+        let mut this = Self::start(command, folder, socket, |child, _| terminate(child));
+        this.root = Some(root);
+        this
     }
 
     /// podman's answers to the same requests.
@@ -93,7 +97,7 @@ impl Daemon {
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let child =
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let mut this = Self { child, folder, socket, stop };
+        let mut this = Self { child, folder, socket, root: None, stop };
         let started = Instant::now();
         while !this.docker(&["version"]).output().unwrap().status.success() {
             let gone =
@@ -110,9 +114,44 @@ impl Daemon {
 
     /// Docker's own command line.
     pub fn docker(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("docker");
-        command.env("DOCKER_HOST", self.host()).env_remove("DOCKER_CONTEXT").args(arguments);
+        let mut command = self.docker_by("docker");
+        command.args(arguments);
         command
+    }
+
+    fn docker_by(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("DOCKER_HOST", self.host()).env_remove("DOCKER_CONTEXT");
+        command
+    }
+
+    /// `docker build` by every builder that the engine has: its own, and BuildKit where its suite's command
+    /// line can. `context` is the text of files by their names.
+    pub fn build(&self, name: &str, context: &[(&str, &str)]) {
+        let below = self.root.clone().unwrap_or_else(|| self.folder.path().to_owned());
+        let folder = below.join("context");
+        fs::create_dir(&folder).unwrap();
+        for (name, text) in context {
+            fs::write(folder.join(name), text).unwrap();
+        }
+        let (own, buildkit) = match &self.root {
+            None => (self.docker(&[]), Some(self.docker_by("/usr/bin/docker"))),
+            Some(root) => {
+                let mut command = Command::new("chroot");
+                command.arg(root).args(["docker", "--host", "unix:///run/engine.sock"]).env_remove("TMPDIR");
+                (self.docker(&[]), Some(command))
+            }
+        };
+        let is_podman = self.folder.path().display().to_string().contains("assemble-podman-");
+        for (mut command, kind) in [(Some(own), "0"), (buildkit.filter(|_| !is_podman), "1")]
+            .into_iter()
+            .filter_map(|(command, kind)| Some((command?, kind)))
+        {
+            let seen = if kind == "1" && self.root.is_some() { Path::new("/context") } else { &folder };
+            command.args(["build", "--network", "none", "--tag", &format!("{name}-{kind}")]).arg(seen);
+            output(command.env("DOCKER_BUILDKIT", kind));
+        }
+        fs::remove_dir_all(folder).unwrap();
     }
 
     /// What a container of an image prints.
@@ -157,7 +196,7 @@ fn terminate(child: &mut Child) {
 
 /// The next suite's engine as a root in a tarball, which stays for the next run.
 fn next_suite() -> PathBuf {
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker-next.tar");
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docker-next-buildx.tar");
     if !kept.exists() {
         let script =
             "apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -1";
@@ -165,7 +204,11 @@ fn next_suite() -> PathBuf {
         let source = format!("deb {} {NEXT} main", mirror.trim());
         let draft = kept.with_extension("draft.tar");
         let mut command = Command::new("mmdebstrap");
-        command.args(["--quiet", "--variant=essential", "--include=docker.io,ca-certificates,iptables"]);
+        command.args([
+            "--quiet",
+            "--variant=essential",
+            "--include=docker.io,docker-cli,docker-buildx,ca-certificates,iptables",
+        ]);
         // A mirror may lag.
         command.args(["--aptopt=Acquire::Check-Valid-Until \"false\"", NEXT]);
         output(command.arg(&draft).arg(source));

@@ -43,6 +43,7 @@ pub struct Small {
 pub struct Built {
     pub digest: String,
     pub config: String,
+    pub media_type: String,
     pub variant: String,
     pub layers: Vec<Layer>,
     pub loaded: Option<Loaded>,
@@ -148,6 +149,7 @@ impl Small {
             built: Built {
                 digest: String::new(),
                 config: String::new(),
+                media_type: String::new(),
                 variant: String::new(),
                 layers: vec![],
                 loaded: None,

@@ -44,7 +44,7 @@ impl Endpoint {
         if let Some(host) = machine.variable("DOCKER_HOST") {
             return Ok(vec![named(machine, host)?]);
         }
-        match context(machine) {
+        match context(machine)? {
             Some(name) if name != "default" => Ok(vec![of_context(machine, &name)?]),
             _ => Ok(sockets(machine).into_iter().map(Self::Unix).collect()),
         }
@@ -107,33 +107,36 @@ fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
     Some((host.trim_matches(['[', ']']).to_owned(), url.port().unwrap_or(default)))
 }
 
-/// Docker's folder of settings.
-fn settings(machine: &Machine) -> Option<PathBuf> {
-    let named = machine.variable("DOCKER_CONFIG").map(PathBuf::from);
-    named.or_else(|| Some(machine.home()?.join(".docker")))
-}
-
 /// `DOCKER_HOST`, with TLS where `DOCKER_TLS_VERIFY` or `DOCKER_TLS` ask for it.
 fn named(machine: &Machine, host: &str) -> Result<Endpoint> {
     let wanted = ["DOCKER_TLS_VERIFY", "DOCKER_TLS"].iter().any(|name| machine.variable(name).is_some());
-    let folder = machine.variable("DOCKER_CERT_PATH").map(PathBuf::from).or_else(|| settings(machine));
+    let folder = machine.variable("DOCKER_CERT_PATH").map(PathBuf::from).or_else(|| machine.docker_folder());
     let keys = folder.filter(|_| wanted);
     Endpoint::parse(host, machine, keys.as_deref()).map_err(|error| error.detail("`DOCKER_HOST` names it"))
 }
 
 /// The name of the context in use (docker/cli, `cli/command/cli.go`, `resolveContextName`).
-fn context(machine: &Machine) -> Option<String> {
+fn context(machine: &Machine) -> Result<Option<String>> {
     if let Some(name) = machine.variable("DOCKER_CONTEXT") {
-        return Some(name.to_owned());
+        return Ok(Some(name.to_owned()));
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Settings {
         current_context: Option<String>,
     }
-    let text = machine.read(settings(machine)?.join("config.json"))?;
-    let settings: Settings = serde_json::from_str(&text).ok()?;
-    settings.current_context.filter(|name| !name.is_empty())
+    let path = machine.docker_folder().map(|folder| folder.join("config.json"));
+    let text = path.as_ref().map(|path| machine.settings(path)).transpose()?.flatten();
+    let Some((path, text)) = path.zip(text).filter(|(_, text)| !text.trim().is_empty()) else {
+        return Ok(None);
+    };
+    // The parser's own words may repeat what it read.
+    let settings: Settings = serde_json::from_str(&text).map_err(|error| {
+        Error::new(Kind::Input, format!("`{}` is no configuration of Docker's", path.display()))
+            .detail(format!("line {}, column {}", error.line(), error.column()))
+            .hint("it may name the engine: mend it, or name the engine in `DOCKER_HOST`")
+    })?;
+    Ok(settings.current_context.filter(|name| !name.is_empty()))
 }
 
 /// A context is kept under the digest of its name (docker/cli, `cli/context/store`).
@@ -158,7 +161,7 @@ fn of_context(machine: &Machine, name: &str) -> Result<Endpoint> {
         Error::new(Kind::Usage, format!("there is no Docker context `{name}`"))
             .hint("`docker context ls` lists them; `DOCKER_HOST` names an engine directly")
     };
-    let folder = settings(machine).ok_or_else(missing)?.join("contexts");
+    let folder = machine.docker_folder().ok_or_else(missing)?.join("contexts");
     let digest = Sha256::of(name.as_bytes()).to_string();
     let text = machine.read(folder.join("meta").join(&digest).join("meta.json")).ok_or_else(missing)?;
     let meta: Meta = serde_json::from_str(&text).map_err(|error| {
@@ -252,6 +255,15 @@ mod tests {
         }
         let error = host("tcp://user:secret@far.example").unwrap_err();
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn settings_that_cannot_be_read_are_not_passed_over() {
+        for text in ["{", "[]", r#"{"currentContext":7}"#] {
+            let error = found(&[], &[(USED.0, text)]).unwrap_err();
+            assert!(error.kind() == Kind::Input && error.message().contains("config.json"), "{error}");
+        }
+        assert!(found(&[], &[(USED.0, "\n")]).unwrap().len() > 1, "Docker takes an empty one");
     }
 
     #[test]

@@ -11,6 +11,15 @@ use crate::{Error, Kind, Result};
 /// More entries than any repository has: a few objects can unfold to any number.
 const MOST: usize = 4_000_000;
 
+/// What the entries take in memory, in bytes: rather more than four million usual ones.
+const MEMORY: usize = 1 << 30;
+
+/// What an entry takes beside its path, in bytes.
+const ENTRY: usize = 128;
+
+/// A line about an entry, in bytes, with a path as Linux takes it.
+const LONGEST_LINE: u64 = 4096 + 128;
+
 /// The longest target of a link (Linux, `PATH_MAX`).
 const LONGEST_LINK: u64 = 4096;
 
@@ -52,16 +61,23 @@ pub(super) fn list(repository: &Repository<'_>, commit: &Commit) -> Result<Liste
     let mut output = BufReader::new(child.stdout.take().expect("piped"));
     let mut listed = Listed { members: Vec::new(), submodules: Vec::new() };
     let mut line = Vec::new();
-    while output.read_until(0, &mut line)? > 0 {
-        let added = add(&mut listed, line.strip_suffix(b"\0").unwrap_or(&line));
+    let mut memory = 0;
+    while output.by_ref().take(LONGEST_LINE).read_until(0, &mut line)? > 0 {
+        let whole = line.strip_suffix(b"\0");
+        let too_long = || Error::new(Kind::Input, "it has a path of more than 4096 bytes");
+        let added = whole.ok_or_else(too_long).and_then(|line| add(&mut listed, line));
+        memory += line.len() + ENTRY;
         line.clear();
-        let many = listed.members.len() > MOST;
+        let many = listed.members.len() > MOST || memory > MEMORY;
         if added.is_err() || many {
             let _ = child.kill();
             let _ = child.wait();
             let hostile = |error: Error| error.within(format!("the commit `{commit}` is not to be trusted"));
             added.map_err(hostile)?;
-            return Err(hostile(Error::new(Kind::Input, format!("it unfolds to more than {MOST} files"))));
+            return Err(hostile(Error::new(
+                Kind::Input,
+                format!("it unfolds to more than {MOST} files, or {} MiB", MEMORY >> 20),
+            )));
         }
     }
     match child.wait()?.success() {
@@ -93,6 +109,21 @@ fn add(listed: &mut Listed, line: &[u8]) -> Result<()> {
     };
     listed.members.push(Member { path, kind, object: object.to_owned() });
     Ok(())
+}
+
+/// Whether this can be what `git ls-tree` and then `git cat-file` print: for `fuzzing`.
+pub(crate) fn reads_printed(printed: &[u8]) -> bool {
+    let (listing, answers) = printed.split_at(printed.windows(2).position(|two| two == b"\0\0").unwrap_or(0));
+    let mut listed = Listed { members: Vec::new(), submodules: Vec::new() };
+    let mut lines = listing.split(|byte| *byte == 0).filter(|line| !line.is_empty());
+    let mut answers = answers.get(2..).unwrap_or_default();
+    lines.all(|line| add(&mut listed, line).is_ok())
+        && listed.members.iter().all(|member| {
+            let skip = &mut |_: &Member, _, content: &mut dyn Read| {
+                Ok(std::io::copy(content, &mut std::io::sink()).map(drop)?)
+            };
+            one(member, &mut answers, skip).is_ok()
+        })
 }
 
 /// Reads the members' bytes one after the other: `open` is told each one's size, and `write` gets it in

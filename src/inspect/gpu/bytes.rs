@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use fs_err::File;
 
-use crate::Result;
+use crate::{Error, Kind, Result, bounded};
 
 /// What a file must not be larger than to be kept for reading, in bytes: ten times the largest
 /// library known.
@@ -84,7 +84,11 @@ impl Bytes for FileRange {
 pub enum Spool {
     Memory(Vec<u8>),
     /// A file without a name: it goes with the process, however that ends.
-    Disk(std::fs::File, u64),
+    Disk {
+        file: std::fs::File,
+        size: u64,
+        room: u64,
+    },
 }
 
 impl Spool {
@@ -102,13 +106,18 @@ impl Spool {
                 memory.extend_from_slice(bytes);
                 return Ok(());
             }
+            let room = bounded::room(folder)?;
             let mut file = tempfile::tempfile_in(folder)?;
             file.write_all(memory)?;
-            *self = Self::Disk(file, memory.len() as u64);
+            *self = Self::Disk { file, size: memory.len() as u64, room };
         }
-        if let Self::Disk(file, size) = self {
-            file.write_all(bytes)?;
+        if let Self::Disk { file, size, room } = self {
             *size += bytes.len() as u64;
+            if *size > *room {
+                let error = format!("a library of over {size} bytes has no room in `{}`", folder.display());
+                return Err(Error::new(Kind::Store, error).hint("`TMPDIR=DIR` names a folder with more"));
+            }
+            file.write_all(bytes)?;
         }
         Ok(())
     }
@@ -118,19 +127,18 @@ impl Bytes for Spool {
     fn size(&self) -> u64 {
         match self {
             Self::Memory(memory) => memory.len() as u64,
-            Self::Disk(_, size) => *size,
+            Self::Disk { size, .. } => *size,
         }
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
             Self::Memory(memory) => memory[..].read_at(buffer, offset),
-            Self::Disk(file, _) => file.read_exact_at(buffer, offset),
+            Self::Disk { file, .. } => file.read_exact_at(buffer, offset),
         }
     }
 }
 
-#[cfg(test)]
 impl Bytes for &[u8] {
     fn size(&self) -> u64 {
         (**self).size()

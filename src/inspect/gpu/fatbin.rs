@@ -36,6 +36,10 @@ const CUBIN_CAPSULE: u16 = 0x10;
 const ARCHITECTURE_SPECIFIC: u64 = 0x10_0000;
 const FAMILY_SPECIFIC: u64 = 0x20_0000;
 
+/// The most architectures that a fat binary may be for. CUDA knows some forty, and the largest library
+/// known is for ten.
+const MOST_ARCHITECTURES: usize = 256;
+
 /// How much is looked through at once for the end of a gap, in bytes.
 const GAP: usize = 4096;
 
@@ -88,6 +92,9 @@ fn container(bytes: &dyn Bytes, range: Range<u64>) -> Result<Fatbin, Unsound> {
             CUBIN | CUBIN_CAPSULE => fatbin.cubins.insert(architecture(&header)?),
             _ => false,
         };
+        if fatbin.ptx.len() + fatbin.cubins.len() > MOST_ARCHITECTURES {
+            return Err(Unsound(format!("it is for more than {MOST_ARCHITECTURES} architectures")));
+        }
         let (header_size, size) = (u64::from(u32_at(&header, 4)), u64_at(&header, 8));
         let next = at.checked_add(header_size).and_then(|payload| payload.checked_add(size));
         at = match next {

@@ -48,8 +48,9 @@ impl Inspection {
             Error::new(Kind::Input, format!("the label `{}` of the image: {error}", oci::GPU_LABEL))
         })?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let names = listing::Names::default();
         let listings = at_once(&image.layers, cores, |layer| {
-            let listing = listing::of_packed(image.layer(layer)?, Select::All, folder);
+            let listing = listing::of_packed(image.layer(layer)?, Select::All, folder, &names);
             listing.map_err(|error| error.detail(format!("in `{layer}`")))
         })?;
         Ok(Self::new(promises, listings))

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use assemble_layers::encode::Encoder;
 use assemble_layers::{Content, DiffId, Key, Kind as EntryKind, Tree, TreePath};
@@ -12,12 +14,34 @@ use super::bytes::{Bytes, FileRange, LARGEST, Spool};
 use super::tar::{self, Member};
 use super::{Code, Unsound, VERSION, binary};
 use crate::pack::Contents;
+use crate::pack::untar::damaged;
 use crate::realise::{Engine, Had};
 use crate::store::{Outcome, Packed, Record, Store};
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, bounded};
 
 /// A listing that a cache sends is not believed to be larger, in bytes.
 const LARGEST_LISTING: u64 = 64 << 20;
+
+/// The most that the names of an image's files may take in memory, in bytes: those of two million usual
+/// files.
+const NAMES: usize = 256 << 20;
+
+/// What a name takes beside its bytes, or an architecture of a library, in bytes.
+const NAME: usize = 64;
+
+/// What is held of the names of an image's files while its layers are read, several at once.
+#[derive(Default)]
+pub struct Names(AtomicUsize);
+
+impl Names {
+    fn hold(&self, path: &TreePath, architectures: usize) -> Result<()> {
+        let more = path.as_bytes().len() + NAME * (1 + architectures);
+        match self.0.fetch_add(more, Ordering::Relaxed).saturating_add(more) > NAMES {
+            true => Err(damaged(format!("the names of its files take more than {} MiB", NAMES >> 20))),
+            false => Ok(()),
+        }
+    }
+}
 
 /// A file with device code.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -128,14 +152,14 @@ pub fn is_recorded(engine: &Engine<'_>, diff_id: DiffId, select: Select<'_>) -> 
 }
 
 fn recorded(engine: &Engine<'_>, key: Key) -> Result<Option<Listing>> {
-    let Some((record, had)) = engine.record(key)? else { return Ok(None) };
+    let Some((record, had)) = engine.record(key, Duration::ZERO)? else { return Ok(None) };
     let Outcome::Listing { blob } = record.outcome else { return Ok(None) };
-    if !engine.store.has_blob(blob) && !engine.substitute(blob, Some(key)) {
+    if !engine.store.has_blob(blob) && !engine.substitute(blob, Some(key), Duration::ZERO) {
         return Ok(None);
     }
-    let mut json = Vec::new();
-    engine.store.open_blob(blob)?.take(LARGEST_LISTING).read_to_end(&mut json)?;
-    let listing = serde_json::from_slice(&json).ok();
+    // What cannot be read counts as not there.
+    let json = bounded::bytes(engine.store.open_blob(blob)?, LARGEST_LISTING, blob);
+    let listing = json.ok().and_then(|json| serde_json::from_slice(&json).ok());
     if listing.is_some() && had == Had::Substituted {
         engine.store.put_record(key, &record)?;
     }
@@ -151,7 +175,10 @@ fn read(store: &Store, diff_id: DiffId, packed: Option<Packed>, select: Select<'
             of_tree(&tree, &mut Contents::new(&file_of), select, working.path())
         }
         // What came from a cache has no content but the packed layer.
-        (None, Some(packed)) => of_packed(store.open_blob(packed.digest)?, select, working.path()),
+        (None, Some(packed)) => {
+            let names = Names::default();
+            of_packed(store.open_blob(packed.digest)?, select, working.path(), &names)
+        }
         (None, None) => {
             Err(Error::new(Kind::Store, format!("the store has not the content of the layer `{diff_id}`"))
                 .hint("`assemble image` makes it again"))
@@ -209,19 +236,21 @@ pub fn of_content(
     }
 }
 
-/// The device code of a packed layer: tar, gzipped or not.
+/// The device code of a packed layer: tar, gzipped or not. `names` are those of the image's other layers.
 ///
 /// # Errors
-/// A layer that cannot be read.
-pub fn of_packed(layer: impl Read, select: Select<'_>, folder: &Path) -> Result<Listing> {
+/// A layer that cannot be read, or has more names than are held.
+pub fn of_packed(layer: impl Read, select: Select<'_>, folder: &Path, names: &Names) -> Result<Listing> {
     let mut listing = Listing::default();
     tar::read(layer, &mut |member| {
         match member {
             Member::Whiteout(path) => {
+                names.hold(&path, 0)?;
                 listing.whiteouts.insert(path);
             }
             Member::File { path, size, reader } if select.takes(&path) => {
                 let (code, unsound) = of_reader(reader, size, folder)?;
+                names.hold(&path, code.fatbins().map(|(one, _)| one.cubins.len() + one.ptx.len()).sum())?;
                 let library = Library { path, code, unsound };
                 match select.lists(&library) {
                     true => listing.libraries.push(library),
@@ -231,6 +260,7 @@ pub fn of_packed(layer: impl Read, select: Select<'_>, folder: &Path) -> Result<
                 }
             }
             Member::File { path, .. } | Member::Other(path) => {
+                names.hold(&path, 0)?;
                 listing.others.insert(path);
             }
         }

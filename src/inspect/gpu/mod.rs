@@ -27,7 +27,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use bytes::{Bytes, FileRange, Unsound};
 pub use cards::{CARDS, cards};
 pub use inspection::Inspection;
-pub use listing::{Library, Listing, Select, of_content, of_layer, of_packed};
+pub use listing::{Library, Listing, Names, Select, of_content, of_layer, of_packed};
 pub use promise::{carries, keep_promises, promise_keys};
 
 /// Raised when a file is read otherwise than before: what was read then is read again.
@@ -176,7 +176,7 @@ impl Code {
 
     /// How many fat binaries there are.
     pub fn count(&self) -> u64 {
-        self.0.values().sum()
+        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// Every architecture that there is machine code for, somewhere.
@@ -191,7 +191,9 @@ impl Code {
 
     /// How many of the fat binaries a GPU of `gpu` can run.
     pub fn serving(&self, gpu: Capability) -> u64 {
-        self.fatbins().filter(|(fatbin, _)| fatbin.serves(gpu)).map(|(_, count)| count).sum()
+        self.fatbins()
+            .filter(|(fatbin, _)| fatbin.serves(gpu))
+            .fold(0, |sum, (_, count)| sum.saturating_add(count))
     }
 
     /// Whether there is anything for a GPU of `gpu`. A library may have kernels for some GPUs alone,

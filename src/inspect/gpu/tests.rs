@@ -120,6 +120,13 @@ fn endless_combinations_are_refused() {
     assert!(read(&elf(".nv_fatbin", &section)).unwrap_err().0.contains("different fat binaries"));
 }
 
+#[test]
+fn a_fat_binary_is_for_some_architectures() {
+    let entries: Vec<_> = (10..300).map(cubin).collect();
+    let said = read(&elf(".nv_fatbin", &container(&entries))).unwrap_err().0;
+    assert!(said.contains("more than 256 architectures"), "{said}");
+}
+
 proptest::proptest! {
     #[test]
     fn no_byte_is_believed(at in 0_usize..800, value: u64, length in 0_usize..800) {

@@ -130,6 +130,12 @@ impl Reader<'_> {
 
     fn listed_file(&self, base: &Address, release: &Release, path: &str, listed: Listed) -> Result<Vec<u8>> {
         let client = self.fetcher.client();
+        if listed.size > LARGEST_INDEX {
+            let error = format!("`{path}` at `{}` has {} bytes", base.host(), listed.size);
+            return Err(
+                Error::new(Kind::Network, error).detail(format!("no more than {LARGEST_INDEX} are read"))
+            );
+        }
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let by_hash = base.join(&format!("{folder}/by-hash/SHA256/{}", listed.sha256))?;
         let page = if release.by_hash { client.find(&by_hash, None, listed.size)? } else { None };
@@ -164,13 +170,21 @@ fn now_for(archive: &Archive, now: u64) -> u64 {
     }
 }
 
+/// The largest `Packages` that is read, in bytes, unpacked; that of Debian 12's `main` has 50 MB.
+const LARGEST_INDEX: u64 = 512 << 20;
+
 fn unpack(bytes: &[u8], ending: &str, size: u64) -> std::io::Result<Vec<u8>> {
+    if size > LARGEST_INDEX {
+        return Err(std::io::Error::other(format!(
+            "it has {size} bytes, and no more than {LARGEST_INDEX} are read"
+        )));
+    }
     let reader: Box<dyn Read + '_> = match ending {
         ".xz" => Box::new(liblzma::read::XzDecoder::new_multi_decoder(bytes)),
         ".gz" => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
         _ => Box::new(bytes),
     };
-    let mut text = Vec::with_capacity(usize::try_from(size.min(256 << 20)).unwrap_or_default());
+    let mut text = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     reader.take(size + 1).read_to_end(&mut text)?;
     if text.len() as u64 == size {
         return Ok(text);

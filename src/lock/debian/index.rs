@@ -6,7 +6,7 @@
 
 use std::cell::OnceCell;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::debian::Version;
 use crate::debian::relation;
@@ -96,16 +96,23 @@ impl<'a> Universe<'a> {
             providers: HashMap::new(),
             order: OnceCell::new(),
         };
+        let mut seen = HashSet::new();
         for listing in &listings {
             for text in stanzas(listing.text) {
-                this.add(*listing, text, architecture);
+                this.add(*listing, text, architecture, &mut seen);
             }
         }
         this.listings = listings;
         this
     }
 
-    fn add(&mut self, listing: Listing<'a>, text: &'a str, architecture: &str) {
+    fn add(
+        &mut self,
+        listing: Listing<'a>,
+        text: &'a str,
+        architecture: &str,
+        seen: &mut HashSet<(&'a str, &'a str)>,
+    ) {
         let (mut name, mut version, mut built_for, mut provides) = (None, None, None, "");
         for (field, value) in fields(text) {
             match field {
@@ -120,13 +127,12 @@ impl<'a> Universe<'a> {
         if built_for.is_none_or(|built_for| built_for != architecture && built_for != "all") {
             return;
         }
-        let same = self.names.entry(name).or_default();
         // Suites overlap; what an earlier one lists is taken from there.
-        if same.iter().any(|id| self.packages[id.0].version.0 == version.0) {
+        if !seen.insert((name, version.0)) {
             return;
         }
         let id = PackageId(self.packages.len());
-        same.push(id);
+        self.names.entry(name).or_default().push(id);
         self.packages.push(Package { name, version, suite: listing.suite, pin: listing.pin, text });
         for (name, version) in provided(provides) {
             self.providers.entry(name).or_default().push((id, version));

@@ -12,6 +12,7 @@ mod resolver;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use assemble_layers::lock::{Deb, Debian, DebianRequirements};
 
@@ -243,6 +244,30 @@ fn moved(universe: &Universe<'_>, request: &Request<'_>, debian: &Debian) -> Vec
         Some(format!("`{}` moved from {} to {}: {why}", old.name, old.version, new.version))
     };
     unasked.filter_map(line).collect()
+}
+
+/// Whether an archive says so of itself, signed or not: for `fuzzing`.
+pub(crate) fn reads_release(bytes: &[u8]) -> bool {
+    static KEYRING: LazyLock<release::Keyring> = LazyLock::new(release::Keyring::debian);
+    let is_signed = release::verify(bytes, &KEYRING, 0).is_ok();
+    let release = release::Release::parse(&String::from_utf8_lossy(bytes));
+    let listed = |release: &release::Release| {
+        let _ = (release.check("bookworm", None), release.expired_for(0));
+        release.file("main/binary-amd64/Packages").is_some()
+    };
+    is_signed || release.iter().any(listed)
+}
+
+/// How many packages an archive lists; what each asks for is read: for `fuzzing`.
+pub(crate) fn reads_packages(text: &str) -> usize {
+    let universe = index::Universe::new(vec![index::Listing { suite: 0, pin: 500, text }], "amd64");
+    for id in universe.ids() {
+        let package = universe.get(id);
+        let depends = package.relations("Depends").map(|dependency| dependency.alternatives.len());
+        let _ = (depends.sum::<usize>(), package.provides().count(), package.source(), package.priority());
+        universe.first_mention(package.name);
+    }
+    universe.all_of(text).len()
 }
 
 #[cfg(test)]
