@@ -15,16 +15,15 @@ mod owners;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
 
 use assemble_layers::amend::{Amend, Folder};
 use assemble_layers::derivation::Node;
 use assemble_layers::encode::Encoder;
 use assemble_layers::image::MOST_LAYERS;
-use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, Tree, TreePath};
+use assemble_layers::{Builder, DiffId, Image, NodeId, Sha256, Tree, TreePath};
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, Had, Realisation, Realised, RealisedLayer, at_once};
+use super::{Engine, Realisation, Realised, RealisedLayer, at_once};
 use crate::store::{Findings, Outcome, Record, Store};
 use crate::{Error, Kind, Result};
 
@@ -120,66 +119,49 @@ impl<'a> Realisation<'a> {
     /// Makes every layer real, checks them together, and mends what must be.
     pub(super) fn whole(engine: &'a Engine<'a>, image: &Image, elsewhere: bool) -> Result<Whole> {
         check_count(image)?;
-        let mut built = BTreeMap::new();
+        let mut before: Vec<RealisedLayer> = Vec::new();
         // Each round makes a promise true, and there are no more than derivations.
         loop {
-            if let Some(mut whole) = Realisation::once(engine, image, elsewhere, &mut built)? {
-                // What was built a moment ago was built for this image.
-                for layer in &mut whole.layers {
-                    if let Some(took) = built.get(&layer.packed.digest) {
-                        (layer.had, layer.took) = (Had::Built, *took);
-                    }
+            let run = Realisation::new(engine, &image.graph);
+            let nodes = image.layers.iter().map(|layer| layer.tree);
+            // A layer is packed as soon as its tree is there: few are mended.
+            let mut layers: Vec<RealisedLayer> = at_once(nodes, |node| run.layer(node, elsewhere))?;
+            // What was built a moment ago was built for this image.
+            for (layer, before) in layers.iter_mut().zip(before) {
+                if layer.packed == before.packed && before.had > layer.had {
+                    (layer.had, layer.took) = (before.had, before.took);
                 }
+            }
+            if !run.promises.were_broken()
+                && let Some(whole) = run.checked(image, &mut layers, elsewhere)?
+            {
                 return Ok(whole);
             }
+            before = layers;
         }
     }
 
-    /// One round; nothing where a record's promise was broken meanwhile. `built` is told what was built.
-    fn once(
-        engine: &'a Engine<'a>,
-        image: &Image,
-        elsewhere: bool,
-        built: &mut BTreeMap<BlobDigest, Duration>,
-    ) -> Result<Option<Whole>> {
-        let run = Realisation::new(engine, &image.graph);
-        let made: Vec<(Realised, Option<RealisedLayer>)> =
-            at_once(image.layers.iter().map(|layer| layer.tree), |node| {
-                let realised = run.tree(node)?;
-                // What was built just now is packed while others are built: few trees are mended.
-                let built = realised.had == Had::Built;
-                Ok((realised, built.then(|| run.layer(node, elsewhere)).transpose()?))
-            })?;
-        let packed: BTreeMap<NodeId, RealisedLayer> = image
-            .layers
-            .iter()
-            .zip(&made)
-            .filter_map(|(layer, (_, packed))| Some((layer.tree, packed.clone()?)))
-            .collect();
-        built.extend(packed.values().map(|layer| (layer.packed.digest, layer.took)));
-        if run.promises.were_broken() {
-            return Ok(None);
-        }
-        let by_chance = run.check_findings(image)?;
-        let diff_ids: Vec<_> = made.iter().map(|(realised, _)| realised.diff_id).collect();
-        let verdict = run.verdict(image, &diff_ids)?;
-        if run.promises.were_broken() {
+    /// The image of these layers; nothing where the check found a promise broken.
+    fn checked(self, image: &Image, layers: &mut [RealisedLayer], elsewhere: bool) -> Result<Option<Whole>> {
+        let by_chance = self.check_findings(image)?;
+        let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+        let verdict = self.verdict(image, &diff_ids)?;
+        if self.promises.were_broken() {
             return Ok(None);
         }
         let whole = mend(image, &verdict);
-        let mut rerun = Realisation::new(engine, &whole.graph);
-        rerun.know(run);
-        let layers: Vec<RealisedLayer> =
-            at_once(whole.layers.iter().map(|layer| layer.tree), |node| match packed.get(&node) {
-                Some(layer) => Ok(layer.clone()),
-                None => rerun.layer(node, elsewhere),
-            })?;
-        let fresh = layers.iter().filter(|layer| layer.had == Had::Built);
-        built.extend(fresh.map(|layer| (layer.packed.digest, layer.took)));
-        let broken = rerun.promises.were_broken();
-        drop(rerun);
-        let shadowed = verdict.shadowed;
-        Ok((!broken).then_some(Whole { image: whole, layers, shadowed, by_chance }))
+        if !verdict.mended.is_empty() {
+            let mut rerun = Realisation::new(self.engine, &whole.graph);
+            rerun.know(self);
+            for place in verdict.mended.keys() {
+                layers[*place] = rerun.layer(whole.layers[*place].tree, elsewhere)?;
+            }
+            if rerun.promises.were_broken() {
+                return Ok(None);
+            }
+        }
+        let (layers, shadowed) = (layers.to_vec(), verdict.shadowed);
+        Ok(Some(Whole { image: whole, layers, shadowed, by_chance }))
     }
 
     fn verdict(&self, image: &Image, diff_ids: &[DiffId]) -> Result<Verdict> {
