@@ -145,7 +145,7 @@ def a_file_by_its_handle():
 @attempt
 def another_mount_of_the_machine():
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    ours = re.compile(r"/|/(proc|dev|run|tmp|attack|wheels)(/.*)?")
+    ours = re.compile(r"/|/(proc|dev|run|tmp|attack|wheels|lock)(/.*)?")
     return [point for point in points if not ours.fullmatch(point)]
 
 
@@ -638,6 +638,9 @@ def a_process_that_stays():
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
+            # Whoever started this waits for the end of its output.
+            for number in range(3):
+                os.dup2(os.open("/dev/null", os.O_RDWR), number)
             os.execvp("sleep", ["sleep", "54321"])
         os._exit(0)
     os.wait()
