@@ -107,7 +107,7 @@ impl Scene {
         let caches: [Box<dyn Substituter>; 1] = [Box::new(Arc::clone(&cache))];
         let (layers, events) = self.engine(|engine| {
             let engine = Engine { caches: &caches, events: engine.events.clone(), ..*engine };
-            let layers = engine.realise(image).unwrap();
+            let layers = engine.realise(image).unwrap().layers;
             cache.publish(&engine.shareable(image, &[]).unwrap(), &self.store).unwrap();
             layers
         });

@@ -19,7 +19,7 @@ use crate::deliver::{Built, Destination, Push, Pushed};
 use crate::fetch::Machine;
 use crate::http::Patience;
 use crate::oci::{self, Assembled, Reference, Repository};
-use crate::realise::{Had, RealisedLayer};
+use crate::realise::{Had, Whole};
 use crate::{Error, Kind, Result, deliver, inspect};
 
 #[derive(clap::Args)]
@@ -147,9 +147,10 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     });
     session.tell_others();
     reporter.finish();
-    let Made { assembled, whys, published, loaded, pushed } = made?;
+    let Made { assembled, whys, notes, published, loaded, pushed } = made?;
     if !arguments.options.quiet {
         super::say(report::image_summary(&lock, &mended, &image, &assembled, &whys));
+        super::say(notes);
         published.iter().for_each(|(cache, published)| super::say(report::publish_summary(cache, published)));
         super::say(loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
         pushed.iter().for_each(|pushed| super::say(report::push_summary(pushed)));
@@ -187,6 +188,8 @@ struct Making<'a> {
 struct Made {
     assembled: Assembled,
     whys: Vec<inspect::Why>,
+    /// What is to be known of the image as a whole, a line each.
+    notes: String,
     published: Vec<(String, Published)>,
     loaded: Option<Loaded>,
     pushed: Vec<Pushed>,
@@ -199,9 +202,9 @@ impl Making<'_> {
         let engine = self.session.engine();
         // There are no more promises than derivations.
         for _ in self.image.graph.nodes() {
-            let layers = self.share_on_failure(engine.locate(self.image))?;
-            match self.deliver(layers.clone()) {
-                Err(_) if !engine.is_current(self.image, &layers)? => {}
+            let whole = self.share_on_failure(engine.locate(self.image))?;
+            match self.deliver(whole.clone()) {
+                Err(_) if !engine.is_current(&whole.image, &whole.layers)? => {}
                 made => return self.share_on_failure(made),
             }
         }
@@ -215,10 +218,14 @@ impl Making<'_> {
         })
     }
 
-    fn deliver(&self, layers: Vec<RealisedLayer>) -> Result<Made> {
-        let Self { arguments, session, image, names, target, engine, destinations } = *self;
+    fn deliver(&self, whole: Whole) -> Result<Made> {
+        let Self { arguments, session, names, target, engine, destinations, .. } = *self;
+        let whys = inspect::why(&session.store, &arguments.options.project, self.image, &whole.layers)?;
+        let notes = report::whole_summary(&whole);
+        // As it was mended, where it was.
+        let Whole { image, layers, .. } = whole;
+        let image = &image;
         inspect::gpu::keep_promises(&session.engine(), image, &layers)?;
-        let whys = inspect::why(&session.store, &arguments.options.project, image, &layers)?;
         let annotations = arguments.annotations.iter().cloned().collect();
         let assembled = arguments.format.of(oci::assemble(image, layers)?.annotated(&annotations)?)?;
         let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
@@ -239,7 +246,7 @@ impl Making<'_> {
         let loaded = engine.map(|engine| deliver::docker::load(engine, &built, names, &session.events));
         let loaded = loaded.transpose()?;
         let pushed = push(session, image, &built, destinations)?;
-        Ok(Made { assembled, whys, published, loaded, pushed })
+        Ok(Made { assembled, whys, notes, published, loaded, pushed })
     }
 }
 

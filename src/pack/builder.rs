@@ -13,6 +13,10 @@ use crate::{Error, Kind, Result};
 pub struct TreeBuilder<W> {
     entries: BTreeMap<TreePath, (Entry, Option<Literal>)>,
     literals: Literals<W>,
+    /// The archives that the entries come from, in the order of their unpacking.
+    origins: Vec<String>,
+    /// Which of them each path comes from.
+    origin_of: BTreeMap<TreePath, usize>,
 }
 
 /// What an entry's bytes are, and where in the literals.
@@ -49,7 +53,12 @@ impl<W: Write> Write for Literals<W> {
 impl<W: Write> TreeBuilder<W> {
     pub fn new(literals: W) -> Self {
         let literals = Literals { inner: literals, length: 0, all: Hasher::new(), one: Hasher::new() };
-        Self { entries: BTreeMap::new(), literals }
+        Self { entries: BTreeMap::new(), literals, origins: Vec::new(), origin_of: BTreeMap::new() }
+    }
+
+    /// What comes from now on is `archive`'s, so that errors can name it.
+    pub fn begin(&mut self, archive: &str) {
+        self.origins.push(archive.to_owned());
     }
 
     /// A file whose bytes are in the store.
@@ -118,6 +127,7 @@ impl<W: Write> TreeBuilder<W> {
 
     /// Adds an entry and the folders above it.
     fn add(&mut self, entry: Entry, literal: Option<Literal>) -> Result<()> {
+        entry.check()?;
         let mut above = entry.path.parent();
         while let Some(folder) = above {
             above = folder.parent();
@@ -127,17 +137,39 @@ impl<W: Write> TreeBuilder<W> {
                 }
                 Some((there, _)) if there.kind == EntryKind::Directory => break,
                 Some(_) => {
-                    return Err(conflict(&folder).detail(format!("`{}` needs it to be a folder", entry.path)));
+                    let needed = format!("`{}` needs it to be a folder", entry.path);
+                    return Err(self.conflict(&folder).detail(needed));
                 }
             }
         }
         match self.entries.get(&entry.path) {
             Some(there) if is_same(there, &(entry.clone(), literal)) => Ok(()),
-            Some(_) => Err(conflict(&entry.path)),
+            Some(_) => Err(self.conflict(&entry.path)),
             None => {
+                if let Some(origin) = self.origins.len().checked_sub(1) {
+                    self.origin_of.insert(entry.path.clone(), origin);
+                }
                 self.entries.insert(entry.path.clone(), (entry, literal));
                 Ok(())
             }
+        }
+    }
+
+    fn conflict(&self, path: &TreePath) -> Error {
+        let below = |(other, origin): (&TreePath, &usize)| other.is_within(path).then_some(*origin);
+        let first = self.origin_of.get(path).copied().or_else(|| self.origin_of.iter().find_map(below));
+        match (first.map(|first| &self.origins[first]), self.origins.last()) {
+            (Some(first), Some(other)) if first != other => {
+                let message = format!("`{path}` stands in two wheels, and is another file in each");
+                Error::new(Kind::Input, message)
+                    .detail(format!("`{first}`"))
+                    .detail(format!("`{other}`"))
+                    .hint(
+                        "the recipe says which counts: `wheels::Alone::named` gives one of them a layer of \
+                         its own, and `Image::meant.owners` names it for the path",
+                    )
+            }
+            _ => Error::new(Kind::Input, format!("two different entries stand at `{path}`")),
         }
     }
 
@@ -166,8 +198,4 @@ fn is_same(one: &(Entry, Option<Literal>), other: &(Entry, Option<Literal>)) -> 
         _ => false,
     };
     contents && one.0.mode == other.0.mode
-}
-
-fn conflict(path: &TreePath) -> Error {
-    Error::new(Kind::Input, format!("two different entries stand at `{path}`"))
 }

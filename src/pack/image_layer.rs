@@ -36,8 +36,8 @@ pub fn unpacked<'a>(mut layer: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> 
 
 /// Reads a tar to its end. `blob` is where its bytes are.
 ///
-/// Devices and pipes are left out, and attributes but for capabilities: the tree is for running
-/// commands over, where they have no use; the layer itself stays as it is.
+/// Devices and pipes are left out, and attributes but for capabilities and folders' own: the tree is for
+/// running commands over, where they have no use; the layer itself stays as it is.
 ///
 /// # Errors
 /// A tar that is damaged or hostile; a hard link to what is not in it.
@@ -74,6 +74,11 @@ impl Layer {
         if self.memory > MEMORY {
             return Err(damaged(format!("its entries take more than {} MiB of memory", MEMORY >> 20)));
         }
+        // Below a folder of AUFS's own notes, `.wh..wh.plnk`, stand more of them.
+        let is_note = |part: &[u8]| part.starts_with(&[WHITEOUT, WHITEOUT].concat());
+        if path.parent().is_some_and(|folder| folder.as_bytes().split(|byte| *byte == b'/').any(is_note)) {
+            return Ok(());
+        }
         if let Some(name) = path.name().strip_prefix(WHITEOUT) {
             return self.add_whiteout(&path, name);
         }
@@ -95,11 +100,15 @@ impl Layer {
             EntryType::Char | EntryType::Block | EntryType::Fifo => return Ok(()),
             other => return Err(damaged(format!("`{path}` is of a kind that layers have not: {other:?}"))),
         };
-        let capability = |(name, value): (Vec<u8>, Vec<u8>)| {
-            (name == CAPABILITY.as_bytes()).then(|| (CAPABILITY.to_owned(), RawBytes(value)))
+        // A layer above that holds something in a folder says of it what this one does.
+        let is_folder = kind == Kind::Directory;
+        let kept = |(name, value): (Vec<u8>, Vec<u8>)| {
+            let name = String::from_utf8(name).ok()?;
+            let is_kept = name == CAPABILITY || is_folder && name.starts_with("user.");
+            is_kept.then_some((name, RawBytes(value)))
         };
         let (mode, uid, gid, mtime) = (next.mode()?, next.uid()?, next.gid()?, next.mtime()?);
-        let xattrs = next.xattrs.into_iter().filter_map(capability).collect();
+        let xattrs = next.xattrs.into_iter().filter_map(kept).collect();
         self.entries.insert(path.clone(), Entry { path, kind, mode, uid, gid, mtime, xattrs });
         Ok(())
     }

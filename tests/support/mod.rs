@@ -78,7 +78,7 @@ impl Bench {
     }
 
     pub fn realise(&self, image: &Image) -> Result<Vec<RealisedLayer>> {
-        self.engine(|engine| engine.realise(image))
+        self.engine(|engine| engine.realise(image)).map(|whole| whole.layers)
     }
 
     pub fn engine<T>(&self, run: impl FnOnce(&Engine<'_>) -> T) -> T {
@@ -140,7 +140,7 @@ pub fn image(layers: &[Builder<NodeId>]) -> Image {
         ..Config::default()
     };
     let (name, variant, promises) = ("demo".to_owned(), "test".to_owned(), Vec::new());
-    Image { name, variant, graph, layers, config, promises, created: MTIME }
+    Image { name, variant, graph, layers, config, promises, created: MTIME, ..Image::default() }
 }
 
 pub fn fetch(filename: &str, bytes: &[u8]) -> Fetch {
