@@ -1,7 +1,7 @@
 //! Files of 8 GiB and more, which a tar's header has no digits for (POSIX pax, `size`): one of 9 GiB, most of
 //! it a hole, goes from a project and from a wheel into layers, an archive, an engine and a registry, and
-//! readers that are not ours find it whole. It takes minutes and 30 GB, so it runs where `ASSEMBLE_REAL=1`
-//! asks for it, as `.ci/run` does.
+//! readers that are not ours find it whole. It takes minutes and 30 GB, so `.ci/long
+//! large` runs it.
 
 #[path = "registry/debian.rs"]
 mod debian;
@@ -25,7 +25,7 @@ use assemble_layers::derivation::{FileEntry, FileSource, Files, UnpackWheels, Wh
 use assemble_layers::{Builder, NodeId};
 use debian::Registry;
 use engines::Daemon;
-use support::{Bench, fetch, image, output, path, python, scheme, skipped};
+use support::{Bench, fetch, image, output, path, python, scheme};
 
 const SIZE: u64 = 9 << 30;
 const NAME: &str = "srv/data.bin";
@@ -106,11 +106,8 @@ fn push(bench: &Bench, source: &dyn Source, parts: &assemble::deliver::Parts, to
 }
 
 #[test]
+#[ignore = "minutes and 30 GB: `.ci/long large` runs it"]
 fn a_file_of_nine_gigabytes() {
-    if std::env::var_os("ASSEMBLE_REAL").is_none_or(|value| value != "1") {
-        skipped("a file of 9 GiB on its way: it takes minutes; `ASSEMBLE_REAL=1` asks for it");
-        return;
-    }
     let bench = Bench::new();
     let archive = bench.path("image.tar");
     let registry = Registry::start().expect("`docker-registry` is installed");
