@@ -13,7 +13,7 @@
 use std::process::ExitCode;
 
 use assemble_layers::derivation::{Effort, Output, Run};
-use assemble_layers::image::{Config, Image, Layer};
+use assemble_layers::image::{Config, Image, Layer, Meant};
 use assemble_layers::lock::{DebianRequirements, DebianSet, Lock, PythonRequirements, Requirements};
 use assemble_layers::recipe::{Base, RecipeError, Recipes, Variant};
 use assemble_layers::sdist::Build;
@@ -127,6 +127,9 @@ impl Recipes for Small {
             config: config(),
             promises: Vec::new(),
             created: lock.created,
+            // Two layers with one file, or one with a private key, would be errors: nothing of the kind is
+            // meant here.
+            meant: Meant::default(),
         })
     }
 
@@ -137,7 +140,8 @@ impl Recipes for Small {
         let config = Config { command: vec!["/bin/bash".to_owned()], ..config() };
         let config = Config { entrypoint: Vec::new(), working_directory: String::new(), ..config };
         let (name, variant) = ("small-base".to_owned(), VARIANT.to_owned());
-        Ok(Image { name, variant, graph, layers, config, promises: Vec::new(), created: lock.created })
+        let image = Image { name, variant, graph, layers, config, ..Image::default() };
+        Ok(Image { created: lock.created, ..image })
     }
 }
 

@@ -180,8 +180,8 @@ impl From<assemble_layers::tree::InvalidPath> for Error {
     }
 }
 
-impl From<assemble_layers::tree::DuplicateEntry> for Error {
-    fn from(error: assemble_layers::tree::DuplicateEntry) -> Self {
+impl From<assemble_layers::tree::InvalidTree> for Error {
+    fn from(error: assemble_layers::tree::InvalidTree) -> Self {
         Self::new(Kind::Input, error.to_string())
     }
 }

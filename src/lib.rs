@@ -49,6 +49,8 @@
 //! - **Same lock, same bytes**: on any machine, at any time, as root or not, whatever the store, the
 //!   folder, the umask, the time zone, the number of jobs. `tests/variations.rs` holds it, and
 //!   `tests/source.rs` of what is compiled.
+//! - An image is checked as a whole ([`realise::Whole`]): a folder is one thing in all layers, a path has
+//!   one owner, a private key is in none. A tree holds no name that a layer reads as a whiteout.
 //! - No name in an engine ever stands for an image that is not whole: names come last.
 //! - A key never holds a path of the machine, a time, an address, or a compressed digest.
 //! - Every builder has a version, and a golden test that fails if its bytes change and it does not.
@@ -73,7 +75,7 @@
 //!   whose digest *is* the diffID; its tree refers to ranges of it. One pass writes, hashes and
 //!   identifies.
 //! - **CUDA and the large wheels lie below Debian.** Layers are ordered by stability alone: trees do
-//!   not overlap but in folders, and those are the same entry in each. A security update of Debian
+//!   not overlap but in folders, and the highest says of a folder what the image has. A security update of Debian
 //!   sends Debian again, not seven gigabytes above it.
 //! - **Markers and tags are not evaluated here.** `resolve.py` asks the libraries of the image's own
 //!   Python while locking; the lock says which group wants a distribution, and names one file.
@@ -130,6 +132,10 @@
 //!   is an error that says where the tag is now.
 //! - **`apt`'s addresses in the image are Debian's**: the example that its `apt` package ships, put
 //!   into place.
+//! - **A layer that says of a folder what its image has not is another tree** (`layers::amend`), made from
+//!   the first when all layers are known: a wheel's key does not depend on the Debian that it lies over, and
+//!   where both agree its layer is its own tree. Layers below the one that counts stay as they are.
+//! - **125 layers**, not 127: two of them are the container's (moby, `maxLayerDepth`).
 //! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for
 //!   a root lives as long as its step.
 

@@ -27,9 +27,11 @@ use assemble::fetch::http::Patience;
 use assemble::realise::{Engine, Event, Had, RealisedLayer, Shareable};
 use assemble::registry::{Client, Settings};
 use assemble::store::{Outcome, Substituter};
-use assemble_layers::derivation::{FileEntry, FileSource, Files, Layout, UnpackWheels, WheelInput};
-use assemble_layers::image::Layer;
-use assemble_layers::{BlobDigest, Builder, Image, NodeId, Sha256};
+use assemble_layers::derivation::{
+    FileEntry, FileSource, Files, ImageLayer, Layout, UnpackWheels, WheelInput,
+};
+use assemble_layers::image::{Compression, Layer};
+use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256};
 use debian::Registry;
 use fake::{Fake, Fault, Request, error, status};
 use support::{Bench, fetch, files, image, member, path, scheme, skipped, zip};
@@ -82,13 +84,13 @@ impl Team {
     }
 
     fn realise(&self, image: &Image, cache: Option<Cache>) -> Vec<RealisedLayer> {
-        self.with(cache, |engine| engine.realise(image)).unwrap()
+        self.with(cache, |engine| engine.realise(image)).unwrap().layers
     }
 
     fn realise_with(&self, image: &Image, cache: &Arc<Cache>) -> Vec<RealisedLayer> {
         let caches: [Box<dyn Substituter>; 1] = [Box::new(Arc::clone(cache))];
         self.bench.engine(|engine| {
-            Engine { caches: &caches, events: self.events.clone(), ..*engine }.realise(image).unwrap()
+            Engine { caches: &caches, events: self.events.clone(), ..*engine }.realise(image).unwrap().layers
         })
     }
 
@@ -198,6 +200,42 @@ fn a_second_machine_builds_nothing() {
     assert_eq!(distinct.len(), asked.len());
     // A locked file comes from where the lock has it.
     assert_eq!(fake.blob(REPOSITORY, BlobDigest(Sha256::of(&wheel()))), None);
+}
+
+/// The check of a whole image asks what a base's layers hold; one machine reads them for all others.
+#[test]
+fn what_a_base_holds_is_taken_instead_of_the_base() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_mode(0o700);
+    header.set_size(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    tar.append_data(&mut header, "root/", &b""[..]).unwrap();
+    let tar = tar.into_inner().unwrap();
+    let sha256 = Sha256::of(&tar);
+    let base = Builder::ImageLayer(ImageLayer {
+        repository: "registry.example/base".to_owned(),
+        digest: BlobDigest(sha256),
+        size: tar.len() as u64,
+        compression: Compression::None,
+        diff_id: DiffId(sha256),
+    });
+    let image = image(&[base, Builder::Files(files(&[("root/.profile", "x")]))]);
+    let (fake, team) = (Fake::start(good), Team::new());
+    team.bench.store.put_bytes(&tar).unwrap();
+    let whole = team.with(None, |engine| engine.realise(&image)).unwrap();
+    assert_eq!(team.publish(&whole.image, &team.cache(&fake.host())).unwrap().records, 4);
+
+    let other = Team::new();
+    let taken = other.with(Some(other.cache(&fake.host())), |engine| engine.realise(&image)).unwrap();
+    let tree = other.bench.store.tree(taken.layers[1].diff_id).unwrap().unwrap();
+    assert_eq!(tree.find(&path("root")).unwrap().mode, 0o700);
+    assert_eq!(had(&taken.layers), [Had::Base, Had::Substituted]);
+    assert!(!other.bench.store.has_blob(BlobDigest(sha256)));
+    assert_eq!(other.warnings(), [""; 0]);
 }
 
 #[test]
@@ -365,7 +403,7 @@ fn only_what_is_signed_by_the_key_is_taken() {
     let engine_cache = team.cache(&fake.host()).with_keys(vec![theirs], None);
     let taken = team.with(Some(engine_cache), |engine| engine.realise(&image));
     // The wheel alone is not here, and its layer is signed: the other two are made from nothing.
-    assert_eq!(had(&taken.unwrap()), [Had::Built, Had::Substituted, Had::Substituted]);
+    assert_eq!(had(&taken.unwrap().layers), [Had::Built, Had::Substituted, Had::Substituted]);
     assert_one_warning(&team.warnings(), &["no record of this key"]);
 }
 

@@ -131,6 +131,7 @@ fn what_lies_above_is_what_counts() {
     let above = image.graph.add("above", files(&[(&name, b"no library at all")]));
     let last = image.layers.last().unwrap().clone();
     image.layers.push(assemble_layers::image::Layer { tree: above, ..last });
+    image.meant.owners.insert(path(&name), above);
     let text = make(&bench, &image).unwrap_err().to_string();
     assert!(text.contains("it carries no device code"), "{text}");
 }
@@ -160,7 +161,7 @@ fn what_was_read_is_taken_from_a_cache() {
     let caches: Vec<Box<dyn assemble::store::Substituter>> = vec![Box::new(cache)];
     other.engine(|engine| {
         let engine = Engine { caches: &caches, events: engine.events.clone(), ..*engine };
-        let layers = engine.realise(&image).unwrap();
+        let layers = engine.realise(&image).unwrap().layers;
         // Where there is no record the packed layer does: it is all that came.
         let more = Image { promises: vec!["__init__.py 5.2".parse().unwrap()], ..image.clone() };
         let error = keep_promises(&engine, &more, &layers).unwrap_err();
@@ -178,7 +179,7 @@ fn store_archive_and_layout_say_the_same() {
     let image = promising(image_of(&bench, &wheel(&[50, 80]), ""), "5.2 8.0");
     let layers = bench.realise(&image).unwrap();
     let made = bench.engine(|engine| {
-        let layers = engine.made(&image).unwrap();
+        let (image, layers) = engine.made(&image).unwrap();
         Inspection::of_made(engine, &image, &layers).unwrap()
     });
     let library = format!("usr/local/lib/python3.11/dist-packages/demo/lib/{LIBRARY}");

@@ -265,7 +265,7 @@ fn a_package(small: &Small, machine: &Machine) {
     let deb = machine.folder.join("hostile.deb");
     make_deb(&machine.folder, &deb);
     let package = DebFile { package: "hostile".to_owned(), path: deb, automatic: false };
-    let job = machine.job(small, "deb", Task::UnpackDebs { packages: vec![package] });
+    let job = machine.job(small, "deb", Task::UnpackDebs { packages: vec![package], without: Vec::new() });
     let said = machine.run(small, job);
     machine.assert_unharmed(&said, &["install", "configure"]);
 }

@@ -4,12 +4,13 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use assemble_layers::amend::{Amend, Folder};
 use assemble_layers::derivation::{
     Cache, DebInput, Effort, Fetch, FileEntry, FileSource, Files, Git, InputFile, Jobs, Layout, Origin,
     Output, Relocation, Run, UnpackDebs, UnpackWheels, WheelInput,
 };
 use assemble_layers::tree::RawBytes;
-use assemble_layers::{Builder, Commit, Graph, Sha256, TreePath};
+use assemble_layers::{Builder, Commit, Entry, Graph, Sha256, TreePath};
 use proptest::prelude::*;
 use support::{Bench, Member, fetch, member, path, scheme, zip};
 
@@ -78,13 +79,22 @@ fn keys_are_these() {
     let debs = Builder::UnpackDebs(UnpackDebs {
         over: vec![digest(1)],
         packages: vec![DebInput { package: "libc6".into(), file: digest(2), automatic: true }],
+        without: Vec::new(),
     });
+    let mut without = debs.clone();
+    if let Builder::UnpackDebs(debs) = &mut without {
+        debs.without.push(path("var/lib/mysql"));
+    }
+    let folder = Folder::of(&Entry { mode: 0o700, uid: 7, ..Entry::directory(path("root")) });
+    let amend = Amend { tree: digest(1), folders: vec![folder], without: vec![path("usr/bin/pip")] };
     for (builder, key) in [
+        (without, "3d0d17ab9c4fc18d743fad72af19919a99b141cd1d0305b21a5e45690c8bf227"),
+        (Builder::Amend(amend), "713c20d7d6c6d18a8982cde81fc2d9f5e707433cdff26e7a9d4377b834d805da"),
         (
             Builder::Fetch(fetch("a.whl", b"a")),
             "8f95cdbc299f99421bafafd6e359a1b870799a8f8e94a8c40621adfee007acdc",
         ),
-        (debs, "cf9e806e043cd7b1544ffd3637e6258bf713279e470cb64f30da2718bcf7b05c"),
+        (debs, "fb2e252b2b25a3fbc2e21973116fdb2286bbc07ac3c36cee41855911aff5d15b"),
         (wheels(Layout::Site(scheme())), "2c39539faabae0edf1c46ecd4421635f49144d6e48841e21f153772288cb96ef"),
         (
             wheels(Layout::Relocate(vec![relocation("a/*", Some("opt")), relocation("b", None)])),
@@ -96,16 +106,16 @@ fn keys_are_these() {
         ),
         (
             Builder::Files(all_files(digest(1))),
-            "467f77d745eaeedba374777fe3cb24a54a47f4766a6653ff8a60ac6189f021ae",
+            "eaf8327aee263d1ce317cab185f1d637796e89fcea636973a7fb251f7bfdd93b",
         ),
-        (run(Output::Difference), "d85a43cca6eb5bbb9585f1d71db669823c8569d2b596032c03aebdeebec28da3"),
+        (run(Output::Difference), "74d658e2d3ec3d0c0e023d19a938f4ab18fa0a28d55fbbe829c16ddacc7e40f8"),
         (
             run(Output::Folder(path("out"))),
-            "e93a5b083ee762891384b0a6d3f756d0b4a46923c7e299a7b58634c4adb0f475",
+            "8d29b4a3a280ba62323b61e117093ee71e61bbb46af7849244e81a5261c926ad",
         ),
         (
             with_file(run(Output::Difference)),
-            "751764c3a7bf5fdc1c7b3f67f2d6f15cecf940f44c05ec410159a80953971f08",
+            "89092fa6e7da40766270c2bec0c5486ad4f29154528015e9176bbca57efc0fba",
         ),
     ] {
         assert_eq!(
@@ -188,8 +198,8 @@ fn any_builder() -> impl Strategy<Value = Builder<Sha256>> {
         file,
         automatic,
     });
-    let debs = (list(input()), list(deb))
-        .prop_map(|(over, packages)| Builder::UnpackDebs(UnpackDebs { over, packages }));
+    let debs = (list(input()), list(deb), list(tree_path()))
+        .prop_map(|(over, packages, without)| Builder::UnpackDebs(UnpackDebs { over, packages, without }));
     let rule = (word(), prop::option::of(tree_path())).prop_map(|(from, to)| Relocation { from, to });
     let layout = prop_oneof![
         (word(), word()).prop_map(|(interpreter, installer)| {
@@ -235,7 +245,13 @@ fn any_builder() -> impl Strategy<Value = Builder<Sha256>> {
     );
     let git = (word(), 0..2u8, tree_path())
         .prop_map(|(url, number, folder)| Builder::Git(Git { url, commit: commit(number), folder }));
-    prop_oneof![fetch, git, debs, wheels, files, run]
+    let folder = (tree_path(), 0..2u32, 0..2u32).prop_map(|(path, mode, uid)| Folder {
+        xattrs: (uid == 1).then(|| ("user.a".to_owned(), text("b"))).into_iter().collect(),
+        ..Folder::of(&Entry { mode, uid, gid: mode, ..Entry::directory(path) })
+    });
+    let amend = (input(), list(folder), list(tree_path()))
+        .prop_map(|(tree, folders, without)| Builder::Amend(Amend { tree, folders, without }));
+    prop_oneof![fetch, git, debs, wheels, files, run, amend]
 }
 
 /// A builder without what is no part of what it makes: where a file comes from, how hard it is worked.

@@ -7,6 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use assemble_layers::image::PLATFORM;
 use assemble_layers::project::{ProjectFile, ProjectFileKind};
+use assemble_layers::sdist::Build;
+use assemble_layers::wheels::{self, Alone};
 use assemble_layers::{Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
 use assemble_recipes::SpectralMc;
 use serde_json::Value;
@@ -97,6 +99,26 @@ fn steps_stand_in_the_originals_order() {
             "application"
         ]
     );
+}
+
+/// A distribution that shares a file with another is given a layer of its own, so that the recipe can say
+/// whose counts.
+#[test]
+fn a_small_wheel_can_have_a_layer_of_its_own() {
+    let lock = lock();
+    let mut graph = Graph::default();
+    let build = Build::new(&lock, Vec::new()).unwrap();
+    let mut install = |named: &[&str]| {
+        let alone = Alone { large: wheels::LARGE, named };
+        wheels::poetry_install(&mut graph, &lock, &["binary-torch"], alone, &build)
+    };
+    let (with, without) = (install(&["jinja2"]).unwrap(), install(&[]).unwrap());
+    assert_eq!(with.large.len(), without.large.len() + 1);
+    let error = install(&["jinja3"]).unwrap_err().to_string();
+    assert_eq!(error, "`poetry install` installs no `jinja3`");
+    let tree = with.tree_of(&graph, "jinja2").unwrap();
+    assert!(graph.node(tree).name.starts_with("jinja2 "));
+    assert!(without.tree_of(&graph, "jinja2").is_err());
 }
 
 #[test]

@@ -31,7 +31,7 @@ use assemble_layers::derivation::{
 use assemble_layers::image::Layer;
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, NodeId};
-use support::{member, output, path, scheme, skipped, zip};
+use support::{member, output, path, scheme, zip};
 
 /// What makes this program a build that can be killed, and the folder of its store.
 const CHILD: &str = "ASSEMBLE_TEST_STEPS";
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Scene::open(Path::new(&folder)).compile().unwrap();
         return ExitCode::SUCCESS;
     }
-    let tests: [(&str, fn()); 7] = [
+    support::run_tests(&[
         ("a_killed_build_goes_on_where_it_was", a_killed_build_goes_on_where_it_was),
         (
             "the_cache_and_the_jobs_are_no_part_of_the_result",
@@ -64,23 +64,7 @@ fn main() -> ExitCode {
         ("a_step_that_did_not_fail_can_be_entered", a_step_that_did_not_fail_can_be_entered),
         ("a_built_wheel_is_unpacked", a_built_wheel_is_unpacked),
         ("what_steps_left_is_taken_from_a_registry", what_steps_left_is_taken_from_a_registry),
-    ];
-    let listed = std::env::args().any(|argument| argument == "--list");
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    if !Path::new("/bin/busybox").exists() {
-        skipped("long build steps need `/bin/busybox` (package busybox-static)");
-        return ExitCode::SUCCESS;
-    }
-    for (name, test) in tests {
-        if listed {
-            println!("{name}: test");
-        } else if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted)) {
-            test();
-            println!("test {name} ... ok");
-        }
-    }
-    ExitCode::SUCCESS
+    ])
 }
 
 struct Scene {
@@ -122,7 +106,7 @@ impl Scene {
         let caches: [Box<dyn Substituter>; 1] = [Box::new(Arc::clone(&cache))];
         let (layers, events) = self.engine(|engine| {
             let engine = Engine { caches: &caches, events: engine.events.clone(), ..*engine };
-            let layers = engine.realise(image).unwrap();
+            let layers = engine.realise(image).unwrap().layers;
             cache.publish(&engine.shareable(image, &[]).unwrap(), &self.store).unwrap();
             layers
         });

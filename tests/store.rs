@@ -35,6 +35,7 @@ impl Goods {
                 name: name.to_owned(),
                 outcome: Outcome::Tree { diff_id, size: 1024 },
                 milliseconds: 1,
+                findings: Default::default(),
             },
             diff_id,
             tree: Tree::new(vec![Entry::file(path("file"), content, 0o644)]).unwrap(),

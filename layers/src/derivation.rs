@@ -4,56 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::amend::Amend;
 use crate::digest::{BlobDigest, Commit, DiffId, Key, Sha256};
 use crate::encode::{Encode, Encoder};
+pub use crate::graph::{Graph, Node, NodeId};
 use crate::image::Compression;
 use crate::python::Scheme;
 use crate::tree::{RawBytes, TreePath};
-
-/// A derivation's place in its [`Graph`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct NodeId(usize);
-
-impl NodeId {
-    /// Its number, from 0 on.
-    pub fn index(self) -> usize {
-        self.0
-    }
-}
-
-/// A derivation: a builder whose inputs are other derivations.
-#[derive(Clone, Debug)]
-pub struct Node {
-    /// What a person calls it: `torch 2.7.1`.
-    pub name: String,
-    pub builder: Builder<NodeId>,
-}
-
-/// Derivations. Each refers to earlier ones only, so there are no cycles.
-#[derive(Clone, Debug, Default)]
-pub struct Graph {
-    nodes: Vec<Node>,
-}
-
-impl Graph {
-    /// Adds a derivation, or finds the equal one that is there.
-    pub fn add(&mut self, name: impl Into<String>, builder: Builder<NodeId>) -> NodeId {
-        if let Some(known) = self.nodes.iter().position(|node| node.builder == builder) {
-            return NodeId(known);
-        }
-        self.nodes.push(Node { name: name.into(), builder });
-        NodeId(self.nodes.len() - 1)
-    }
-
-    pub fn node(&self, id: NodeId) -> &Node {
-        &self.nodes[id.0]
-    }
-
-    /// Every derivation, inputs before what needs them.
-    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.nodes.iter().enumerate().map(|(index, node)| (NodeId(index), node))
-    }
-}
 
 /// What the engine knows how to run. `Input` is [`NodeId`] in a recipe, and the content's
 /// [`Sha256`] (a diffID or a file's digest) once it is known: only then there is a key.
@@ -74,6 +31,8 @@ pub enum Builder<Input> {
     Files(Files<Input>),
     /// A command in the sandbox.
     Run(Run<Input>),
+    /// A tree as its image needs it. No recipe asks for it: what checks the image as a whole does.
+    Amend(Amend<Input>),
 }
 
 /// A locked file.
@@ -128,6 +87,9 @@ pub struct UnpackDebs<Input> {
     /// Trees that stand below; the result is the difference to them.
     pub over: Vec<Input>,
     pub packages: Vec<DebInput<Input>>,
+    /// What the packages' scripts make by chance and the result is to be without: files, and everything
+    /// in folders, which stay themselves.
+    pub without: Vec<TreePath>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -278,6 +240,7 @@ impl<Input> Builder<Input> {
             Self::UnpackWheels(_) => "unpack-wheels",
             Self::Files(_) => "files",
             Self::Run(_) => "run",
+            Self::Amend(_) => "amend",
         }
     }
 
@@ -288,10 +251,14 @@ impl<Input> Builder<Input> {
             Self::Fetch(_) => 1,
             Self::Git(_) => 1,
             Self::ImageLayer(_) => 1,
-            Self::UnpackDebs(_) => 1,
+            // 2: with the folders above what changed; without keys made at random.
+            Self::UnpackDebs(_) => 2,
             Self::UnpackWheels(_) => 1,
-            Self::Files(_) => 1,
-            Self::Run(_) => 1,
+            // 2: what was found of private keys is recorded.
+            Self::Files(_) => 2,
+            // 2: with the folders above what changed.
+            Self::Run(_) => 2,
+            Self::Amend(_) => 1,
         }
     }
 
@@ -303,6 +270,17 @@ impl<Input> Builder<Input> {
             Self::UnpackWheels(it) => it.wheels.iter().map(|wheel| &wheel.file).collect(),
             Self::Files(it) => it.entries.iter().filter_map(|entry| entry.source.tree()).collect(),
             Self::Run(it) => it.root.iter().chain(it.files.iter().map(|file| &file.file)).collect(),
+            Self::Amend(it) => vec![&it.tree],
+        }
+    }
+
+    /// The trees that its result is a difference to: it lies over them, and what it has instead of theirs is
+    /// meant.
+    pub fn made_over(&self) -> &[Input] {
+        match self {
+            Self::UnpackDebs(it) => &it.over,
+            Self::Run(it) if it.output == Output::Difference => &it.root,
+            _ => &[],
         }
     }
 
@@ -344,6 +322,7 @@ impl<Input> Builder<Input> {
                         })
                     })
                     .collect::<Result<_, E>>()?,
+                without: it.without.clone(),
             }),
             Self::UnpackWheels(it) => Builder::UnpackWheels(UnpackWheels {
                 wheels: it
@@ -371,6 +350,11 @@ impl<Input> Builder<Input> {
                 working_directory: it.working_directory.clone(),
                 output: it.output.clone(),
                 effort: it.effort.clone(),
+            }),
+            Self::Amend(it) => Builder::Amend(Amend {
+                tree: replace(&it.tree)?,
+                folders: it.folders.clone(),
+                without: it.without.clone(),
             }),
         })
     }
@@ -416,7 +400,10 @@ impl Encode for Builder<Sha256> {
             Self::Fetch(it) => encoder.put(&it.sha256).put(&it.size),
             Self::Git(it) => encoder.put(it.commit.as_str()).put(&it.folder),
             Self::ImageLayer(it) => encoder.put(&it.diff_id.0),
-            Self::UnpackDebs(it) => encoder.put(&it.over).put(&it.packages),
+            Self::UnpackDebs(it) => {
+                encoder.put(&it.over).put(&it.packages);
+                if it.without.is_empty() { encoder } else { encoder.put(&it.without) }
+            }
             Self::UnpackWheels(it) => encoder.put(&it.wheels).put(&it.layout),
             Self::Files(it) => encoder.put(&it.entries),
             Self::Run(it) => {
@@ -425,6 +412,7 @@ impl Encode for Builder<Sha256> {
                 // A step without is what it was before there were any; nothing comes after them.
                 if it.files.is_empty() { encoder } else { encoder.put(&it.files) }
             }
+            Self::Amend(it) => encoder.put(it),
         };
     }
 }

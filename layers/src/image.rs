@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::derivation::{Graph, NodeId};
 use crate::gpu::Promise;
+use crate::graph::{Graph, NodeId};
+use crate::tree::TreePath;
 
 /// The one platform that is built so far, as the OCI specifications write it.
 pub const PLATFORM: &str = "linux/amd64";
 
+/// An image has no more layers than this: Docker's classic store takes no more (moby, `layer/layer_store.go`,
+/// `maxLayerDepth`), for two of the 127 that its drivers hold are the container's.
+pub const MOST_LAYERS: usize = 125;
+
 /// What a recipe declares.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Image {
     /// The repository part of the default tag: `spectralmc`.
     pub name: String,
@@ -25,6 +30,31 @@ pub struct Image {
     pub promises: Vec<Promise>,
     /// Seconds since 1970, from the lock: `created` in the image configuration and its history.
     pub created: u64,
+    /// What is an error in an image that does not say that it is meant.
+    pub meant: Meant,
+}
+
+/// What is meant, where it would be taken for a mistake.
+#[derive(Clone, Debug, Default)]
+pub struct Meant {
+    /// Whose word counts where two layers hold a path and neither is made over the other: a path, or a
+    /// folder of such paths, and the tree of the layer. Of two that fit, the longer path counts.
+    pub owners: BTreeMap<TreePath, NodeId>,
+    /// Private keys that the image may hold: files, or folders of them.
+    pub private_keys: Vec<TreePath>,
+}
+
+impl Meant {
+    /// Whose word counts at `path`.
+    pub fn owner(&self, path: &TreePath) -> Option<NodeId> {
+        let fitting = self.owners.iter().filter(|(owned, _)| path.is_within(owned));
+        fitting.max_by_key(|(owned, _)| owned.as_bytes().len()).map(|(_, owner)| *owner)
+    }
+
+    /// Whether the image may hold the private key at `path`.
+    pub fn allows_key(&self, path: &TreePath) -> bool {
+        self.private_keys.iter().any(|allowed| path.is_within(allowed))
+    }
 }
 
 /// One layer of an image.

@@ -7,6 +7,7 @@
 //! Invariant: whatever reaches a digest is encoded here, by [`encode::Encoder`] (keys) or
 //! [`json::canonical`] (OCI documents), and each encoding has a golden test.
 
+pub mod amend;
 pub mod application;
 pub mod base_image;
 pub mod debian;
@@ -14,6 +15,7 @@ pub mod derivation;
 pub mod digest;
 pub mod encode;
 pub mod gpu;
+pub mod graph;
 pub mod image;
 pub mod json;
 pub mod lock;
@@ -24,8 +26,9 @@ pub mod sdist;
 pub mod tree;
 pub mod wheels;
 
-pub use derivation::{Builder, Graph, NodeId};
+pub use derivation::Builder;
 pub use digest::{BlobDigest, Commit, DiffId, Key, Sha256};
+pub use graph::{Graph, NodeId};
 pub use image::Image;
 pub use lock::Lock;
 pub use project::Project;

@@ -48,7 +48,7 @@ impl Build {
             step: "",
             created_by: "",
             layout: Layout::Site(self.scheme.clone()),
-            large: u64::MAX,
+            alone: u64::MAX.into(),
             build: self,
         };
         let mut root = self.root.clone();

@@ -16,8 +16,21 @@ pub const MTIME: u64 = 315_532_800;
 /// "Opaque Whiteout").
 pub const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// A path inside a tree: relative, `/`-separated, without `.`, `..`, empty parts or NUL; bytes, for
-/// file names need not be UTF-8. Ordered by bytes.
+/// What the name of a whiteout begins with (OCI image-spec, `layer.md`, "Whiteouts").
+const WHITEOUT: &[u8] = b".wh.";
+
+/// A name has no more bytes than this: Linux's `NAME_MAX` (`linux/limits.h`).
+pub const LONGEST_NAME: usize = 255;
+
+/// A path inside a tree has no more bytes than this: a container opens it with a `/` before it and a NUL
+/// after it, in the 4096 bytes of Linux's `PATH_MAX` (`linux/limits.h`).
+pub const LONGEST_PATH: usize = 4094;
+
+/// What a symbolic link says has no more bytes than this: `PATH_MAX` without the NUL (symlink(2)).
+pub const LONGEST_LINK: usize = 4095;
+
+/// A path inside a tree: relative, `/`-separated, without `.`, `..`, empty parts or NUL, and no longer
+/// than file systems take; bytes, for file names need not be UTF-8. Ordered by bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TreePath(Vec<u8>);
 
@@ -25,15 +38,27 @@ pub struct TreePath(Vec<u8>);
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{path}` is no path inside a tree: {reason}")]
 pub struct InvalidPath {
+    /// Its beginning, where it is long.
     pub path: String,
     pub reason: &'static str,
+}
+
+impl InvalidPath {
+    fn new(path: &[u8], reason: &'static str) -> Self {
+        // Enough to recognise it by, in a line of a terminal.
+        const SHOWN: usize = 200;
+        let shown = escape(&path[..path.len().min(SHOWN)]);
+        let path = if path.len() > SHOWN { format!("{shown}…") } else { shown.into_owned() };
+        Self { path, reason }
+    }
 }
 
 impl TreePath {
     /// Checks `path`.
     ///
     /// # Errors
-    /// A path that is absolute, empty, or has a part that is empty, `.`, `..` or holds a NUL.
+    /// A path that is absolute, empty, too long, or has a part that is empty, `.`, `..`, too long or holds
+    /// a NUL.
     pub fn new(path: impl Into<Vec<u8>>) -> Result<Self, InvalidPath> {
         let path = path.into();
         let reason = if path.is_empty() {
@@ -46,10 +71,14 @@ impl TreePath {
             "it leaves its folder by `..`"
         } else if path.split(|byte| *byte == b'/').any(|part| part.is_empty() || part == b".") {
             "a part of it is empty or `.`"
+        } else if path.len() > LONGEST_PATH {
+            "it has more than 4094 bytes, and Linux opens none that is longer (`PATH_MAX`)"
+        } else if path.split(|byte| *byte == b'/').any(|part| part.len() > LONGEST_NAME) {
+            "a part of it has more than 255 bytes, and file systems take no longer name (`NAME_MAX`)"
         } else {
             return Ok(Self(path));
         };
-        Err(InvalidPath { path: escape(&path).into_owned(), reason })
+        Err(InvalidPath::new(&path, reason))
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -245,12 +274,46 @@ impl Entry {
     }
 }
 
-/// Two entries at one path that are not the same folder.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("two entries stand at `{0}`")]
-pub struct DuplicateEntry(pub TreePath);
+impl Entry {
+    /// Checks what every tree asks of an entry, whoever made it.
+    ///
+    /// # Errors
+    /// A name that a layer reads as a whiteout, where it is none; a symbolic link that no file system takes.
+    pub fn check(&self) -> Result<(), InvalidPath> {
+        let opaque = self.kind == Kind::Whiteout && self.path.name() == OPAQUE;
+        let mut names = self.path.0.split(|byte| *byte == b'/');
+        let reason = match &self.kind {
+            _ if names.any(|name| name.starts_with(WHITEOUT) && !(opaque && name == OPAQUE)) => {
+                "in a layer, a name that begins with `.wh.` says that a file of a lower layer is gone"
+            }
+            Kind::Symlink(target) if target.0.is_empty() || target.0.contains(&0) => {
+                "what the link says is empty or holds a NUL"
+            }
+            Kind::Symlink(target) if target.0.len() > LONGEST_LINK => {
+                "what the link says has more than 4095 bytes, and Linux makes none that is longer (`PATH_MAX`)"
+            }
+            _ => return Ok(()),
+        };
+        Err(InvalidPath::new(&self.path.0, reason))
+    }
 
-/// Entries in the order of their paths' bytes, each path once.
+    /// Whether two entries say the same of their folder, beside its time.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.mode, self.uid, self.gid, &self.xattrs) == (other.mode, other.uid, other.gid, &other.xattrs)
+    }
+}
+
+/// Why entries make no tree.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidTree {
+    /// Two entries at one path that are not the same folder.
+    #[error("two entries stand at `{0}`")]
+    Duplicate(TreePath),
+    #[error(transparent)]
+    Entry(#[from] InvalidPath),
+}
+
+/// Entries in the order of their paths' bytes, each path once, each of them [sound](Entry::check).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[serde(transparent)]
 pub struct Tree {
@@ -261,18 +324,25 @@ impl Tree {
     /// Sorts the entries. The same folder may be given several times.
     ///
     /// # Errors
-    /// Two different entries at one path.
-    pub fn new(mut entries: Vec<Entry>) -> Result<Self, DuplicateEntry> {
+    /// Two different entries at one path; those of [`Entry::check`].
+    pub fn new(mut entries: Vec<Entry>) -> Result<Self, InvalidTree> {
+        entries.iter().try_for_each(Entry::check)?;
         entries.sort_by(|one, other| one.path.cmp(&other.path));
         entries.dedup_by(|later, earlier| later.kind == Kind::Directory && later == earlier);
         match entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
-            Some(pair) => Err(DuplicateEntry(pair[0].path.clone())),
+            Some(pair) => Err(InvalidTree::Duplicate(pair[0].path.clone())),
             None => Ok(Self { entries }),
         }
     }
 
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// What stands at a path.
+    pub fn find(&self, path: &TreePath) -> Option<&Entry> {
+        let found = self.entries.binary_search_by(|entry| entry.path.cmp(path));
+        found.ok().map(|index| &self.entries[index])
     }
 
     /// The bytes of all its files.
@@ -376,6 +446,40 @@ mod tests {
         let tree = Tree::new(vec![folder("b"), folder("a"), folder("b")]).unwrap();
         assert_eq!(tree.entries().iter().map(|entry| entry.path.to_string()).collect::<Vec<_>>(), ["a", "b"]);
         let link = Entry::symlink(path("a"), "b");
-        assert_eq!(Tree::new(vec![folder("a"), link]), Err(DuplicateEntry(path("a"))));
+        assert_eq!(Tree::new(vec![folder("a"), link]), Err(InvalidTree::Duplicate(path("a"))));
+    }
+
+    #[test]
+    fn names_and_paths_are_no_longer_than_linux_takes() {
+        let parts = |count: usize, length: usize| vec!["x".repeat(length); count].join("/");
+        assert!(TreePath::new(parts(1, 255)).is_ok() && TreePath::new(parts(1, 256)).is_err());
+        // 15 names of 255 bytes, 15 slashes, and what is left of 4094.
+        let longest = format!("{}/{}", parts(15, 255), parts(1, 254));
+        assert!(TreePath::new(longest.clone()).is_ok());
+        let error = TreePath::new(format!("{longest}y")).unwrap_err().to_string();
+        assert!(error.contains("PATH_MAX") && error.len() < 400, "{error}");
+        let link = |length| Tree::new(vec![Entry::symlink(TreePath::new("a").unwrap(), vec![b'x'; length])]);
+        assert!(link(4095).is_ok() && link(4096).is_err() && link(0).is_err());
+    }
+
+    #[test]
+    fn whiteouts_are_made_on_purpose_alone() {
+        let file = |text: &str| Entry::symlink(TreePath::new(text).unwrap(), "x");
+        let whiteout = |text: &str| Entry { kind: Kind::Whiteout, ..file(text) };
+        for entry in [
+            file(".wh.notes"),
+            file("a/.wh..wh..opq"),
+            file("a/.wh.b/c"),
+            whiteout("a/.wh.b"),
+            whiteout(".wh..wh..opq/a"),
+            Entry::directory(TreePath::new("a/.wh.b").unwrap()),
+        ] {
+            let json = serde_json::to_string(&[&entry]).unwrap();
+            assert!(Tree::new(vec![entry]).is_err(), "{json}");
+            assert!(serde_json::from_str::<Tree>(&json).is_err(), "{json}");
+        }
+        for entry in [whiteout("a/b"), whiteout("a/.wh..wh..opq"), file(".wh"), file("a.wh.b")] {
+            assert!(Tree::new(vec![entry]).is_ok());
+        }
     }
 }

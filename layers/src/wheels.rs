@@ -12,6 +12,29 @@ use crate::sdist::{self, Build};
 /// From this size on, in bytes, a wheel has a layer of its own, unless a recipe wants it otherwise.
 pub const LARGE: u64 = 20_000_000;
 
+/// Which wheels have a layer of their own, so that a change to another leaves it alone. The choice depends
+/// on the wheel alone: adding one moves no other.
+#[derive(Clone, Copy, Debug)]
+pub struct Alone<'a> {
+    /// Those from this size on, in bytes.
+    pub large: u64,
+    /// Distributions, whatever their size: such as hold a file that another holds too, so that
+    /// [`Meant::owners`](crate::image::Meant::owners) can say whose word counts.
+    pub named: &'a [&'a str],
+}
+
+impl From<u64> for Alone<'_> {
+    fn from(large: u64) -> Self {
+        Self { large, named: &[] }
+    }
+}
+
+impl Alone<'_> {
+    fn takes(&self, distribution: &Distribution) -> bool {
+        distribution.file.size >= self.large || self.named.contains(&distribution.name.as_str())
+    }
+}
+
 /// Layers of wheels, by how they are cut.
 #[derive(Clone, Debug)]
 pub struct Layers {
@@ -19,6 +42,18 @@ pub struct Layers {
     pub large: Vec<Layer>,
     /// All others together, if there are any.
     pub small: Option<Layer>,
+}
+
+impl Layers {
+    /// The tree of a distribution that has a layer of its own.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn tree_of(&self, graph: &Graph, distribution: &str) -> Result<NodeId, RecipeError> {
+        let name = |layer: &&Layer| graph.node(layer.tree).name.split(' ').next() == Some(distribution);
+        let missing = || RecipeError(format!("`{distribution}` has no layer of its own: name it in `Alone`"));
+        self.large.iter().find(name).map(|layer| layer.tree).ok_or_else(missing)
+    }
 }
 
 /// What the layers of one step have in common.
@@ -30,9 +65,7 @@ pub struct Group<'a> {
     /// What would have been typed.
     pub created_by: &'a str,
     pub layout: Layout,
-    /// From this size on, in bytes, a wheel has a layer of its own, so that a change to another
-    /// leaves it alone. The choice depends on the wheel alone: adding one moves no other.
-    pub large: u64,
+    pub alone: Alone<'a>,
     /// What is done with a distribution that has no wheel.
     pub build: &'a Build,
 }
@@ -48,7 +81,7 @@ pub fn tools(graph: &mut Graph, lock: &Lock, build: &Build) -> Result<Layer, Rec
         step: "pip + poetry",
         created_by: &format!("python3 -m pip install --upgrade {}", asked_for.join(" ")),
         layout: Layout::Site(Scheme::debian(&lock.python, PIP)?),
-        large: u64::MAX,
+        alone: u64::MAX.into(),
         build,
     };
     let layers = layers(graph, &group, lock.python.tools.iter());
@@ -59,14 +92,15 @@ pub fn tools(graph: &mut Graph, lock: &Lock, build: &Build) -> Result<Layer, Rec
 /// of those in `with`. What pip has installed with Poetry already is skipped, as Poetry skips it.
 ///
 /// # Errors
-/// A group that the manifest has not.
-pub fn poetry_install(
+/// A group that the manifest has not; a distribution in [`Alone::named`] that is not installed.
+pub fn poetry_install<'a>(
     graph: &mut Graph,
     lock: &Lock,
     with: &[&str],
-    large: u64,
+    alone: impl Into<Alone<'a>>,
     build: &Build,
 ) -> Result<Layers, RecipeError> {
+    let alone = alone.into();
     let groups = selected(lock, with)?;
     let there: BTreeSet<&str> = lock.python.tools.iter().map(|tool| tool.name.as_str()).collect();
     let wanted = |distribution: &&Distribution| {
@@ -79,10 +113,14 @@ pub fn poetry_install(
         step: "poetry install",
         created_by: &format!("poetry install{}", with.concat()),
         layout: Layout::Site(Scheme::debian(&lock.python, &format!("Poetry {}", lock.python.poetry))?),
-        large,
+        alone,
         build,
     };
-    Ok(layers(graph, &group, lock.python.packages.iter().filter(wanted)))
+    let wanted: Vec<_> = lock.python.packages.iter().filter(wanted).collect();
+    match alone.named.iter().find(|name| !wanted.iter().any(|distribution| distribution.name == **name)) {
+        Some(name) => Err(RecipeError(format!("`poetry install` installs no `{name}`"))),
+        None => Ok(layers(graph, &group, wanted.into_iter())),
+    }
 }
 
 fn selected<'a>(lock: &'a Lock, with: &[&'a str]) -> Result<BTreeSet<&'a str>, RecipeError> {
@@ -104,7 +142,7 @@ pub fn layers<'a>(
     group: &Group<'_>,
     distributions: impl Iterator<Item = &'a Distribution>,
 ) -> Layers {
-    let (mut large, small): (Vec<_>, Vec<_>) = distributions.partition(|one| one.file.size >= group.large);
+    let (mut large, small): (Vec<_>, Vec<_>) = distributions.partition(|one| group.alone.takes(one));
     large.sort_by(|one, other| other.file.size.cmp(&one.file.size).then_with(|| one.name.cmp(&other.name)));
     let mut layer = |name: String, members: &[&Distribution]| Layer {
         tree: unpack(graph, &name, members, group),

@@ -1,6 +1,6 @@
 //! The image for modern GPUs: CUDA 12.8.1, PyTorch and CuPy as binary wheels.
 
-use assemble_layers::image::Layer;
+use assemble_layers::image::{Layer, Meant};
 use assemble_layers::recipe::RecipeError;
 use assemble_layers::sdist::Build;
 use assemble_layers::{Graph, Image, Lock, NodeId, Project, application, base_image, wheels};
@@ -48,6 +48,7 @@ pub fn image(lock: &Lock, project: &Project) -> Result<Image, RecipeError> {
         config: crate::config(lock, VARIANT, DESCRIPTION, environment(lock)),
         promises: vec![gpu::binary(lock)],
         created: lock.created,
+        meant: Meant::default(),
     })
 }
 

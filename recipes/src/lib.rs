@@ -5,7 +5,7 @@ pub mod gpu;
 pub mod layers;
 pub mod source;
 
-use assemble_layers::image::{Config, Layer};
+use assemble_layers::image::{Config, Layer, Meant};
 use assemble_layers::lock::{DebianRequirements, DebianSet, Lock, PythonRequirements, Requirements};
 use assemble_layers::recipe::{Base, RecipeError, Recipes, Variant};
 use assemble_layers::{Graph, Image, Project, application};
@@ -162,6 +162,7 @@ fn base_image(
         config,
         promises: Vec::new(),
         created: lock.created,
+        meant: Meant::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The image for Maxwell GPUs: CUDA 11.8.0, PyTorch compiled for compute capability 5.2, CuPy for
 //! CUDA 11.
 
-use assemble_layers::image::Layer;
+use assemble_layers::image::{Layer, Meant};
 use assemble_layers::recipe::RecipeError;
 use assemble_layers::sdist::Build;
 use assemble_layers::{Graph, Image, Lock, NodeId, Project, application, base_image, wheels};
@@ -58,6 +58,7 @@ pub fn image(lock: &Lock, project: &Project) -> Result<Image, RecipeError> {
         config: crate::config(lock, VARIANT, DESCRIPTION, environment(lock)),
         promises: vec![gpu::source()],
         created: lock.created,
+        meant: Meant::default(),
     })
 }
 

@@ -233,6 +233,7 @@ mod tests {
                 name: "a step".to_owned(),
                 outcome: Outcome::Tree { diff_id: DiffId(digest("tar")), size: 9 },
                 milliseconds: 5,
+                findings: Default::default(),
             },
             blobs: vec![held("layer", "tar"), held("raw", "raw")],
         }

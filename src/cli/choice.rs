@@ -159,7 +159,7 @@ mod tests {
             layers: Vec::new(),
             config: Config::default(),
             promises: vec![promise.parse().unwrap()],
-            created: 0,
+            ..Image::default()
         })
     }
 

@@ -51,7 +51,7 @@ fn of_variant(recipes: &dyn Recipes, arguments: &Arguments) -> Result<Inspection
     })?;
     let image = session.image(&variant, lock)?;
     let engine = session.engine();
-    let layers = engine.made(&image)?;
+    let (image, layers) = engine.made(&image)?;
     let inspection = Inspection::of_made(&engine, &image, &layers);
     reporter.finish();
     inspection

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use assemble_layers::recipe::Base;
-use assemble_layers::{Image, Lock};
+use assemble_layers::{Builder, Image, Lock};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::terminal;
@@ -17,7 +17,8 @@ use crate::deliver::Pushed;
 use crate::deliver::docker::Loaded;
 use crate::inspect::Why;
 use crate::oci::{Assembled, DOCKER_MANIFEST, Reference};
-use crate::realise::{Event, Had};
+use crate::realise::{Event, Had, Shadowed, Whole};
+use crate::sandbox::KEYS_MADE_AT_RANDOM;
 
 /// Downloads below this size, in bytes, get no line of their own where there is no terminal.
 const WORTH_A_LINE: u64 = 50_000_000;
@@ -270,6 +271,34 @@ pub fn image_summary(
             text,
             "  note      the manifest is in Docker's format: its digest is another than in OCI's"
         );
+    }
+    text
+}
+
+/// The lines about what an image has not, or has by chance.
+pub fn whole_summary(whole: &Whole) -> String {
+    let mut text = String::new();
+    for layer in &whole.image.layers {
+        let builder = |node| &whole.image.graph.node(node).builder;
+        let declared = match builder(layer.tree) {
+            Builder::Amend(amend) => builder(amend.tree),
+            other => other,
+        };
+        let Builder::UnpackDebs(debs) = declared else { continue };
+        for (package, keys, command) in KEYS_MADE_AT_RANDOM {
+            if debs.packages.iter().any(|deb| deb.package == package) {
+                let _ =
+                    writeln!(text, "  note      `{package}` is without its {keys}: `{command}` makes them");
+            }
+        }
+    }
+    for Shadowed { layer, by, path, count } in &whole.shadowed {
+        let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        let _ = writeln!(text, "  note      `/{path}`{more} of `{layer}` cannot be seen: `{by}` counts");
+    }
+    for (layer, path) in &whole.by_chance {
+        let _ =
+            writeln!(text, "  note      `/{path}` of `{layer}` is made by chance: built again, it differs");
     }
     text
 }

@@ -16,10 +16,11 @@ use crate::Result;
 /// A layer's entries take no more memory than this, in bytes: that of a million usual ones.
 const MEMORY: usize = 512 << 20;
 
-/// What an entry takes beside its name, its link and its attribute, in bytes, and rather more.
+/// What an entry takes beside its name, its link and its attributes, in bytes, and rather more. An attribute
+/// takes less beside its name and its value.
 const ENTRY: usize = 384;
 
-/// The one attribute that is kept (capabilities(7)).
+/// The one attribute of files that is kept (capabilities(7)).
 const CAPABILITY: &str = "security.capability";
 
 /// The tar of a packed layer, without a bound to what it inflates to; how it is packed, its first bytes say.
@@ -36,8 +37,8 @@ pub fn unpacked<'a>(mut layer: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> 
 
 /// Reads a tar to its end. `blob` is where its bytes are.
 ///
-/// Devices and pipes are left out, and attributes but for capabilities: the tree is for running
-/// commands over, where they have no use; the layer itself stays as it is.
+/// Devices and pipes are left out, and attributes but for capabilities and folders' own: the tree is for
+/// running commands over, where they have no use; the layer itself stays as it is.
 ///
 /// # Errors
 /// A tar that is damaged or hostile; a hard link to what is not in it.
@@ -66,13 +67,28 @@ struct Layer {
 }
 
 impl Layer {
-    fn add(&mut self, next: Next, content: Content) -> Result<()> {
+    fn add(&mut self, mut next: Next, content: Content) -> Result<()> {
         let Some(path) = normal(&next.path)? else { return Ok(()) };
-        let capability = next.xattrs.get(CAPABILITY.as_bytes()).map_or(0, Vec::len);
+        let (is_folder, mut xattrs) = (next.kind == EntryType::Directory, BTreeMap::new());
+        for (name, value) in std::mem::take(&mut next.xattrs) {
+            match String::from_utf8(name) {
+                // A layer above that holds something in a folder says of it what this one does.
+                Ok(name) if name == CAPABILITY || is_folder && name.starts_with("user.") => {
+                    self.memory += ENTRY + name.len() + value.len();
+                    xattrs.insert(name, RawBytes(value));
+                }
+                _ => {}
+            }
+        }
         // A name stands in the map as well.
-        self.memory += ENTRY + 2 * path.as_bytes().len() + next.link.len() + capability;
+        self.memory += ENTRY + 2 * path.as_bytes().len() + next.link.len();
         if self.memory > MEMORY {
             return Err(damaged(format!("its entries take more than {} MiB of memory", MEMORY >> 20)));
+        }
+        // Below a folder of AUFS's own notes, `.wh..wh.plnk`, stand more of them.
+        let is_note = |part: &[u8]| part.starts_with(&[WHITEOUT, WHITEOUT].concat());
+        if path.parent().is_some_and(|folder| folder.as_bytes().split(|byte| *byte == b'/').any(is_note)) {
+            return Ok(());
         }
         if let Some(name) = path.name().strip_prefix(WHITEOUT) {
             return self.add_whiteout(&path, name);
@@ -95,11 +111,7 @@ impl Layer {
             EntryType::Char | EntryType::Block | EntryType::Fifo => return Ok(()),
             other => return Err(damaged(format!("`{path}` is of a kind that layers have not: {other:?}"))),
         };
-        let capability = |(name, value): (Vec<u8>, Vec<u8>)| {
-            (name == CAPABILITY.as_bytes()).then(|| (CAPABILITY.to_owned(), RawBytes(value)))
-        };
         let (mode, uid, gid, mtime) = (next.mode()?, next.uid()?, next.gid()?, next.mtime()?);
-        let xattrs = next.xattrs.into_iter().filter_map(capability).collect();
         self.entries.insert(path.clone(), Entry { path, kind, mode, uid, gid, mtime, xattrs });
         Ok(())
     }

@@ -107,7 +107,9 @@ fn whiteouts_hide_what_is_below() {
         // A new file in the place of an old one.
         .file(".wh.file", "")
         .file("file", "y")
-        .file(".wh..wh.plnk", "");
+        .file(".wh..wh.plnk", "")
+        .folder(".wh..wh.aufs")
+        .file(".wh..wh.orph/notes/a", "");
     let expected = [
         "etc/gone Whiteout",
         "file file y",

@@ -45,6 +45,7 @@ pub fn unpack(
     tree: &mut TreeBuilder<impl Write>,
 ) -> Result<()> {
     contents.name(wheel.blob, wheel.filename);
+    tree.begin(wheel.filename);
     let members = zip::members(wheel.path, wheel.blob, wheel.filename)?;
     let unpacked = match layout {
         Layout::Site(scheme) => Installation::new(wheel, scheme, &members, contents)?.install(tree),

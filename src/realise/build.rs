@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use assemble_layers::amend::Amend;
 use assemble_layers::derivation::{
     ANY_TAGS, DebInput, Fetch, FileSource, Files, Git, Layout, Run, UnpackDebs, UnpackWheels, WheelInput,
 };
@@ -13,10 +14,11 @@ use assemble_layers::{BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKi
 
 use super::effort::{self, Counter};
 use super::event::Event;
-use super::{Realisation, Realised};
+use super::{Realisation, Realised, findings};
 use crate::fetch::{self, git::MemberKind};
 use crate::pack::{self, Contents, TreeBuilder, wheel};
 use crate::sandbox::{Bind, Command, DebFile, Job, Task};
+use crate::store::Findings;
 use crate::{Error, Kind, Result};
 
 /// A tree that is in the store.
@@ -25,6 +27,7 @@ pub(super) struct Built {
     /// Of the tree's tar, in bytes.
     pub size: u64,
     pub took: Duration,
+    pub findings: Findings,
 }
 
 /// Where the bytes of a tree go that no blob has yet.
@@ -68,6 +71,10 @@ impl Realisation<'_> {
                 let task = self.run_task(run)?;
                 self.work_on(node, key, || self.sandboxed(name, key, root, task))
             }
+            Builder::Amend(amend) => {
+                self.tree_with_content(amend.tree)?;
+                self.work_on(node, key, || self.amend(amend))
+            }
         }
     }
 
@@ -86,7 +93,31 @@ impl Realisation<'_> {
         self.engine.send(Event::Building { name: self.graph.node(node).name.clone() });
         let started = Instant::now();
         let (diff_id, size) = work()?;
-        Ok(Some(Built { diff_id, size, took: started.elapsed() }))
+        let findings = self.findings(node, diff_id)?;
+        Ok(Some(Built { diff_id, size, took: started.elapsed(), findings }))
+    }
+
+    /// What is known of a tree that was just made. What is amended holds what it held.
+    fn findings(&self, node: NodeId, diff_id: DiffId) -> Result<Findings> {
+        let store = self.engine.store;
+        let builder = &self.graph.node(node).builder;
+        if let Builder::Amend(amend) = builder {
+            let record = store.record(self.tree(amend.tree)?.key)?;
+            return Ok(record.map_or_else(Findings::default, |record| record.findings));
+        }
+        let file_of = |blob| store.blob_file(blob);
+        let tree = store.tree(diff_id)?.unwrap_or_default();
+        findings::of_tree(builder, &tree, &mut Contents::new(&file_of))
+    }
+
+    fn amend(&self, amend: &Amend<NodeId>) -> Result<(DiffId, u64)> {
+        let store = self.engine.store;
+        let tree = store.tree(self.tree(amend.tree)?.diff_id)?.unwrap_or_default();
+        let tree = Tree::new(amend.apply(&tree))?;
+        let file_of = |blob| store.blob_file(blob);
+        let (diff_id, size) = pack::identify(&tree, &mut Contents::new(&file_of))?;
+        store.put_tree(diff_id, &tree)?;
+        Ok((diff_id, size))
     }
 
     /// Removes the inputs of a failed build whose bytes are no longer what their names say; whether
@@ -416,5 +447,5 @@ fn unpack_debs(debs: &UnpackDebs<NodeId>, files: Vec<PathBuf>) -> Task {
     let packages = debs.packages.iter().zip(files).map(|(DebInput { package, automatic, .. }, path)| {
         DebFile { package: package.clone(), path, automatic: *automatic }
     });
-    Task::UnpackDebs { packages: packages.collect() }
+    Task::UnpackDebs { packages: packages.collect(), without: debs.without.clone() }
 }

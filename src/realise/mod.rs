@@ -17,6 +17,7 @@ mod build;
 mod download;
 mod effort;
 mod event;
+mod findings;
 mod image_layer;
 mod limits;
 mod permits;
@@ -24,6 +25,7 @@ mod plan;
 mod promise;
 mod results;
 mod shell;
+mod whole;
 
 pub use base_root::{base_root, dpkg_status};
 pub use download::{Fetcher, NoFetcher};
@@ -32,6 +34,7 @@ pub use event::{Event, Had};
 pub use plan::{Plan, Planned, State, Step};
 pub use results::{Held, Shareable};
 pub use shell::Visit;
+pub use whole::{Shadowed, Whole};
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -47,7 +50,7 @@ use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sh
 
 use crate::pack::{Contents, gzip};
 use crate::sandbox::Sandbox;
-use crate::store::{Outcome, Packed, Record, Store, Substituter, WorkingFolder};
+use crate::store::{Findings, Outcome, Packed, Record, Store, Substituter, WorkingFolder};
 use crate::{Error, Kind, Result};
 
 use build::Built;
@@ -114,14 +117,14 @@ struct Realisation<'a> {
 }
 
 impl Engine<'_> {
-    /// Makes every layer of `image` real, and returns them in the image's order. They are in the store
+    /// Makes every layer of `image` real, and checks the image as a whole. The layers are in the store
     /// then, but for a base image's.
     ///
     /// # Errors
     /// The first layer's that failed, in the image's order; others go on to their end, and what
-    /// they made is kept.
-    pub fn realise(&self, image: &Image) -> Result<Vec<RealisedLayer>> {
-        self.layers(image, false)
+    /// they made is kept. Layers that make no image together.
+    pub fn realise(&self, image: &Image) -> Result<Whole> {
+        self.whole(image, false)
     }
 
     /// As [`Engine::realise`], but what a cache has may stay there until [`Engine::obtain`] is asked for
@@ -129,8 +132,8 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// As [`Engine::realise`].
-    pub fn locate(&self, image: &Image) -> Result<Vec<RealisedLayer>> {
-        self.layers(image, true)
+    pub fn locate(&self, image: &Image) -> Result<Whole> {
+        self.whole(image, true)
     }
 
     /// Puts the layers that `wanted` takes into the store, packed, whatever that needs.
@@ -259,6 +262,15 @@ impl<'a> Realisation<'a> {
         }
     }
 
+    /// Takes over what another walk, over a part of this graph, came to.
+    fn know(&mut self, mut other: Realisation<'_>) {
+        for (mine, theirs) in self.results.iter_mut().zip(&other.results) {
+            *mine = Mutex::new(lock(theirs).take());
+        }
+        self.intact = std::mem::take(&mut other.intact);
+        self.promises = std::mem::take(&mut other.promises);
+    }
+
     /// The key of a derivation, by what its inputs are now.
     fn key(&self, node: NodeId) -> Result<Key> {
         let builder = self.graph.node(node).builder.try_map(|input| self.identity(*input))?;
@@ -327,12 +339,13 @@ impl<'a> Realisation<'a> {
             result => result,
         };
         let built = result.map_err(|error| error.within(format!("`{name}` could not be built")))?;
-        let Some(Built { diff_id, size, took }) = built else { return Ok(None) };
+        let Some(Built { diff_id, size, took, findings }) = built else { return Ok(None) };
         let record = Record {
             builder: format!("{} {}", builder.name(), builder.version()),
             name: name.clone(),
             outcome: Outcome::Tree { diff_id, size },
             milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            findings,
         };
         self.engine.store.put_record(key, &record)?;
         self.engine.send(Event::Built { name: name.clone(), size, took });
@@ -491,10 +504,9 @@ impl<'a> Realisation<'a> {
 
     fn put_packed(&self, key: Key, name: String, packed: Packed, took: Duration) -> Result<()> {
         let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let outcome = Outcome::Packed(packed);
-        self.engine
-            .store
-            .put_record(key, &Record { builder: "pack 1".to_owned(), name, outcome, milliseconds })
+        let (builder, outcome) = ("pack 1".to_owned(), Outcome::Packed(packed));
+        let record = Record { builder, name, outcome, milliseconds, findings: Findings::default() };
+        self.engine.store.put_record(key, &record)
     }
 
     fn pack(&self, Realised { diff_id, had, .. }: Realised) -> Result<Packed> {

@@ -56,6 +56,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
+/// A layer that was made: what it holds, and its packed form where that is known.
+pub type Made = (DiffId, Option<Packed>);
+
 /// An input's digest, or the derivation that must be built before it is known.
 pub(super) enum Identity {
     Known(Sha256, Had),
@@ -68,6 +71,7 @@ impl Engine<'_> {
     /// # Errors
     /// Those of the store.
     pub fn plan(&self, image: &Image) -> Result<Plan> {
+        let image = &self.known_whole(image)?;
         let layers = image.layers.iter().map(|layer| {
             let (state, size) = self.state(image, layer.tree)?;
             let fetch = match state {
@@ -89,6 +93,18 @@ impl Engine<'_> {
         Ok(Plan { layers, steps: steps.collect::<Result<_>>()? })
     }
 
+    /// The image with its layers as they were mended, where all of them are known.
+    fn known_whole(&self, image: &Image) -> Result<Image> {
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? else {
+                return Ok(image.clone());
+            };
+            layers.push(DiffId(digest));
+        }
+        Ok(self.mended(image, &layers))
+    }
+
     fn step_state(&self, image: &Image, node: NodeId) -> Result<State> {
         Ok(match self.planned_identity(image, node)? {
             Identity::Known(_, Had::Substituted) => State::Substitute,
@@ -98,14 +114,15 @@ impl Engine<'_> {
         })
     }
 
-    /// The layers of an image that was made.
+    /// An image that was made, as it was made, and its layers.
     ///
     /// # Errors
     /// One was not; those of the store.
-    pub fn made(&self, image: &Image) -> Result<Vec<(DiffId, Option<Packed>)>> {
+    pub fn made(&self, image: &Image) -> Result<(Image, Vec<Made>)> {
+        let image = self.known_whole(image)?;
         let mut layers = Vec::new();
         for layer in &image.layers {
-            let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? else {
+            let Identity::Known(digest, _) = self.planned_identity(&image, layer.tree)? else {
                 let (variant, layer) = (&image.variant, &image.graph.node(layer.tree).name);
                 return Err(Error::new(
                     Kind::Usage,
@@ -123,7 +140,7 @@ impl Engine<'_> {
             };
             layers.push((DiffId(digest), packed));
         }
-        Ok(layers)
+        Ok((image, layers))
     }
 
     fn state(&self, image: &Image, node: NodeId) -> Result<(State, Option<u64>)> {

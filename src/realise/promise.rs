@@ -8,7 +8,7 @@ use std::time::Duration;
 use assemble_layers::{DiffId, Image, Key, NodeId};
 
 use super::plan::Identity;
-use super::{Engine, Had, Realisation, Realised, RealisedLayer, at_once, lock, packing_key};
+use super::{Engine, Had, Realisation, Realised, RealisedLayer, lock, packing_key};
 use crate::Result;
 use crate::store::Outcome;
 
@@ -54,27 +54,6 @@ impl Engine<'_> {
             }
         }
         Ok(true)
-    }
-
-    /// The layers of an image; where a cache has one it may stay `elsewhere`.
-    pub(super) fn layers(&self, image: &Image, elsewhere: bool) -> Result<Vec<RealisedLayer>> {
-        let mut before: Vec<RealisedLayer> = Vec::new();
-        loop {
-            let run = Realisation::new(self, &image.graph);
-            let nodes = image.layers.iter().map(|layer| layer.tree);
-            let mut layers: Vec<_> = at_once(nodes, |node| run.layer(node, elsewhere))?;
-            // What was built a moment ago was built for this image.
-            for (layer, before) in layers.iter_mut().zip(before) {
-                if layer.packed == before.packed && before.had > layer.had {
-                    (layer.had, layer.took) = (before.had, before.took);
-                }
-            }
-            // Each round makes a promise true, and there are no more than derivations.
-            if !run.promises.were_broken() {
-                return Ok(layers);
-            }
-            before = layers;
-        }
     }
 }
 

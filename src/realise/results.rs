@@ -54,18 +54,24 @@ fn tar_of(record: &Record) -> Option<(BlobDigest, u64)> {
 impl Engine<'_> {
     /// The records of an image that was realised, or of what of it was made before a step failed, and
     /// `more`, and what they name, as far as all of it is in the store: what was substituted may not be.
+    /// What holds a private key that is not meant is left out.
     ///
     /// # Errors
     /// Those of the store.
     pub fn shareable(&self, image: &Image, more: &[Key]) -> Result<Vec<Shareable>> {
         let mut records = Vec::new();
         let mut identities: Vec<Option<Sha256>> = Vec::new();
-        let mut elsewhere = BTreeSet::new();
+        let (mut elsewhere, mut secret) = (BTreeSet::new(), BTreeSet::new());
         // Inputs stand before what needs them.
         for (_, node) in image.graph.nodes() {
             let fixed = match &node.builder {
                 Builder::Fetch(fetch) => Some(fetch.sha256),
-                Builder::ImageLayer(layer) => Some(layer.diff_id.0),
+                // What it holds is known where somebody has read it; the check of an image asks for it.
+                Builder::ImageLayer(layer) => {
+                    let key = node.builder.try_map(|_| Err(())).expect("no inputs").key(image::PLATFORM);
+                    records.extend(self.store.record(key)?.map(|record| (key, record)));
+                    Some(layer.diff_id.0)
+                }
                 _ => None,
             };
             if let Some(digest) = fixed {
@@ -78,17 +84,27 @@ impl Engine<'_> {
                 Ok(key) => self.store.record(key)?.map(|record| (key, record)),
                 Err(()) => None,
             };
-            identities.push(match &found {
-                Some((_, Record { outcome: Outcome::Tree { diff_id, .. }, .. })) => Some(diff_id.0),
-                _ => None,
-            });
+            let (identity, keys) = match &found {
+                Some((_, Record { outcome: Outcome::Tree { diff_id, .. }, findings, .. })) => {
+                    (Some(diff_id.0), &findings.private_keys[..])
+                }
+                _ => (None, &[][..]),
+            };
+            // A key that nobody meant to give away is in no cache.
+            if keys.iter().any(|path| !image.meant.allows_key(path)) {
+                secret.extend(identity);
+                identities.push(identity);
+                continue;
+            }
+            identities.push(identity);
             if let (Builder::Git(_), Some(digest)) = (&node.builder, identities.last().copied().flatten()) {
                 elsewhere.extend(self.store.tree(DiffId(digest))?.unwrap_or_default().blobs());
             }
             records.extend(found);
         }
         let layers = image.layers.iter().filter_map(|layer| identities[layer.tree.index()]);
-        let packings = layers.map(|digest| packing_key(DiffId(digest)));
+        let packings =
+            layers.filter(|digest| !secret.contains(digest)).map(|digest| packing_key(DiffId(digest)));
         for key in packings.chain(more.iter().copied()) {
             records.extend(self.store.record(key)?.map(|record| (key, record)));
         }

@@ -6,6 +6,9 @@
 //! file or link that the job wrote, by its modification time; any other keeps its own, which its
 //! package gave it.
 //!
+//! Above what stands in the difference stands the chain of its folders, as the root has them: an engine
+//! that unpacks a layer by itself makes a folder that it does not name, with mode 0755.
+//!
 //! Two names of one file are linked in the tree if both are in the difference; a new name of a lower
 //! file becomes a file.
 
@@ -37,6 +40,8 @@ pub struct Captured {
 pub struct Capture<'a> {
     snapshot: Snapshot,
     contents: Contents<'a>,
+    /// What is left out where packages were configured.
+    without: Option<&'a [TreePath]>,
 }
 
 /// An entry found.
@@ -48,23 +53,35 @@ struct Found {
 
 impl<'a> Capture<'a> {
     pub fn new(snapshot: Snapshot, contents: Contents<'a>) -> Self {
-        Self { snapshot, contents }
+        Self { snapshot, contents, without: None }
+    }
+
+    /// The difference is what packages and their scripts left: without these files, and what is in these
+    /// folders, and without the keys that scripts made at random.
+    pub fn of_packages(self, without: &'a [TreePath]) -> Self {
+        Self { without: Some(without), ..self }
     }
 
     /// Writes the output's tar to a file.
-    pub fn take(self, output: Option<&Output>, tar: fs_err::File) -> Result<Captured> {
-        let (base, found) = match output {
+    pub fn take(mut self, output: Option<&Output>, tar: fs_err::File) -> Result<Captured> {
+        let (base, mut found) = match output {
             None => (Folder::open(b"").map_err(io::Error::from)?, Vec::new()),
-            Some(Output::Difference) => self.difference()?,
-            Some(Output::Folder(folder)) => self.folder(folder)?,
+            Some(Output::Difference) => {
+                let (root, found) = self.difference()?;
+                let found = self.with_parents(&root, without_empty_caches(found))?;
+                (root, found)
+            }
+            Some(Output::Folder(folder)) => {
+                let (base, found) = self.folder(folder)?;
+                (base, without_empty_caches(found))
+            }
         };
-        let mut found = without_empty_caches(found);
         found.sort_by(|one, other| one.entry.path.cmp(&other.entry.path));
         link_names(&mut found);
         write_tar(&base, found, tar)
     }
 
-    fn difference(mut self) -> Result<(Folder, Vec<Found>)> {
+    fn difference(&mut self) -> Result<(Folder, Vec<Found>)> {
         scrub::rewrite(&self.snapshot)?;
         let root = Folder::open(b"").map_err(io::Error::from)?;
         let mut lower = std::mem::take(&mut self.snapshot.entries);
@@ -81,6 +98,9 @@ impl<'a> Capture<'a> {
                 return Ok(());
             }
             let it = self.found(path, &root, stat)?;
+            if lower.is_none() && self.is_by_chance(&it.entry) {
+                return Ok(());
+            }
             let equal = match lower {
                 Some(lower) => self.is_equal(&root, &it, stat, &lower)?,
                 None => false,
@@ -98,7 +118,26 @@ impl<'a> Capture<'a> {
         Ok((root, found))
     }
 
-    fn folder(self, folder: &TreePath) -> Result<(Folder, Vec<Found>)> {
+    /// Whether a package's script made this by chance, and the layer is to be without it.
+    fn is_by_chance(&self, entry: &Entry) -> bool {
+        let Some(without) = self.without else { return false };
+        let folder = entry.kind == EntryKind::Directory;
+        scrub::is_made_at_random(entry)
+            || without.iter().any(|left| entry.path.is_within(left) && !(folder && entry.path == *left))
+    }
+
+    /// Adds the folders above what was found.
+    fn with_parents(&self, root: &Folder, mut found: Vec<Found>) -> Result<Vec<Found>> {
+        let named: BTreeSet<TreePath> = found.iter().map(|it| it.entry.path.clone()).collect();
+        let above = named.iter().flat_map(|path| std::iter::successors(path.parent(), TreePath::parent));
+        for path in above.filter(|path| !named.contains(path)).collect::<BTreeSet<_>>() {
+            let stat = rustix::fs::fstat(root.file(path.as_bytes())?).map_err(io::Error::from)?;
+            found.push(self.found(path, root, &stat)?);
+        }
+        Ok(found)
+    }
+
+    fn folder(&self, folder: &TreePath) -> Result<(Folder, Vec<Found>)> {
         let base = Folder::open(folder.as_bytes()).map_err(|_| {
             Error::new(Kind::Build, format!("the command left no folder `/{folder}`"))
                 .hint("what is below `/run`, `/tmp` and `/dev` is not kept, and a link is no folder")

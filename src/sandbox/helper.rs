@@ -172,20 +172,22 @@ fn run(order: &Order) -> Result<()> {
     };
     let mut contents = crate::pack::Contents::of_open(blobs);
     let snapshot = trees.materialise(&mut contents)?;
+    let mut capture = Capture::new(snapshot, contents);
     let kept = match &order.job.task {
         Task::Run { command, output, .. } => {
             runner.run(command)?;
             output.as_ref()
         }
         Task::Enter { .. } => None,
-        Task::UnpackDebs { packages } => {
+        Task::UnpackDebs { packages, without } => {
             debs::unpack(Path::new("/"), packages, debs, &mut |command| {
                 runner.run(&command.clone().variable("DEBIAN_FRONTEND", "noninteractive"))
             })?;
+            capture = capture.of_packages(without);
             Some(&Output::Difference)
         }
     };
-    let captured = Capture::new(snapshot, contents).take(kept, tar)?;
+    let captured = capture.take(kept, tar)?;
     let mut record = io::BufWriter::new(record);
     send(&mut record, &Record { diff_id: captured.diff_id, tree: captured.tree })?;
     Ok(record.flush()?)

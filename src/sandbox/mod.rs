@@ -24,7 +24,7 @@
 //! | `command` | how the helper runs, hears and ends a command |
 //! | `init`, `mounts`, `seccomp` | pid 1: what a command sees of the machine, and what it may do |
 //! | `limits`, `control_group` | what a step may use at most |
-//! | `capture`, `walk`, `scrub` | folder and snapshot → a tree and its tar |
+//! | `capture`, `walk`, `scrub`, `keystore` | folder and snapshot → a tree and its tar |
 //! | `remove` | removing a folder, whatever is in it |
 //! | `debs` | Debian packages, unpacked and configured in the root |
 //!
@@ -51,6 +51,7 @@ mod debs;
 mod helper;
 mod ids;
 mod init;
+mod keystore;
 mod launch;
 mod limits;
 mod materialise;
@@ -68,7 +69,7 @@ use std::path::PathBuf;
 
 use assemble_layers::derivation::Output;
 use assemble_layers::digest::{BlobDigest, DiffId};
-use assemble_layers::tree::Tree;
+use assemble_layers::tree::{Tree, TreePath};
 use serde::{Deserialize, Serialize};
 
 pub use command::Command;
@@ -78,6 +79,7 @@ pub use launch::Sandbox;
 pub use limits::Limits;
 pub(crate) use materialise::Merged;
 pub(crate) use remove::remove;
+pub use scrub::KEYS_MADE_AT_RANDOM;
 pub use staging::WORK;
 
 /// What the sandbox is asked to do: plain data.
@@ -106,8 +108,9 @@ pub enum Task {
     },
     /// Runs one command in the root that an earlier job left in the same folder; nothing is kept of it.
     Enter { command: Command },
-    /// Unpacks and configures Debian packages; the difference is kept.
-    UnpackDebs { packages: Vec<DebFile> },
+    /// Unpacks and configures Debian packages; the difference is kept, without these files, and without what
+    /// is in these folders.
+    UnpackDebs { packages: Vec<DebFile>, without: Vec<TreePath> },
 }
 
 impl Task {

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use assemble_layers::tree::{MTIME, TreePath};
+use assemble_layers::tree::{Entry, Kind, MTIME, TreePath};
 use fs_err as fs;
 
+use super::keystore;
 use super::materialise::{Snapshot, Stamp};
 use super::walk::{Folder, read_file};
 use crate::Result;
@@ -46,6 +47,26 @@ const LEFT_OUT: &[(&str, Reach, &str)] = &[
     ("var/log/dpkg.log", Itself, "holds times"),
 ];
 
+/// A package whose script makes keys, what they are, and what makes them at a container's first start.
+/// They are in no layer: every container of the image would have the same ones, and whoever has the image
+/// has them.
+pub const KEYS_MADE_AT_RANDOM: [(&str, &str, &str); 2] = [
+    ("openssh-server", "SSH host keys", "ssh-keygen -A"),
+    ("ssl-cert", "self-signed certificate", "make-ssl-cert generate-default-snakeoil"),
+];
+
+/// Whether an entry is one of those keys, or of what belongs to one.
+pub fn is_made_at_random(entry: &Entry) -> bool {
+    let text = entry.path.as_bytes();
+    let host_key = text.strip_prefix(b"etc/ssh/ssh_host_");
+    let host_key = host_key.is_some_and(|name| name.ends_with(b"_key") || name.ends_with(b"_key.pub"));
+    // Certificates are found by a hash of their subject, which is the name of a link.
+    let link = |target: &[u8]| target == b"ssl-cert-snakeoil.pem" && text.starts_with(b"etc/ssl/certs/");
+    let linked = matches!(&entry.kind, Kind::Symlink(target) if link(&target.0));
+    let pair = [&b"etc/ssl/certs/ssl-cert-snakeoil.pem"[..], b"etc/ssl/private/ssl-cert-snakeoil.key"];
+    host_key || linked || pair.contains(&text)
+}
+
 /// Whether an entry is left out of the difference.
 ///
 /// That it is gone, where a lower tree had it, is not left out.
@@ -77,7 +98,8 @@ pub fn rewrite(snapshot: &Snapshot) -> Result<()> {
     // The machine's identity is the first start's to make (machine-id(5), "Initialization").
     rewrite_file(snapshot, "etc/machine-id", |_| Vec::new())?;
     rewrite_file(snapshot, "var/lib/dbus/machine-id", |_| Vec::new())?;
-    rewrite_file(snapshot, "etc/shadow", |text| date_passwords(&text))
+    rewrite_file(snapshot, "etc/shadow", |text| date_passwords(&text))?;
+    rewrite_file(snapshot, "etc/ssl/certs/java/cacerts", |store| keystore::dated(&store).unwrap_or(store))
 }
 
 /// The bytes of such a file.
@@ -129,6 +151,28 @@ mod tests {
         }
         assert!(!leaves_out("var/cache/apt/archives/partial", true));
         assert!(leaves_out("run/lock", true));
+    }
+
+    #[test]
+    fn keys_and_what_belongs_to_them_are_known_by_name() {
+        let link = |path: &str, target: &str| Entry::symlink(TreePath::new(path).unwrap(), target);
+        for entry in [
+            link("etc/ssh/ssh_host_ed25519_key", "x"),
+            link("etc/ssh/ssh_host_rsa_key.pub", "x"),
+            link("etc/ssl/private/ssl-cert-snakeoil.key", "x"),
+            link("etc/ssl/certs/ssl-cert-snakeoil.pem", "x"),
+            link("etc/ssl/certs/2db8f5f8.0", "ssl-cert-snakeoil.pem"),
+        ] {
+            assert!(is_made_at_random(&entry), "{entry:?}");
+        }
+        for entry in [
+            link("etc/ssh/sshd_config", "x"),
+            link("etc/ssl/certs/2db8f5f8.0", "ISRG_Root_X1.pem"),
+            link("srv/2db8f5f8.0", "ssl-cert-snakeoil.pem"),
+            link("srv/etc/ssh/ssh_host_rsa_key", "x"),
+        ] {
+            assert!(!is_made_at_random(&entry), "{entry:?}");
+        }
     }
 
     #[test]

@@ -62,7 +62,9 @@ impl Opened {
         let job = &order.job;
         let blobs = job.blobs.iter().map(|(digest, path)| Ok((*digest, fs::File::open(path)?)));
         let debs = match &job.task {
-            Task::UnpackDebs { packages } => packages.iter().map(|deb| fs::File::open(&deb.path)).collect(),
+            Task::UnpackDebs { packages, .. } => {
+                packages.iter().map(|deb| fs::File::open(&deb.path)).collect()
+            }
             _ => Ok(Vec::new()),
         };
         let (command, enters) = match &job.task {

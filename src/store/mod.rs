@@ -34,7 +34,7 @@ mod working;
 
 pub use blob::BlobReader;
 pub use folder::Store;
-pub use record::{Outcome, Packed, Record};
+pub use record::{Findings, Outcome, Packed, Record};
 pub use working::WorkingFolder;
 
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use assemble_layers::{BlobDigest, DiffId};
+use assemble_layers::{BlobDigest, DiffId, TreePath};
 use serde::{Deserialize, Serialize};
 
 /// The result of a derivation.
@@ -16,6 +16,28 @@ pub struct Record {
     pub outcome: Outcome,
     /// How long it took, in milliseconds.
     pub milliseconds: u64,
+    /// What is known of a tree beside its bytes.
+    #[serde(default, skip_serializing_if = "Findings::is_empty")]
+    pub findings: Findings,
+}
+
+/// What a tree is known to hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Findings {
+    /// Files with private keys that were made here or are the project's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub private_keys: Vec<TreePath>,
+    /// Files, and folders of files, that a step made by chance: another machine makes others under the
+    /// same key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub by_chance: Vec<TreePath>,
+}
+
+impl Findings {
+    pub fn is_empty(&self) -> bool {
+        self.private_keys.is_empty() && self.by_chance.is_empty()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -23,7 +23,7 @@ fn promised(fake: &Fake) -> Image {
 /// The blobs of the first step's record, and its packed layer.
 fn blobs_of_the_first(fake: &Fake, image: &Image) -> Vec<BlobDigest> {
     let team = Team::new();
-    let layers = team.with(Some(team.cache(&fake.host())), |engine| engine.locate(image)).unwrap();
+    let layers = team.with(Some(team.cache(&fake.host())), |engine| engine.locate(image)).unwrap().layers;
     let tree = team.bench.store.tree(layers[0].diff_id).unwrap().unwrap();
     tree.blobs().into_iter().chain([layers[0].packed.digest]).collect()
 }
@@ -66,13 +66,13 @@ fn an_image_that_was_located_is_located_again() {
     let team = Team::new();
     team.bench.store.put_bytes(&wheel()).unwrap();
     team.with(Some(team.cache(&fake.host())), |engine| {
-        let located = engine.locate(&image).unwrap();
+        let located = engine.locate(&image).unwrap().layers;
         assert_ne!(located[0].packed, honest[0].packed);
         assert!(engine.is_current(&image, &located).unwrap());
         let error = engine.obtain(&image, &located, |_| true).unwrap_err();
         assert!(error.message().contains("to other bytes"), "{error}");
         assert!(!engine.is_current(&image, &located).unwrap());
-        let located = engine.locate(&image).unwrap();
+        let located = engine.locate(&image).unwrap().layers;
         engine.obtain(&image, &located, |_| true).unwrap();
         assert!(engine.is_current(&image, &located).unwrap());
         assert_same(&team, &located, &honest);
@@ -110,7 +110,7 @@ fn a_folder_s_promise_is_dropped_as_well() {
     let folder = assemble::store::Store::open_cache(other.bench.path("store")).unwrap();
     let caches: [Box<dyn Substituter>; 1] = [Box::new(folder)];
     let layers = team.bench.engine(|engine| {
-        Engine { caches: &caches, events: team.events.clone(), ..*engine }.realise(&image).unwrap()
+        Engine { caches: &caches, events: team.events.clone(), ..*engine }.realise(&image).unwrap().layers
     });
     assert_same(&team, &layers, &honest);
     assert_one_warning(&team.warnings(), &["`layer 0` were nowhere"]);
@@ -121,7 +121,7 @@ fn a_folder_s_promise_is_dropped_as_well() {
 fn a_promise_that_nobody_needs_stands() {
     let (fake, image) = without_bytes(good);
     let team = Team::new();
-    let layers = team.with(Some(team.cache(&fake.host())), |engine| engine.locate(&image)).unwrap();
+    let layers = team.with(Some(team.cache(&fake.host())), |engine| engine.locate(&image)).unwrap().layers;
     assert_eq!(had(&layers), [Had::Substituted; 3]);
     assert_eq!(team.warnings(), [""; 0]);
 }
@@ -211,7 +211,7 @@ fn another_cache_s_result_is_taken_where_the_first_has_lost_its_own() {
     let team = Team::new();
     let caches = [&lost, &whole].map(|fake| Box::new(team.cache(&fake.host())) as Box<dyn Substituter>);
     let layers = team.bench.engine(|engine| {
-        Engine { caches: &caches, events: team.events.clone(), ..*engine }.realise(&image).unwrap()
+        Engine { caches: &caches, events: team.events.clone(), ..*engine }.realise(&image).unwrap().layers
     });
     // Neither is anything built, nor is the wheel at hand.
     assert_eq!(had(&layers), [Had::Substituted; 3]);

@@ -133,7 +133,7 @@ fn what_is_corrupt_in_a_cache_stays_there() {
         jobs: 1,
         events,
     };
-    assert_eq!(engine.realise(&image).unwrap()[0].packed.digest, packed);
+    assert_eq!(engine.realise(&image).unwrap().layers[0].packed.digest, packed);
     assert!(file.exists());
     let warned = heard
         .try_iter()

@@ -78,7 +78,7 @@ impl Bench {
     }
 
     pub fn realise(&self, image: &Image) -> Result<Vec<RealisedLayer>> {
-        self.engine(|engine| engine.realise(image))
+        self.engine(|engine| engine.realise(image)).map(|whole| whole.layers)
     }
 
     pub fn engine<T>(&self, run: impl FnOnce(&Engine<'_>) -> T) -> T {
@@ -140,7 +140,7 @@ pub fn image(layers: &[Builder<NodeId>]) -> Image {
         ..Config::default()
     };
     let (name, variant, promises) = ("demo".to_owned(), "test".to_owned(), Vec::new());
-    Image { name, variant, graph, layers, config, promises, created: MTIME }
+    Image { name, variant, graph, layers, config, promises, created: MTIME, ..Image::default() }
 }
 
 pub fn fetch(filename: &str, bytes: &[u8]) -> Fetch {
@@ -230,6 +230,26 @@ pub fn output(command: &mut Command) -> Vec<u8> {
 pub fn skipped(reason: &str) {
     let mut stderr = std::io::stderr();
     writeln!(stderr, "skipped: {reason}").unwrap();
+}
+
+/// Runs tests that are the sandbox's helper too, as the usual harness would: one after the other.
+pub fn run_tests(tests: &[(&str, fn())]) -> std::process::ExitCode {
+    let listed = std::env::args().any(|argument| argument == "--list");
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if !Path::new("/bin/busybox").exists() {
+        skipped("build steps need `/bin/busybox` (package busybox-static)");
+        return std::process::ExitCode::SUCCESS;
+    }
+    for (name, test) in tests {
+        if listed {
+            println!("{name}: test");
+        } else if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted)) {
+            test();
+            println!("test {name} ... ok");
+        }
+    }
+    std::process::ExitCode::SUCCESS
 }
 
 /// This test program again, running one of its tests as a child that finds `ASSEMBLE_TEST_FOLDER`.

@@ -45,7 +45,7 @@ pub fn layers(graph: &mut Graph, lock: &Lock, build: &Build) -> Result<Vec<Layer
         step: "base",
         created_by: DISTRIBUTIONS[0],
         layout,
-        large: wheels::LARGE,
+        alone: wheels::LARGE.into(),
         build,
     };
     let layers = wheels::layers(graph, &group, components.iter());

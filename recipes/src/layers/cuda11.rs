@@ -119,7 +119,7 @@ fn cudnn(graph: &mut Graph, lock: &Lock, root: &[NodeId]) -> Result<Layer, Recip
         step: "toolchain",
         created_by: DISTRIBUTIONS[0],
         layout: Layout::Relocate(rules()?),
-        large: wheels::LARGE,
+        alone: wheels::LARGE.into(),
         build: &Build::new(lock, root.to_vec())?,
     };
     let layers = wheels::layers(graph, &group, locked.filter(|distribution| distribution.name == CUDNN));

@@ -100,7 +100,7 @@ pub fn layer(
         step: "source build",
         created_by: "",
         layout: Layout::Site(Scheme::debian(&lock.python, PIP)?),
-        large: u64::MAX,
+        alone: u64::MAX.into(),
         build: &Build::new(lock, toolchain.root.clone())?,
     };
     let locked = lock.python.collections.get(COLLECTION).ok_or_else(|| missing("build requirements of"))?;

@@ -137,6 +137,7 @@ pub fn of_layer(
         name: format!("device code of {diff_id}"),
         outcome: Outcome::Listing { blob: engine.store.put_bytes(&json)? },
         milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        findings: Default::default(),
     };
     engine.store.put_record(key, &record)?;
     Ok(listing)

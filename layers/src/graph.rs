@@ -1,0 +1,48 @@
+//! Derivations and what they need of each other.
+
+use crate::derivation::Builder;
+
+/// A derivation's place in its [`Graph`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct NodeId(usize);
+
+impl NodeId {
+    /// Its number, from 0 on.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// A derivation: a builder whose inputs are other derivations.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What a person calls it: `torch 2.7.1`.
+    pub name: String,
+    pub builder: Builder<NodeId>,
+}
+
+/// Derivations. Each refers to earlier ones only, so there are no cycles.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    /// Adds a derivation, or finds the equal one that is there.
+    pub fn add(&mut self, name: impl Into<String>, builder: Builder<NodeId>) -> NodeId {
+        if let Some(known) = self.nodes.iter().position(|node| node.builder == builder) {
+            return NodeId(known);
+        }
+        self.nodes.push(Node { name: name.into(), builder });
+        NodeId(self.nodes.len() - 1)
+    }
+
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// Every derivation, inputs before what needs them.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(index, node)| (NodeId(index), node))
+    }
+}

@@ -1,0 +1,347 @@
+//! An image as a whole: what no layer can know by itself.
+//!
+//! - **A folder is one thing.** Of several layers that hold it, an engine believes the highest. So the
+//!   highest says what the image has: what a package or a step made of a folder counts over the 0755 of a
+//!   layer that only needs it to be there. A layer that says otherwise is [mended](assemble_layers::amend).
+//! - **A path has one owner.** Two layers hold the same file only where one is made over the other, or where
+//!   both hold the same bytes with the same mode, owner and attributes, so that nobody can tell which is
+//!   seen; else it is an error, unless the recipe says whose word counts.
+//! - **A private key is in no layer**, unless the recipe says that it may be.
+//!
+//! What was found is remembered by the layers' diffIDs, so an image that did not change is not looked at.
+
+mod folders;
+mod owners;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use assemble_layers::amend::{Amend, Folder};
+use assemble_layers::derivation::Node;
+use assemble_layers::encode::Encoder;
+use assemble_layers::image::MOST_LAYERS;
+use assemble_layers::{Builder, DiffId, Image, NodeId, Sha256, Tree, TreePath};
+use serde::{Deserialize, Serialize};
+
+use super::{Engine, Had, Realisation, Realised, RealisedLayer, at_once};
+use crate::store::{Findings, Outcome, Record, Store};
+use crate::{Error, Kind, Result};
+
+/// Raised when the same layers are judged otherwise.
+const VERSION: u32 = 1;
+
+/// An image that was made real and checked.
+#[derive(Clone, Debug)]
+pub struct Whole {
+    /// As it was declared, but for layers that had to be mended: theirs are other derivations.
+    pub image: Image,
+    /// In its order.
+    pub layers: Vec<RealisedLayer>,
+    /// What of its layers cannot be seen, as its recipe wants it.
+    pub shadowed: Vec<Shadowed>,
+    /// What is known to be made by chance, by the layer's name: another machine has other bytes.
+    pub by_chance: Vec<(String, TreePath)>,
+}
+
+/// Files that another layer's counts for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Shadowed {
+    /// The layer whose files cannot be seen, and the one whose can.
+    pub layer: String,
+    pub by: String,
+    /// The first of them.
+    pub path: TreePath,
+    pub count: usize,
+}
+
+/// What the check came to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Verdict {
+    /// By the place of the layer.
+    mended: BTreeMap<usize, Mended>,
+    shadowed: Vec<Shadowed>,
+}
+
+/// What is mended of one layer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Mended {
+    folders: Vec<Folder>,
+    without: Vec<TreePath>,
+}
+
+/// A verdict that is remembered, and what it is about.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    about: Sha256,
+    verdict: Verdict,
+}
+
+/// The layers of an image, as far as the check needs them.
+struct View<'a> {
+    image: &'a Image,
+    /// In the image's order, as all lists here.
+    trees: Vec<Rc<Tree>>,
+    /// The trees that each is made over, lowest first, whether they are layers or not.
+    below: Vec<Vec<Rc<Tree>>>,
+    /// Which layers each is made over.
+    over: Vec<BTreeSet<usize>>,
+}
+
+impl View<'_> {
+    fn builder(&self, layer: usize) -> &Builder<NodeId> {
+        &self.image.graph.node(self.image.layers[layer].tree).builder
+    }
+
+    /// The name of a layer, and the step it belongs to.
+    fn describe(&self, layer: usize) -> String {
+        let declared = &self.image.layers[layer];
+        format!("`{}` ({})", self.name(layer), declared.step)
+    }
+
+    fn name(&self, layer: usize) -> &str {
+        &self.image.graph.node(self.image.layers[layer].tree).name
+    }
+}
+
+impl Engine<'_> {
+    /// Makes every layer real, checks them together, and mends what must be; where a cache has one it may
+    /// stay `elsewhere`.
+    pub(super) fn whole(&self, image: &Image, elsewhere: bool) -> Result<Whole> {
+        check_count(image)?;
+        let mut before = vec![None; image.layers.len()];
+        // Each round makes a promise true, and there are no more than derivations.
+        loop {
+            let round = Realisation::new(self, &image.graph).whole(image, elsewhere, &mut before)?;
+            if let Some(whole) = round {
+                return Ok(whole);
+            }
+        }
+    }
+
+    /// The image with its layers mended, as the last check of the same layers found it; as it was declared
+    /// where it is not known yet.
+    pub(super) fn mended(&self, image: &Image, layers: &[DiffId]) -> Image {
+        let about = about(image, layers);
+        match self.store.note::<Note>(&note_name(image)) {
+            Some(note) if note.about == about => mend(image, &note.verdict),
+            _ => image.clone(),
+        }
+    }
+}
+
+impl Realisation<'_> {
+    /// One round of [`Engine::whole`]; nothing where a promise turned out to be another one. `before` is
+    /// what earlier rounds came to, by the layers' places.
+    fn whole(
+        self,
+        image: &Image,
+        elsewhere: bool,
+        before: &mut [Option<RealisedLayer>],
+    ) -> Result<Option<Whole>> {
+        let engine = self.engine;
+        let made: Vec<(Realised, Option<RealisedLayer>)> =
+            at_once(image.layers.iter().map(|layer| layer.tree), |node| {
+                let realised = self.tree(node)?;
+                // What was built just now is packed while others are built: few trees are mended.
+                let built = realised.had == Had::Built;
+                Ok((realised, built.then(|| self.layer(node, elsewhere)).transpose()?))
+            })?;
+        for (before, (_, layer)) in before.iter_mut().zip(&made) {
+            layer.iter().for_each(|layer| drop(latest(before, layer.clone())));
+        }
+        if self.promises.were_broken() {
+            return Ok(None);
+        }
+        let by_chance = self.check_findings(image)?;
+        let diff_ids: Vec<_> = made.iter().map(|(realised, _)| realised.diff_id).collect();
+        let verdict = match self.verdict(image, &diff_ids) {
+            // What was judged is not what the image is made of.
+            _ if self.promises.were_broken() => return Ok(None),
+            verdict => verdict?,
+        };
+        let whole = mend(image, &verdict);
+        let mut rerun = Realisation::new(engine, &whole.graph);
+        rerun.know(self);
+        let packed: BTreeMap<NodeId, RealisedLayer> = image
+            .layers
+            .iter()
+            .zip(made)
+            .filter_map(|(layer, (_, packed))| Some((layer.tree, packed?)))
+            .collect();
+        let layers: Vec<_> =
+            at_once(whole.layers.iter().map(|layer| layer.tree), |node| match packed.get(&node) {
+                Some(layer) => Ok(layer.clone()),
+                None => rerun.layer(node, elsewhere),
+            })?;
+        let layers = before.iter_mut().zip(layers).map(|(before, layer)| latest(before, layer)).collect();
+        let is_broken = rerun.promises.were_broken();
+        drop(rerun);
+        Ok((!is_broken).then(|| Whole { image: whole, layers, shadowed: verdict.shadowed, by_chance }))
+    }
+
+    fn verdict(&self, image: &Image, diff_ids: &[DiffId]) -> Result<Verdict> {
+        let store = self.engine.store;
+        let about = about(image, diff_ids);
+        if let Some(note) = store.note::<Note>(&note_name(image))
+            && note.about == about
+        {
+            return Ok(note.verdict);
+        }
+        let view = self.view(image)?;
+        let mut verdict = Verdict::default();
+        owners::check(self, &view, &mut verdict)?;
+        folders::check(&view, &mut verdict)?;
+        store.put_note(&note_name(image), &Note { about, verdict: verdict.clone() })?;
+        Ok(verdict)
+    }
+
+    fn view<'i>(&self, image: &'i Image) -> Result<View<'i>> {
+        let mut known: BTreeMap<NodeId, Rc<Tree>> = BTreeMap::new();
+        let mut tree = |node: NodeId| -> Result<Rc<Tree>> {
+            if let Some(tree) = known.get(&node) {
+                return Ok(Rc::clone(tree));
+            }
+            let tree = Rc::new(self.read_tree(node)?);
+            known.insert(node, Rc::clone(&tree));
+            Ok(tree)
+        };
+        let (mut trees, mut below, mut over) = (Vec::new(), Vec::new(), Vec::new());
+        for place in 0..image.layers.len() {
+            let lower = lower(image, place);
+            trees.push(tree(image.layers[place].tree)?);
+            below.push(lower.iter().map(|node| tree(*node)).collect::<Result<_>>()?);
+            let is_over = |other: &usize| lower.contains(&image.layers[*other].tree);
+            over.push((0..image.layers.len()).filter(is_over).collect());
+        }
+        Ok(View { image, trees, below, over })
+    }
+
+    /// A base image's layer is fetched and read for this, if nobody did before: its record says what it
+    /// holds.
+    fn read_tree(&self, node: NodeId) -> Result<Tree> {
+        let store: &Store = self.engine.store;
+        let Realised { diff_id, key, size, .. } = self.tree(node)?;
+        if !store.has_tree(diff_id) && self.find(node, key)?.is_none() {
+            self.tree_with_content(node)?;
+        }
+        let missing = || Error::new(Kind::Store, "a tree vanished from the store");
+        let tree = store.tree(diff_id)?.ok_or_else(missing)?;
+        if store.record(key)?.is_none() {
+            let Node { name, builder } = self.graph.node(node);
+            let record = Record {
+                builder: format!("{} {}", builder.name(), builder.version()),
+                name: name.clone(),
+                outcome: Outcome::Tree { diff_id, size },
+                milliseconds: 0,
+                findings: Findings::default(),
+            };
+            store.put_record(key, &record)?;
+        }
+        Ok(tree)
+    }
+
+    /// Refuses private keys that are not meant; returns what is made by chance.
+    fn check_findings(&self, image: &Image) -> Result<Vec<(String, TreePath)>> {
+        let mut by_chance = Vec::new();
+        for layer in &image.layers {
+            let Some(record) = self.engine.store.record(self.tree(layer.tree)?.key)? else { continue };
+            let name = &image.graph.node(layer.tree).name;
+            for path in &record.findings.private_keys {
+                if !image.meant.allows_key(path) {
+                    return Err(private_key(name, path, &image.graph.node(layer.tree).builder));
+                }
+            }
+            by_chance.extend(record.findings.by_chance.into_iter().map(|path| (name.clone(), path)));
+        }
+        Ok(by_chance)
+    }
+}
+
+/// A layer, as this run had it: what was built a moment ago was built for this image.
+fn latest(before: &mut Option<RealisedLayer>, now: RealisedLayer) -> RealisedLayer {
+    match before {
+        Some(before) if before.packed == now.packed && before.had > now.had => before.clone(),
+        _ => before.insert(now).clone(),
+    }
+}
+
+fn private_key(name: &str, path: &TreePath, builder: &Builder<NodeId>) -> Error {
+    let (whence, hint) = match builder {
+        Builder::UnpackDebs(_) => (
+            "a package's script made it: each container would have the same one, and so has whoever has the image",
+            "`debian::unpack_set_without` leaves it out; a container makes its own at its first start",
+        ),
+        Builder::Run(_) => (
+            "the step made it: each container would have the same one, and so has whoever has the image",
+            "let the step remove it; a container makes its own at its first start",
+        ),
+        _ => (
+            "it is a file of the project",
+            "`.dockerignore` leaves it out; what is secret is given to the container when it starts",
+        ),
+    };
+    Error::new(Kind::Input, format!("the layer `{name}` holds a private key: `/{path}`"))
+        .detail(whence)
+        .hint(format!("{hint}. If it is meant, `Image::meant.private_keys` of the recipe names it"))
+}
+
+fn check_count(image: &Image) -> Result<()> {
+    let count = image.layers.len();
+    if count <= MOST_LAYERS {
+        return Ok(());
+    }
+    let message = format!("the image has {count} layers, and engines take no more than {MOST_LAYERS}");
+    Err(Error::new(Kind::Input, message)
+        .detail("Docker holds 127 at most, and two of them are the container's")
+        .hint("let wheels share a layer: a larger `Alone::large` of the recipe; a base image's count too"))
+}
+
+/// The derivations that the layer at `place` is made over. A base image's layers are made one over the other.
+fn lower(image: &Image, place: usize) -> Vec<NodeId> {
+    let builder = |layer: usize| &image.graph.node(image.layers[layer].tree).builder;
+    match builder(place) {
+        Builder::ImageLayer(_) => {
+            let bases = (0..place).filter(|lower| matches!(builder(*lower), Builder::ImageLayer(_)));
+            bases.map(|lower| image.layers[lower].tree).collect()
+        }
+        other => other.made_over().to_vec(),
+    }
+}
+
+/// All that a verdict depends on: what a layer is made over is part of how its content came about.
+fn about(image: &Image, layers: &[DiffId]) -> Sha256 {
+    let mut encoder = Encoder::default();
+    encoder.put("assemble whole").put(&VERSION).put(&(layers.len() as u64));
+    let place = |node: NodeId| image.layers.iter().position(|layer| layer.tree == node);
+    for (index, diff_id) in layers.iter().enumerate() {
+        let node = image.graph.node(image.layers[index].tree);
+        let lower = lower(image, index);
+        let places: Vec<u64> = lower.iter().filter_map(|node| place(*node)).map(|it| it as u64).collect();
+        encoder
+            .put(&diff_id.0)
+            .put(node.builder.name())
+            .put(&node.name)
+            .put(&(lower.len() as u64))
+            .put(&places);
+    }
+    let owners =
+        image.meant.owners.iter().map(|(path, node)| (path.clone(), place(*node).map(|it| it as u64)));
+    encoder.put(&owners.collect::<BTreeMap<_, _>>());
+    encoder.finish()
+}
+
+fn note_name(image: &Image) -> String {
+    format!("whole-{}", Sha256::of(format!("{}:{}", image.name, image.variant).as_bytes()))
+}
+
+/// The image with what the verdict mends.
+fn mend(image: &Image, verdict: &Verdict) -> Image {
+    let mut image = image.clone();
+    for (place, Mended { folders, without }) in &verdict.mended {
+        let tree = image.layers[*place].tree;
+        let name = image.graph.node(tree).name.clone();
+        let amend = Amend { tree, folders: folders.clone(), without: without.clone() };
+        image.layers[*place].tree = image.graph.add(name, Builder::Amend(amend));
+    }
+    image
+}
