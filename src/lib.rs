@@ -136,6 +136,13 @@
 //!   the first when all layers are known: a wheel's key does not depend on the Debian that it lies over, and
 //!   where both agree its layer is its own tree. Layers below the one that counts stay as they are.
 //! - **125 layers**, not 127: two of them are the container's (moby, `maxLayerDepth`).
+//! - **The sandbox's ids are nobody's**, for an ordinary user too, whose own id it had for root: then a
+//!   command's files, programs and processes were the user's. So what a step reads of the machine is opened
+//!   before its ids are taken, or copied, and a compiler's cache has a folder for each range of ids.
+//! - **Each command has a pid 1 of its own, and the helper is not in its namespaces.** What materialises and
+//!   captures needs files that no command may see.
+//! - **A copy of the process, no third program**: pid 1 is forked by a helper of one thread. Started again
+//!   it would need its own file in the root.
 //! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for
 //!   a root lives as long as its step.
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use assemble::sandbox::{Bind, Command, DebFile, Job, Outcome, Sandbox, Task};
+use assemble::sandbox::{Bind, Command, DebFile, Job, Limits, Outcome, Sandbox, Task};
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::Output;
 use assemble_layers::digest::{BlobDigest, Sha256};
@@ -446,6 +446,67 @@ fn what_no_layer_holds_is_refused() {
     assert_eq!(error.message(), "the command left a named pipe at `/pipe`");
     let error = scene.error(shell("touch .wh.name"));
     assert_eq!(error.message(), "the command left `.wh.name`");
+    let error = scene.error(shell("chmod 700 /"));
+    assert_eq!(error.message(), "the command changed the folder `/` itself");
+}
+
+/// How a script ends that has met a limit.
+fn limited(name: &str, limit: &str, script: &str) -> Error {
+    let scene = Scene::empty(&format!("limit-{name}"));
+    let mut limits = Limits::default();
+    limits.set(limit).unwrap();
+    let job = scene.job(Task::Run { command: shell(script), listen: None, output: Some(Output::Difference) });
+    let error = sandbox().with_limits(limits).run(&job, &mut |_| ()).expect_err("it should meet its limit");
+    assert_eq!(error.kind(), Kind::Build, "{error}");
+    error
+}
+
+#[test]
+fn a_limit_that_is_met_is_named() {
+    let all_of = "for i in $(busybox seq 200); do";
+    for (limit, script) in [
+        ("log=100K", "busybox yes".to_owned()),
+        ("processes=50", format!("{all_of} sleep 30 & done; wait")),
+        ("memory=100M", "busybox dd if=/dev/zero of=/dev/null bs=600M count=1".to_owned()),
+        ("disk=20M", "busybox dd if=/dev/zero of=/big bs=1M count=50".to_owned()),
+        ("disk=20M", format!("{all_of} busybox dd if=/dev/zero of=/tmp/$i bs=1M count=4; sleep 0.1; done")),
+    ] {
+        let (name, _) = limit.split_once('=').unwrap();
+        let error = limited(name, limit, &script);
+        let hint = error.hint_text().unwrap_or_default();
+        assert!(hint.contains(&format!("`--limit {name}=NUMBER`")), "{limit}: {error}");
+    }
+}
+
+#[test]
+fn folders_in_folders_end_in_an_error_and_are_removed() {
+    let scene = Scene::empty("deep");
+    // A shell cannot enter what it cannot name, so one half is moved below the other.
+    let script = "for half in x y; do
+                    mkdir /$half; cd /$half; i=0
+                    while [ $i -lt 1200 ]; do mkdir aa; cd aa; i=$((i+1)); done
+                  done; mv /x .";
+    let error = scene.error(shell(script));
+    assert_eq!(error.message(), "the command left a path that is too long");
+}
+
+#[test]
+fn what_is_read_of_a_root_is_a_plain_file() {
+    let files = ["etc/shadow", "etc/machine-id", "var/lib/dpkg/status", "var/lib/apt/extended_states"];
+    let scene = Scene::empty("pipes");
+    // A named pipe is refused, and nobody waits for it to be written.
+    for file in files {
+        let error =
+            scene.error(shell(&format!("mkdir -p $(busybox dirname /{file}); busybox mkfifo /{file}")));
+        assert_eq!(error.message(), format!("the command left a named pipe at `/{file}`"));
+    }
+    // A link leads to what it names inside.
+    let outcome = scene
+        .difference("mkdir etc; ln -s /proc/1/root/etc/shadow etc/shadow; ln -s /etc/passwd etc/machine-id");
+    assert_eq!(
+        listing(&outcome),
+        ["d 755 0:0 etc", "l etc/machine-id -> /etc/passwd", "l etc/shadow -> /proc/1/root/etc/shadow",]
+    );
 }
 
 #[test]

@@ -345,6 +345,15 @@ impl Tree {
         found.ok().map(|index| &self.entries[index])
     }
 
+    /// What stands at a path and below it, in no order.
+    pub fn within<'a>(&'a self, path: &TreePath) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        // Between a folder and what it holds others may stand: `a-b`.
+        let first = [path.as_bytes(), b"/"].concat();
+        let start = self.entries.partition_point(|entry| entry.path.as_bytes() < &first[..]);
+        let below = self.entries[start..].iter();
+        self.find(path).into_iter().chain(below.take_while(move |it| it.path.as_bytes().starts_with(&first)))
+    }
+
     /// The bytes of all its files.
     pub fn size(&self) -> u64 {
         let sizes = self.entries.iter().map(|entry| match &entry.kind {
@@ -437,6 +446,20 @@ mod tests {
         assert!(!path("ab").is_within(&path("a")) && !path("a").is_within(&path("a/b")));
         assert_eq!((path("a/b").parent(), path("a").parent()), (Some(path("a")), None));
         assert!(path("a").join("../b").is_err() && path("a").join("/b").is_err());
+    }
+
+    #[test]
+    fn what_is_within_a_path_is_found_by_its_order() {
+        let names = ["a", "a-b", "a/b", "a/b/c", "a0", "b"];
+        let tree = names.map(|name| Entry::symlink(TreePath::new(name).unwrap(), "x")).to_vec();
+        let tree = Tree::new(tree).unwrap();
+        let within = |path: &str| {
+            let found = tree.within(&TreePath::new(path).unwrap()).map(|entry| entry.path.to_string());
+            found.collect::<Vec<_>>()
+        };
+        assert_eq!(within("a"), ["a", "a/b", "a/b/c"]);
+        assert_eq!(within("a/b"), ["a/b", "a/b/c"]);
+        assert_eq!((within("b"), within("c")), (vec!["b".to_owned()], vec![]));
     }
 
     #[test]

@@ -16,7 +16,6 @@ use crate::registry::{Manifest, Verified};
 use crate::store::Packed;
 use crate::{Error, Kind, Result};
 
-
 /// A layout that is being read.
 pub struct Layout(Files);
 

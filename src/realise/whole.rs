@@ -147,7 +147,9 @@ impl Realisation<'_> {
                 Ok((realised, built.then(|| self.layer(node, elsewhere)).transpose()?))
             })?;
         for (before, (_, layer)) in before.iter_mut().zip(&made) {
-            layer.iter().for_each(|layer| drop(latest(before, layer.clone())));
+            if let Some(layer) = layer {
+                latest(before, layer.clone());
+            }
         }
         if self.promises.were_broken() {
             return Ok(None);

@@ -62,6 +62,19 @@ impl<'a> Capture<'a> {
         Self { without: Some(without), ..self }
     }
 
+    /// An engine makes the root itself, and believes no layer about it.
+    fn check_root(root: &Folder) -> Result<()> {
+        let stat = rustix::fs::fstat(root).map_err(io::Error::from)?;
+        match (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) {
+            (0o755, 0, 0) => Ok(()),
+            (mode, uid, gid) => Err(Error::new(Kind::Build, "the command changed the folder `/` itself")
+                .detail(format!(
+                    "mode {mode:04o}, owner {uid}:{gid}; in every container it is 0755 and root's"
+                ))
+                .hint("let the command leave it as it is")),
+        }
+    }
+
     /// Writes the output's tar to a file.
     pub fn take(mut self, output: Option<&Output>, tar: fs_err::File) -> Result<Captured> {
         let (base, mut found) = match output {
@@ -84,6 +97,7 @@ impl<'a> Capture<'a> {
     fn difference(&mut self) -> Result<(Folder, Vec<Found>)> {
         scrub::rewrite(&self.snapshot)?;
         let root = Folder::open(b"").map_err(io::Error::from)?;
+        Self::check_root(&root)?;
         let mut lower = std::mem::take(&mut self.snapshot.entries);
         let mut folders = BTreeSet::new();
         let mut found = Vec::new();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::COUNT;
 use super::init::{self, Ended, Start};
-use super::limits::{Free, INTERVAL, Limits};
+use super::limits::{self, Free, INTERVAL, Limits};
 use super::mounts::Mountpoints;
 use super::protocol::{Message, receive, tell};
 use super::staging::Root;
@@ -102,6 +102,9 @@ impl Runner {
             Ended::Exited(code) => Err(command.failed(&format!("exit code {code}"))),
             Ended::Killed(9) => Err(command
                 .failed("it was killed; for want of memory? `dmesg` knows, `--limit memory=` limits it")),
+            Ended::Killed(libc::SIGXFSZ) => {
+                Err(limits::blame(command.failed("it wrote a file that is too large"), "disk"))
+            }
             Ended::Killed(signal) => Err(command.failed(&format!("signal {signal}"))),
         }
     }

@@ -256,7 +256,8 @@ fn settings() -> [Setting; 3] {
 fn in_container() -> bool {
     Path::new("/.dockerenv").exists()
         || Path::new("/run/.containerenv").exists()
-        || std::env::var_os("container").is_some()
+        // What systemd leaves where it was started in a container (its `container` variable).
+        || Path::new("/run/systemd/container").exists()
 }
 
 #[cfg(test)]

@@ -145,9 +145,12 @@ pub(super) fn blame(error: Error, name: &str) -> Error {
 }
 
 /// What programs say when they meet a limit, and which it is.
-const SYMPTOMS: [(&str, &str); 6] = [
+const SYMPTOMS: [(&str, &str); 9] = [
     ("Resource temporarily unavailable", "processes"),
     ("Cannot fork", "processes"),
+    ("can't fork", "processes"),
+    ("out of memory", "memory"),
+    ("memory exhausted", "memory"),
     ("Cannot allocate memory", "memory"),
     ("MemoryError", "memory"),
     ("Too many open files", "open-files"),

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
-use std::time::Duration;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use assemble_layers::encode::Encoder;
 use assemble_layers::{Content, DiffId, Key, Kind as EntryKind, Tree, TreePath};

@@ -145,17 +145,20 @@ impl<'a> Check<'a> {
 
     /// A whiteout hides what is below it as well.
     fn whiteouts(&self) -> Result<()> {
+        let is_held = |entry: &&Entry| !matches!(entry.kind, EntryKind::Directory | EntryKind::Whiteout);
         for (high, tree) in self.view.trees.iter().enumerate() {
             for gone in tree.entries().iter().filter(|entry| entry.kind == EntryKind::Whiteout) {
-                let folder =
-                    if gone.path.name() == OPAQUE { gone.path.parent() } else { Some(gone.path.clone()) };
-                let hides = |entry: &&Entry| {
-                    let below = folder.as_ref().is_none_or(|folder| entry.path.is_within(folder));
-                    below && entry.kind != EntryKind::Directory && entry.kind != EntryKind::Whiteout
+                let folder = match gone.path.name() {
+                    OPAQUE => gone.path.parent(),
+                    _ => Some(gone.path.clone()),
                 };
-                let others = (0..high).filter(|low| !self.view.over[high].contains(low));
-                for low in others {
-                    if let Some(hidden) = self.view.trees[low].entries().iter().find(hides) {
+                for low in (0..high).filter(|low| !self.view.over[high].contains(low)) {
+                    let tree = &self.view.trees[low];
+                    let hidden = match &folder {
+                        Some(folder) => tree.within(folder).find(is_held),
+                        None => tree.entries().iter().find(is_held),
+                    };
+                    if let Some(hidden) = hidden {
                         return Err(self.two_owners(low, high, std::slice::from_ref(&hidden.path)));
                     }
                 }
