@@ -67,6 +67,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "apt-sources", read: apt_sources },
     Target { name: "simple-html", read: |input| simple(input, "text/html") },
     Target { name: "simple-json", read: |input| simple(input, "application/vnd.pypi.simple.v1+json") },
+    Target { name: "index-request", read: |input| lock::reads_request(input.bytes) },
     Target { name: "lock", read: |input| lock::parse(&input.text()).is_ok() },
     Target { name: "pyproject", read: |input| lock::Manifest::parse(&input.text()).is_ok() },
     Target { name: "dockerignore", read: dockerignore },

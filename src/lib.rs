@@ -96,6 +96,9 @@
 //!   header says how much that is.
 //! - **AWS-LC instead of `sha2`**: TLS brings it, and without SHA instructions it is 1.7 times as fast.
 //! - **`rawzip` instead of `zip`**: it shows each central-directory record as it stands, duplicates too.
+//! - **A fuzz harness of our own** (`tests/fuzz.rs`): `cargo fuzz` needs a compiler that is not stable. An
+//!   input follows from its number, so a number is all that is kept of a failure.
+//! - **No link leads out of a project**: what is read of it goes into an image, or to code of its own.
 //! - **No tokio of our own**: every step is threads and files; reqwest's blocking client hides its
 //!   own runtime. SIGINT and SIGTERM simply end the process, which the store survives by design; they
 //!   are handled (`signal-hook`) because pid 1 of a container is not ended by them otherwise.

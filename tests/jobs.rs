@@ -52,6 +52,8 @@ fn main() -> ExitCode {
             "the_first_process_of_a_container_is_ended_at_once",
             signals::the_first_process_of_a_container_is_ended_at_once,
         ),
+        ("a_build_that_nobody_hears_is_ended", signals::a_build_that_nobody_hears_is_ended),
+        ("ctrl_c_is_no_failure_of_a_step", signals::ctrl_c_is_no_failure_of_a_step),
         ("what_is_ignored_stays_ignored", signals::what_is_ignored_stays_ignored),
         ("a_cancelled_job_has_published_what_took_long", lost::a_cancelled_job_has_published_what_took_long),
         (
@@ -70,22 +72,7 @@ fn main() -> ExitCode {
         ("a_container_is_stopped_at_once", containers::a_container_is_stopped_at_once),
         ("the_limits_of_control_groups_count", limits::the_limits_of_control_groups_count),
     ];
-    let listed = std::env::args().any(|argument| argument == "--list");
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    if !Path::new("/bin/busybox").exists() {
-        skipped("jobs of CI need `/bin/busybox` (package busybox-static)");
-        return ExitCode::SUCCESS;
-    }
-    for (name, test) in tests {
-        if listed {
-            println!("{name}: test");
-        } else if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted)) {
-            test();
-            println!("test {name} ... ok");
-        }
-    }
-    ExitCode::SUCCESS
+    support::run("jobs of CI", tests)
 }
 
 /// One image: a root, a step that leaves a folder, and a step over both. Nothing is locked.
@@ -218,7 +205,7 @@ fn made(command: &mut Command) -> (String, String) {
 
 /// Starts a command and waits until it says something.
 #[track_caller]
-fn started(mut command: Command, word: &str) -> (Child, BufReader<std::process::ChildStderr>) {
+fn started(mut command: Command, word: &str) -> Started {
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap());
     let (mut line, mut lines) = (String::new(), String::new());
@@ -229,5 +216,18 @@ fn started(mut command: Command, word: &str) -> (Child, BufReader<std::process::
         }
         lines += &line;
     }
-    (child, said)
+    Started { child, said: Some(said) }
+}
+
+/// A program that runs, killed at the end of its test.
+struct Started {
+    child: Child,
+    said: Option<BufReader<std::process::ChildStderr>>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

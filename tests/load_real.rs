@@ -169,6 +169,8 @@ print(json.dumps(layers))
         let mut after = self.engine.images();
         after.retain(|image| !before.contains(image));
         self.engine.remove(&after);
+        // A builder's cache holds layers as well; podman has none.
+        let _ = self.engine.docker(&["builder", "prune", "--all", "--force"]).output();
     }
 
     /// What every engine must make of it.

@@ -13,12 +13,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use assemble_layers::Sha256;
+use assemble_layers::lock::ServedBy;
 use small::{Small, fails, is_root, scene};
 use support::output;
 use user::User;
@@ -28,8 +29,11 @@ const MARK: &str = "s3cret";
 /// `locker:s3cret-of-the-index`, in base 64.
 const LOGIN: &str = "Basic bG9ja2VyOnMzY3JldC1vZi10aGUtaW5kZXg=";
 const BACKEND: &str = include_str!("support/hostile/backend.py");
-/// How many things [`BACKEND`] tries.
-const TRIES: usize = 29;
+const ATTACK: &str = include_str!("support/hostile/attack.py");
+/// What `attack.py` looks for.
+const CANARY: &str = "secret-canary";
+/// The limits of the step: processes, open files, and bytes of memory.
+const LIMITS: [(&str, u64); 3] = [("processes", 300), ("open-files", 2000), ("memory", 2 << 30)];
 
 /// A private index on the host's loopback interface. Its pages are elsewhere than they are asked for, and
 /// it has nothing for whoever does not log in.
@@ -42,11 +46,11 @@ struct Index {
 }
 
 impl Index {
-    fn start() -> Self {
+    fn start(machine: &Machine) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let index = Self { port, asked: Arc::default(), held: Arc::default() };
-        let sdist = sdist(port);
+        let sdist = sdist(port, machine);
         let (asked, held) = (Arc::clone(&index.asked), Arc::clone(&index.held));
         std::thread::spawn(move || {
             for connection in listener.incoming() {
@@ -102,18 +106,25 @@ fn answer(
 }
 
 /// The hostile distribution: its metadata must be built, and its backend needs nothing else.
-fn sdist(port: u16) -> Vec<u8> {
+fn sdist(port: u16, machine: &Machine) -> Vec<u8> {
     let addresses = String::from_utf8(output(Command::new("hostname").arg("-I"))).unwrap();
     let hidden = ["/moved/", &format!("127.0.0.1:{port}"), "nowhere.invalid", "bG9ja2Vy"];
     let target = serde_json::json!({
         "host_port": port,
         "addresses": addresses.split_whitespace().filter(|it| it.contains('.')).collect::<Vec<_>>(),
         "abstract": abstract_name(),
-        "canary": Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"),
+        "canary": machine.folder.join("canary"),
         "hidden": hidden.map(|text| text.chars().rev().collect::<String>()),
     });
     let system = "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n";
-    let files = [("pyproject.toml", system), ("backend.py", BACKEND), ("target.json", &target.to_string())];
+    let attack = ATTACK.replace("@TARGET@", &machine.target());
+    let target = target.to_string();
+    let files = [
+        ("pyproject.toml", system),
+        ("backend.py", BACKEND),
+        ("attack.py", &attack),
+        ("target.json", &target),
+    ];
     let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
     for (name, text) in files {
         let mut header = tar::Header::new_gnu();
@@ -124,17 +135,70 @@ fn sdist(port: u16) -> Vec<u8> {
     tar.into_inner().unwrap().finish().unwrap()
 }
 
+/// How many things it tries.
+fn tries() -> usize {
+    [BACKEND, ATTACK].iter().map(|text| text.matches("\n@attempt\n").count()).sum()
+}
+
 fn abstract_name() -> String {
     format!("assemble-locking-{}", std::process::id())
+}
+
+/// What of a machine `attack.py` tries to reach.
+struct Machine {
+    folder: PathBuf,
+    port: TcpListener,
+    socket: UnixListener,
+    abstract_socket: UnixListener,
+}
+
+impl Machine {
+    fn new(folder: PathBuf) -> Self {
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("canary"), CANARY).unwrap();
+        let name = SocketAddr::from_abstract_name(abstract_name()).unwrap();
+        let socket = UnixListener::bind(folder.join("socket")).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        let this = Self { port, socket, abstract_socket: UnixListener::bind_addr(&name).unwrap(), folder };
+        this.port.set_nonblocking(true).unwrap();
+        this.socket.set_nonblocking(true).unwrap();
+        this.abstract_socket.set_nonblocking(true).unwrap();
+        this
+    }
+
+    fn target(&self) -> String {
+        let [processes, open_files, memory] = LIMITS.map(|(_, limit)| limit);
+        serde_json::json!({
+            "canary": self.folder.join("canary"),
+            "folder": self.folder,
+            "socket": self.folder.join("socket"),
+            "abstract": abstract_name(),
+            "port": self.port.local_addr().unwrap().port(),
+            "pid": std::process::id(),
+            "processes": processes,
+            "open_files": open_files,
+            "memory": memory,
+        })
+        .to_string()
+    }
+
+    fn assert_unharmed(&self) {
+        assert_eq!(fs::read_to_string(self.folder.join("canary")).unwrap(), CANARY);
+        assert_eq!(fs::read_dir(&self.folder).unwrap().count(), 2);
+        assert!(self.port.accept().is_err() && self.socket.accept().is_err());
+        assert!(self.abstract_socket.accept().is_err());
+        let left = Command::new("pgrep").args(["-f", "^sleep 54321"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&left.stdout), "", "a process stayed");
+    }
 }
 
 /// A caller with secrets wherever tools keep them.
 struct Caller<'a> {
     small: &'a Small,
     index: &'a Index,
-    home: std::path::PathBuf,
-    project: std::path::PathBuf,
-    store: std::path::PathBuf,
+    home: PathBuf,
+    project: PathBuf,
+    store: PathBuf,
     user: Option<&'a User>,
 }
 
@@ -182,14 +246,21 @@ impl<'a> Caller<'a> {
             "POETRY_HTTP_BASIC_OTHER_USERNAME=me",
             &format!("POETRY_HTTP_BASIC_OTHER_PASSWORD={MARK}"),
         ]);
-        command.arg(format!("CI_JOB_TOKEN={MARK}")).arg(lock.get_program()).args(lock.get_args());
+        command
+            .arg(format!("CI_JOB_TOKEN={MARK}"))
+            .arg(format!("CI_OTHER={CANARY}"))
+            .arg(lock.get_program())
+            .args(lock.get_args());
+        for (name, limit) in LIMITS {
+            command.arg("--limit").arg(format!("{name}={limit}"));
+        }
         command.args(["--index", &index, "--cache"]).arg(&self.small.downloads).stdin(Stdio::null());
         command
     }
 
     fn assert_nothing_kept(&self) {
         for place in [&self.store, &self.project.join("assemble.lock")] {
-            for text in [MARK, "bG9ja2Vy"] {
+            for text in [MARK, CANARY, "bG9ja2Vy"] {
                 let found = Command::new("grep").args(["-rlaF", text]).arg(place).output().unwrap();
                 assert_eq!(String::from_utf8_lossy(&found.stdout), "", "{text} in {}", place.display());
             }
@@ -200,12 +271,15 @@ impl<'a> Caller<'a> {
 #[test]
 fn a_distribution_that_is_locked_reaches_an_index_and_nothing_else() {
     let Some(small) = scene() else { return };
-    let name = SocketAddr::from_abstract_name(abstract_name()).unwrap();
-    let _host = UnixListener::bind_addr(&name).unwrap();
+    assert!(tries() >= 40);
     let user = is_root().then(User::make);
     for user in [Some(None), user.as_ref().map(Some)].into_iter().flatten() {
-        let index = Index::start();
         let name = user.map_or("own", |_| "user");
+        let machine = Machine::new(small.path(&format!("{name} machine")));
+        if let Some(user) = user {
+            output(Command::new("chown").args(["-R", &format!("{}:", user.name)]).arg(&machine.folder));
+        }
+        let index = Index::start(&machine);
         let caller = Caller::new(small, &index, name, user);
 
         // Killed while the distribution's code runs, it leaves no login.
@@ -226,12 +300,13 @@ fn a_distribution_that_is_locked_reaches_an_index_and_nothing_else() {
         let told = index.told();
         let gained: Vec<_> = told.iter().filter(|name| name.starts_with("could-reach-")).collect();
         assert_eq!(gained, [""; 0], "{told:?}");
-        assert!(told.contains(&format!("tried-{TRIES}")), "{told:?}");
+        assert!(told.contains(&format!("tried-{}", tries())), "{told:?}");
         let asked = index.asked.lock().unwrap().clone();
         assert!(asked.iter().all(|(_, login)| *login), "{asked:?}");
         // As often as Poetry and pip want it, it was fetched once.
         assert!(asked.iter().filter(|(path, _)| path == "/files/2").count() <= 1, "{asked:?}");
         caller.assert_nothing_kept();
+        machine.assert_unharmed();
 
         let text = fs::read_to_string(caller.project.join("assemble.lock")).unwrap();
         for inside in ["127.0.0.1", "8080", "nowhere.invalid", "default-index"] {
@@ -240,6 +315,8 @@ fn a_distribution_that_is_locked_reaches_an_index_and_nothing_else() {
         let lock = assemble::lock::read(&caller.project.join("assemble.lock")).unwrap().unwrap();
         let hostile = lock.python.packages.iter().find(|one| one.name == "hostile").unwrap();
         assert_eq!(hostile.source.as_deref(), Some("private"));
+        let private = lock.python.sources.iter().find(|source| source.name == "private").unwrap();
+        assert_eq!(private.served_by, ServedBy::Other, "it is where `--index` says");
         assert_eq!(lock.python.packages.len(), small.lock.python.packages.len() + 1);
     }
 }

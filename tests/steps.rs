@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Scene::open(Path::new(&folder)).compile().unwrap();
         return ExitCode::SUCCESS;
     }
-    support::run_tests(&[
+    let tests: [(&str, fn()); 7] = [
         ("a_killed_build_goes_on_where_it_was", a_killed_build_goes_on_where_it_was),
         (
             "the_cache_and_the_jobs_are_no_part_of_the_result",
@@ -64,7 +64,8 @@ fn main() -> ExitCode {
         ("a_step_that_did_not_fail_can_be_entered", a_step_that_did_not_fail_can_be_entered),
         ("a_built_wheel_is_unpacked", a_built_wheel_is_unpacked),
         ("what_steps_left_is_taken_from_a_registry", what_steps_left_is_taken_from_a_registry),
-    ])
+    ];
+    support::run("long build steps", &tests)
 }
 
 struct Scene {

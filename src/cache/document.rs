@@ -52,6 +52,16 @@ pub struct Document {
 }
 
 impl Document {
+    /// Whether it names what its outcome says.
+    fn is_whole(&self) -> bool {
+        match (&self.record.outcome, &self.tree, &self.blobs[..]) {
+            (Outcome::Tree { .. }, Some(_), _) => true,
+            (Outcome::Packed(packed), None, [held]) => *held == Held::plain(*packed),
+            (Outcome::Listing { blob }, None, [held]) => held.blob == *blob,
+            _ => false,
+        }
+    }
+
     /// Everything that it names, as the registry keeps it.
     pub fn stored(&self) -> impl Iterator<Item = Packed> {
         self.tree.iter().chain(&self.blobs).map(|held| held.stored)
@@ -200,12 +210,16 @@ pub fn read(key: Key, bytes: &[u8], keys: &[PublicKey]) -> Result<Found> {
     if statement.layers() != manifest.layers {
         return Err(wrong("its layers are not those of its record".to_owned()));
     }
-    Ok(Found::Record(Arc::new(Document {
+    let document = Document {
         digest: BlobDigest(Sha256::of(bytes)),
         tree: statement.tree.as_ref().map(Blob::held).transpose()?,
         blobs: statement.blobs.iter().map(Blob::held).collect::<Result<_>>()?,
         record: statement.record,
-    })))
+    };
+    match document.is_whole() {
+        true => Ok(Found::Record(Arc::new(document))),
+        false => Err(wrong("it names something else than it came to".to_owned())),
+    }
 }
 
 fn wrong(how: String) -> Error {
@@ -239,6 +253,10 @@ mod tests {
         }
     }
 
+    fn tree() -> Option<Held> {
+        Some(held("tree in gzip", "tree"))
+    }
+
     fn document(bytes: &[u8], keys: &[PublicKey]) -> Option<Arc<Document>> {
         match read(shareable().key, bytes, keys) {
             Ok(Found::Record(document)) => Some(document),
@@ -248,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let (shared, tree) = (shareable(), Some(held("tree in gzip", "tree")));
+        let (shared, tree) = (shareable(), tree());
         let bytes = write(&shared, tree, None).unwrap();
         let read = document(&bytes, &[]).unwrap();
         assert_eq!(read.digest, BlobDigest(Sha256::of(&bytes)));
@@ -258,14 +276,14 @@ mod tests {
     /// What machines of the same version read of each other.
     #[test]
     fn the_form_is_the_one_that_its_version_stands_for() {
-        let bytes = write(&shareable(), Some(held("tree in gzip", "tree")), None).unwrap();
+        let bytes = write(&shareable(), tree(), None).unwrap();
         let golden = "fc2fbe79eaf348af6ba7bccaa6e3d7a7c6e866b4eebb238c9518a0a0c58a457d";
         assert_eq!(Sha256::of(&bytes).to_string(), golden, "{}", String::from_utf8_lossy(&bytes));
     }
 
     #[test]
     fn the_record_of_another_key_is_refused() {
-        let bytes = write(&shareable(), None, None).unwrap();
+        let bytes = write(&shareable(), tree(), None).unwrap();
         let error = read(Key(Sha256::of(b"other")), &bytes, &[]).unwrap_err().to_string();
         assert!(error.contains(&shareable().key.hex()), "{error}");
     }
@@ -278,7 +296,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_version_wrote_is_told_apart() {
-        let bytes = String::from_utf8(write(&shareable(), None, None).unwrap()).unwrap();
+        let bytes = String::from_utf8(write(&shareable(), tree(), None).unwrap()).unwrap();
         let older = bytes.replace("record.v2", "record.v1");
         assert!(matches!(read(shareable().key, older.as_bytes(), &[]), Ok(Found::Older)));
         let newer = bytes.replace("record.v2", "record.v3");
@@ -291,9 +309,9 @@ mod tests {
         let secret = SecretKey::generate().unwrap();
         let keys = [SecretKey::generate().unwrap().public(), secret.public()];
         let trusted = |bytes: &[u8], keys: &[PublicKey]| document(bytes, keys).is_some();
-        let bytes = write(&shared, None, Some(&secret)).unwrap();
+        let bytes = write(&shared, tree(), Some(&secret)).unwrap();
         assert!(trusted(&bytes, &keys) && trusted(&bytes, &[]) && !trusted(&bytes, &keys[..1]));
-        assert!(!trusted(&write(&shared, None, None).unwrap(), &keys));
+        assert!(!trusted(&write(&shared, tree(), None).unwrap(), &keys));
     }
 
     /// Every value of a signed manifest, changed alone: it is refused, or nobody uses it.
@@ -301,7 +319,7 @@ mod tests {
     fn a_signature_covers_everything_that_is_used() {
         let secret = SecretKey::generate().unwrap();
         let keys = [secret.public()];
-        let bytes = write(&shareable(), Some(held("tree in gzip", "tree")), Some(&secret)).unwrap();
+        let bytes = write(&shareable(), tree(), Some(&secret)).unwrap();
         let whole = format!("{:?}", document(&bytes, &keys).unwrap());
         let text = String::from_utf8(bytes).unwrap();
         let other = Sha256::of(b"other").to_string();
@@ -325,7 +343,7 @@ mod tests {
     #[test]
     fn other_layers_under_the_same_signature_are_refused() {
         let secret = SecretKey::generate().unwrap();
-        let bytes = write(&shareable(), Some(held("tree in gzip", "tree")), Some(&secret)).unwrap();
+        let bytes = write(&shareable(), tree(), Some(&secret)).unwrap();
         let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         type Forge = fn(&mut Vec<serde_json::Value>);
         let forgeries: [(&str, Forge); 5] = [
@@ -347,7 +365,30 @@ mod tests {
     fn a_blob_as_it_is_has_one_size() {
         let mut shared = shareable();
         shared.blobs[1].size = 8;
-        let error = read(shared.key, &write(&shared, None, None).unwrap(), &[]).unwrap_err().to_string();
+        let error = read(shared.key, &write(&shared, tree(), None).unwrap(), &[]).unwrap_err().to_string();
         assert!(error.contains("two sizes"), "{error}");
+    }
+    /// The size of a layer goes into the image's manifest.
+    #[test]
+    fn a_record_names_what_it_came_to() {
+        let layer = held("layer", "layer");
+        let record = |outcome| Record { outcome, ..shareable().record };
+        let packed = Outcome::Packed(layer.stored);
+        let larger = Outcome::Packed(Packed { size: 1 << 63, ..layer.stored });
+        let listing = Outcome::Listing { blob: layer.blob };
+        for (outcome, tree, blobs, right) in [
+            (packed, None, vec![layer], true),
+            (larger, None, vec![layer], false),
+            (packed, None, vec![held("raw", "raw")], false),
+            (packed, None, vec![layer, layer], false),
+            (packed, tree(), vec![layer], false),
+            (listing, None, vec![layer], true),
+            (listing, None, vec![], false),
+            (shareable().record.outcome, None, vec![layer], false),
+        ] {
+            let shared = Shareable { record: record(outcome), blobs, ..shareable() };
+            let read = read(shared.key, &write(&shared, tree, None).unwrap(), &[]);
+            assert_eq!(read.is_ok(), right, "{shared:?}");
+        }
     }
 }

@@ -53,6 +53,7 @@ fn of_variant(recipes: &dyn Recipes, arguments: &Arguments) -> Result<Inspection
     let engine = session.engine();
     let (image, layers) = engine.made(&image)?;
     let inspection = Inspection::of_made(&engine, &image, &layers);
+    session.tell_others();
     reporter.finish();
     inspection
 }

@@ -62,6 +62,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let before = session.known.as_ref();
     let changes = before.map_or(Vec::new(), |before| lock::difference(Some(before), &made));
     let changed = before.is_none_or(|before| !same(before, &made));
+    session.tell_others();
     reporter.finish();
     for change in &changes {
         super::say(format_args!("  {change}\n"));

@@ -28,6 +28,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
     let Declared { mended, image, why, .. } = arguments.choice.declare(&mut session, arguments.locked)?;
     let plan = session.engine().plan(&image)?;
+    session.tell_others();
     reporter.finish();
     mended.iter().for_each(|line| super::say(format_args!("  lock      {line}\n")));
     why.iter().for_each(|line| super::say(format_args!("  gpu       {line}\n")));

@@ -5,6 +5,10 @@
 //! whose code says which it was, as shells have it: 130 for SIGINT, 143 for SIGTERM. Nothing is tidied:
 //! the store survives that whenever it happens, and the sandbox ends with this process.
 
+use std::io::Write;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -21,13 +25,23 @@ pub fn end_by_signals() -> Result<()> {
     let signals = Signals::new(heard).and_then(|mut signals| {
         let wait = move || {
             if let Some(signal) = signals.forever().next() {
-                eprintln!("\nended by signal {signal}: what was finished is kept");
+                say(format!("\nended by signal {signal}: what was finished is kept"));
                 std::process::exit(128 + signal);
             }
         };
         std::thread::Builder::new().name("signals".to_owned()).spawn(wait)
     });
     signals.map(drop).map_err(|error| Error::new(Kind::Machine, "no signal can be handled").detail(error))
+}
+
+/// Says something to whoever may no longer listen, or be slow to.
+fn say(text: String) {
+    let (said, hear) = channel();
+    std::thread::spawn(move || {
+        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = said.send(());
+    });
+    let _ = hear.recv_timeout(Duration::from_millis(200));
 }
 
 /// `SigIgn`, a mask in hexadecimal digits whose first bit is signal 1 (proc_pid_status(5)).

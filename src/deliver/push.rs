@@ -251,7 +251,11 @@ impl Transfer<'_> {
             };
             match put {
                 Put::Done => return Ok(()),
-                Put::Moved => return Err(destination.moved(self.remote.see(tag)?.map(|seen| seen.digest))),
+                // By another job, maybe, to this very image.
+                Put::Moved => match self.remote.see(tag)?.map(|seen| seen.digest) {
+                    Some(found) if found == manifest.digest => return Ok(()),
+                    found => return Err(destination.moved(found)),
+                },
                 // It said that it had them, or that it had mounted them: they are sent all the same.
                 Put::BlobsMissing(digests, _) if !promised => {
                     promised = true;

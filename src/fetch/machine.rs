@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, bounded};
+
+/// The most that a file of settings may have, in bytes; certificates have half a megabyte.
+const LARGEST: u64 = 16 << 20;
 
 /// No `Debug`: the variables may hold credentials. The default one has no variables and no files.
 #[derive(Clone, Default)]
@@ -73,7 +76,9 @@ impl Machine {
 
     fn read_bytes(&self, path: &Path) -> std::io::Result<Option<String>> {
         let Some(path) = self.locate(path) else { return Ok(None) };
-        match std::fs::read(path) {
+        // A pipe is waited for: a shell may pass a secret by one.
+        let read = |file| bounded::bytes(file, LARGEST, path.display()).map_err(std::io::Error::other);
+        match std::fs::File::open(&path).and_then(read) {
             Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),

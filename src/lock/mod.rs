@@ -12,6 +12,7 @@ mod python;
 
 pub use difference::difference;
 pub use export::poetry_lock;
+pub(crate) use index::reads_request;
 pub use make::{Maker, Update};
 pub use manifest::Manifest;
 

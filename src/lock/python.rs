@@ -113,7 +113,27 @@ pub(super) fn ask(
         };
         engine.sandbox.run_served(&job, &mut serve, &mut log)
     });
-    index.judge(result.and_then(|outcome| read_answer(&outcome)))
+    index.judge(result.and_then(|outcome| {
+        let python = read_answer(&outcome)?;
+        check_files(&python, &index)?;
+        Ok(python)
+    }))
+}
+
+/// Code that is not ours ran beside the script, and can have changed its answer: it names nothing but
+/// files that an index lists.
+fn check_files(python: &Python, index: &Index<'_>) -> Result<()> {
+    let built_with = python.packages.iter().flat_map(|package| &package.build);
+    let collections = python.collections.values().flatten();
+    for one in python.packages.iter().chain(built_with).chain(&python.tools).chain(collections) {
+        if !index.lists(one.source.as_deref(), &one.name, &one.file)? {
+            let message = format!("`{}` is not listed by the index that it should come from", one.file.name);
+            return Err(Error::new(Kind::Input, message)
+                .detail(format!("sha256 {}, {} bytes, of `{}`", one.file.sha256, one.file.size, one.name))
+                .hint("a distribution whose metadata was built has changed what was decided, or the index just now"));
+        }
+    }
+    Ok(())
 }
 
 /// What the script decided, or why it could not.

@@ -178,7 +178,8 @@ impl Realisation<'_> {
         let layers = before.iter_mut().zip(layers).map(|(before, layer)| latest(before, layer)).collect();
         let is_broken = rerun.promises.were_broken();
         drop(rerun);
-        Ok((!is_broken).then(|| Whole { image: whole, layers, shadowed: verdict.shadowed, by_chance }))
+        let shadowed = verdict.shadowed;
+        Ok((!is_broken).then_some(Whole { image: whole, layers, shadowed, by_chance }))
     }
 
     fn verdict(&self, image: &Image, diff_ids: &[DiffId]) -> Result<Verdict> {

@@ -132,9 +132,10 @@ impl Remote<'_> {
             *session = self.hear(blob, another)?;
         }
         match outcome {
-            // Another job may have been first, which registries answer with a refusal.
-            Err(Trouble::Other(Failure::Lasting(error)))
-                if error.kind() == Kind::Network && self.holds(blob.digest) =>
+            // Another job may have been first, which registries answer with a refusal, or with the word
+            // that the session is gone.
+            Err(Trouble::Other(Failure::Lasting(error) | Failure::Passing { error, .. }))
+                if !broke_off && error.kind() == Kind::Network && self.holds(blob.digest) =>
             {
                 Ok(())
             }

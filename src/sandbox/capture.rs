@@ -78,7 +78,7 @@ impl<'a> Capture<'a> {
     /// Writes the output's tar to a file.
     pub fn take(mut self, output: Option<&Output>, tar: fs_err::File) -> Result<Captured> {
         let (base, mut found) = match output {
-            None => (Folder::open(b"").map_err(io::Error::from)?, Vec::new()),
+            None => (Folder::open(b"")?, Vec::new()),
             Some(Output::Difference) => {
                 let (root, found) = self.difference()?;
                 let found = self.with_parents(&root, without_empty_caches(found))?;
@@ -96,7 +96,7 @@ impl<'a> Capture<'a> {
 
     fn difference(&mut self) -> Result<(Folder, Vec<Found>)> {
         scrub::rewrite(&self.snapshot)?;
-        let root = Folder::open(b"").map_err(io::Error::from)?;
+        let root = Folder::open(b"")?;
         Self::check_root(&root)?;
         let mut lower = std::mem::take(&mut self.snapshot.entries);
         let mut folders = BTreeSet::new();

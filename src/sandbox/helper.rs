@@ -120,8 +120,9 @@ fn isolate() -> Result<()> {
     // Where AppArmor grants the namespace but nothing in it, this is the first call to fail.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| ids::forbidden("change its own mounts", error))?;
-    rustix::system::sethostname(HOST_NAME).map_err(io::Error::from)?;
-    rustix::system::setdomainname(b"(none)").map_err(io::Error::from)?;
+    rustix::system::sethostname(HOST_NAME)
+        .and_then(|()| rustix::system::setdomainname(b"(none)"))
+        .map_err(|error| ids::forbidden("name its own host", error))?;
     raise_loopback()
 }
 /// Gives the caller a socket that listens in here: a socket belongs to the network namespace in which

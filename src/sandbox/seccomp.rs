@@ -34,7 +34,6 @@ pub fn apply() -> Result<()> {
 /// Applies a filter: `met` to calls that meet one of the rules, `other` to all others.
 fn filter(rules: BTreeMap<i64, Vec<SeccompRule>>, other: SeccompAction, met: SeccompAction) -> Result<()> {
     let program = SeccompFilter::new(rules, other, met, TARGET)
-        .map_err(Into::into)
         .and_then(BpfProgram::try_from)
         .map_err(seccompiler::Error::from);
     program.and_then(|program| seccompiler::apply_filter(&program)).map_err(|error| {

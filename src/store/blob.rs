@@ -58,6 +58,11 @@ impl BlobReader {
             .collect()
     }
 
+    /// Whether all that was read is the blob.
+    fn is_right(&self) -> bool {
+        BlobDigest(self.hasher.clone().finish()) == self.digest
+    }
+
     fn corrupt(&self) -> io::Error {
         io::Error::other(self.store.corrupt_blob(self.digest))
     }
@@ -68,6 +73,8 @@ impl Read for BlobReader {
         while self.current.length == 0 {
             match self.segments.next() {
                 Some(segment) => self.current = segment,
+                // Of nothing, no last byte is given out.
+                None if self.size == 0 && !self.is_right() => return Err(self.corrupt()),
                 None => return Ok(0),
             }
         }
@@ -81,7 +88,7 @@ impl Read for BlobReader {
         self.current.offset += read as u64;
         self.current.length -= read as u64;
         self.left -= read as u64;
-        if self.left == 0 && BlobDigest(self.hasher.clone().finish()) != self.digest {
+        if self.left == 0 && !self.is_right() {
             return Err(self.corrupt());
         }
         Ok(read)

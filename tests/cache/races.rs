@@ -3,19 +3,22 @@
 use super::*;
 
 /// The other job was first: its commit is there when this one's is refused.
-fn refused_commits(line: &'static str) -> impl Fn(&Request) -> Option<Fault> {
-    move |request| {
-        let is_commit = request.is("PUT", "/blobs/uploads/") && request.before < 99;
-        is_commit.then(|| Fault::Answer(line.to_owned(), Vec::new()))
-    }
+fn refused_commits(line: &'static str, code: &'static str) -> impl Fn(&Request) -> Option<Fault> {
+    move |request| request.is("PUT", "/blobs/uploads/").then(|| error(line, code, "no")).flatten()
 }
 
 #[test]
 fn a_commit_that_another_job_made_first_is_done() {
     let (first, image, layers) = filled(good);
-    for line in ["400 Bad Request", "404 Not Found", "409 Conflict", "416 Range Not Satisfiable"] {
+    for (line, code) in [
+        ("400 Bad Request", ""),
+        ("400 Bad Request", "BLOB_UPLOAD_INVALID"),
+        ("404 Not Found", "BLOB_UPLOAD_UNKNOWN"),
+        ("409 Conflict", "DENIED"),
+        ("416 Range Not Satisfiable", ""),
+    ] {
         // HEAD says once that nothing is there: it is asked before the other job is done.
-        let refused = refused_commits(line);
+        let refused = refused_commits(line, code);
         let fake = Fake::copy(&first, move |request| {
             let is_early = request.is("HEAD", "/blobs/") && request.before == 0;
             let is_missing =
@@ -35,7 +38,7 @@ fn a_commit_that_another_job_made_first_is_done() {
 
 #[test]
 fn a_commit_that_nobody_made_is_refused() {
-    let fake = Fake::start(refused_commits("400 Bad Request"));
+    let fake = Fake::start(refused_commits("400 Bad Request", ""));
     let (team, image, _) = builder();
     let error = team.publish(&image, &team.cache(&fake.host())).unwrap_err().to_string();
     assert!(error.contains("400"), "{error}");
@@ -89,7 +92,7 @@ fn a_push_that_lost_the_race_to_the_same_image_is_done() {
     let (fake, image, layers) = filled(good);
     let (team, ..) = builder();
     pushed(&team, &fake, &image, layers.clone(), "team/app");
-    for line in ["400 Bad Request", "403 Forbidden", "409 Conflict"] {
+    for line in ["400 Bad Request", "403 Forbidden", "409 Conflict", "412 Precondition Failed"] {
         let late = Fake::copy(&fake, move |request| match (request.method.as_str(), request.before) {
             _ if !request.target.contains("/manifests/") => None,
             ("HEAD", 0) => status("404 Not Found"),

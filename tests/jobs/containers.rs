@@ -97,12 +97,11 @@ pub fn a_container_is_stopped_at_once() {
     let machine = Machine::new();
     let name = format!("assemble-jobs-{}", std::process::id());
     let options: Vec<_> = BUILDS.into_iter().chain(["--name", &name]).collect();
-    let (mut child, _said) =
-        started(podman.image(&machine, &options, "echo begun; sleep 4646", "true"), "begun");
+    let mut container = started(podman.image(&machine, &options, "echo begun; sleep 4646", "true"), "begun");
     let since = Instant::now();
     let mut stop = self::podman(&podman.0);
     support::output(stop.args(["stop", "--time", "60", &name]));
-    let status = child.wait().unwrap();
+    let status = container.child.wait().unwrap();
     assert_eq!(status.code(), Some(143));
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
 }

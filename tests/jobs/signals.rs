@@ -21,39 +21,49 @@ fn running(word: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn gone(word: &str) {
+fn wait_for(done: impl Fn() -> bool) {
     let started = Instant::now();
-    while !running(word).is_empty() {
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", running(word));
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(5));
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
+#[track_caller]
+fn gone(word: &str) {
+    wait_for(|| running(word).is_empty());
+}
+
+/// How long a step sleeps: a number that no other test on this machine has.
+fn sleep(number: u32) -> String {
+    format!("{number}{:07}", std::process::id())
+}
+
 /// The exit code and how long it took.
-fn ended(mut child: Child, mut said: impl Read) -> (Option<i32>, String, Duration) {
+fn ended(job: &mut Started) -> (Option<i32>, String, Duration) {
     let since = Instant::now();
-    let status = child.wait().unwrap();
+    let status = job.child.wait().unwrap();
     let took = since.elapsed();
     let mut text = String::new();
-    let _ = said.read_to_string(&mut text);
+    let _ = job.said.take().unwrap().read_to_string(&mut text);
     assert_eq!(status.signal(), None, "an exit code is what pid 1 of a container can have");
     (status.code(), text, took)
 }
 
 pub fn a_build_that_is_ended_says_so() {
     let machine = Machine::new();
-    for (signal, code, sleep) in [(Signal::TERM, 143, "4141"), (Signal::INT, 130, "4242")] {
+    for (signal, code, sleep) in [(Signal::TERM, 143, sleep(1)), (Signal::INT, 130, sleep(2))] {
         let first = format!("echo begun; sleep {sleep}");
-        let (child, said) = started(machine.image(&first, "true"), "begun");
-        assert_eq!(running(sleep).len(), 1);
-        send(child.id(), signal);
-        let (found, said, took) = ended(child, said);
+        let mut job = started(machine.image(&first, "true"), "begun");
+        wait_for(|| running(&sleep).len() == 1);
+        send(job.child.id(), signal);
+        let (found, said, took) = ended(&mut job);
         assert_eq!(found, Some(code), "{said}");
         assert!(
             said.contains("what was finished is kept") && took < Duration::from_secs(3),
             "{took:?} {said}"
         );
-        gone(sleep);
+        gone(&sleep);
     }
     // The store goes on from there, and removes what was left.
     let (_, said) = made(&mut machine.image("echo 1 >/out/it", "cp /out/it /it || cp /it /else || true"));
@@ -75,19 +85,54 @@ pub fn the_first_process_of_a_container_is_ended_at_once() {
         container.to_vec()
     };
     let machine = Machine::new();
-    for (signal, code, sleep) in [(Signal::TERM, 143, "4343"), (Signal::INT, 130, "4444")] {
+    for (signal, code, sleep) in [(Signal::TERM, 143, sleep(3)), (Signal::INT, 130, sleep(4))] {
         let first = format!("echo begun; sleep {sleep}");
-        let (child, said) = started(machine.image_by(&container, &first, "true"), "begun");
-        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let mut job = started(machine.image_by(&container, &first, "true"), "begun");
+        let children = format!("/proc/{0}/task/{0}/children", job.child.id());
         let pid = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
         assert!(pids.ends_with("\t1"), "it is pid 1: {pids}");
         send(pid, signal);
-        let (found, said, took) = ended(child, said);
+        let (found, said, took) = ended(&mut job);
         assert_eq!(found, Some(code), "{said}");
         assert!(took < Duration::from_secs(3), "{took:?} {said}");
-        gone(sleep);
+        gone(&sleep);
+    }
+}
+
+/// Whoever heard the log has gone, or has stopped reading.
+pub fn a_build_that_nobody_hears_is_ended() {
+    let machine = Machine::new();
+    for has_gone in [false, true] {
+        let first = "echo begun; while :; do echo 0123456789012345678901234567890123456789; done";
+        let mut job = started(machine.image(first, "true"), "begun");
+        if has_gone {
+            job.said = None;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let since = Instant::now();
+        // Where the one who heard it has gone, it may have ended by itself.
+        let _ = kill_process(Pid::from_raw(job.child.id().cast_signed()).unwrap(), Signal::TERM);
+        let status = job.child.wait().unwrap();
+        assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+        assert!(has_gone || status.code() == Some(143), "{status}");
+    }
+}
+
+/// Ctrl-C at a terminal: all of the group gets it, and no step is said to have failed.
+pub fn ctrl_c_is_no_failure_of_a_step() {
+    use std::os::unix::process::CommandExt;
+    let machine = Machine::new();
+    for _ in 0..5 {
+        let mut command = machine.image(&format!("echo begun; sleep {}", sleep(5)), "true");
+        command.process_group(0);
+        let mut job = started(command, "begun");
+        let group = Pid::from_raw(job.child.id().cast_signed()).unwrap();
+        rustix::process::kill_process_group(group, Signal::INT).unwrap();
+        let (found, said, _) = ended(&mut job);
+        assert!(found == Some(130) && !said.contains("error:"), "{found:?} {said}");
+        gone(&sleep(5));
     }
 }
 
@@ -95,8 +140,8 @@ pub fn the_first_process_of_a_container_is_ended_at_once() {
 pub fn what_is_ignored_stays_ignored() {
     let machine = Machine::new();
     let shell = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"];
-    let (child, said) = started(machine.image_by(&shell, "echo begun; sleep 1", "true"), "begun");
-    send(child.id(), Signal::INT);
-    let (found, said, _) = ended(child, said);
+    let mut job = started(machine.image_by(&shell, "echo begun; sleep 1", "true"), "begun");
+    send(job.child.id(), Signal::INT);
+    let (found, said, _) = ended(&mut job);
     assert_eq!(found, Some(0), "{said}");
 }

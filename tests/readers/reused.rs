@@ -60,6 +60,21 @@ fn a_lost_bit_reaches_no_output() {
     }
 }
 
+/// As a power failure may leave it.
+#[test]
+fn an_empty_file_is_no_blob() {
+    let bench = Bench::new();
+    let blob = bench.store.put_bytes(b"bytes").unwrap();
+    fs::write(bench.store.blob_file(blob), "").unwrap();
+    let mut bytes = Vec::new();
+    let read = bench.store.open_blob(blob).unwrap().read_to_end(&mut bytes);
+    refused(read.map_err(Error::from), Kind::Store, &["is corrupt in the store"]);
+    assert!(!bench.store.has_blob(blob));
+    // The blob of no bytes is one.
+    let nothing = bench.store.put_bytes(b"").unwrap();
+    assert_eq!(bench.store.open_blob(nothing).unwrap().read_to_end(&mut bytes).unwrap(), 0);
+}
+
 /// A bit that no check of an archive covers: a mode in a zip's directory.
 #[test]
 fn a_lost_bit_reaches_no_builder() {

@@ -81,6 +81,10 @@ impl Daemon {
         let folder = folder("podman");
         let socket = folder.path().join("socket");
         let mut command = podman::podman(folder.path());
+        // Docker takes loopback for a registry's plain HTTP, and podman wants to be told.
+        let registries = folder.path().join("registries.conf");
+        fs::write(&registries, "[[registry]]\nlocation = \"127.0.0.1\"\ninsecure = true\n").unwrap();
+        command.env("CONTAINERS_REGISTRIES_CONF", registries);
         command.args(["system", "service", "--time", "0"]).arg(format!("unix://{}", socket.display()));
         Self::start(command, folder, socket, |child, folder| {
             terminate(child);

@@ -232,26 +232,6 @@ pub fn skipped(reason: &str) {
     writeln!(stderr, "skipped: {reason}").unwrap();
 }
 
-/// Runs tests that are the sandbox's helper too, as the usual harness would: one after the other.
-pub fn run_tests(tests: &[(&str, fn())]) -> std::process::ExitCode {
-    let listed = std::env::args().any(|argument| argument == "--list");
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    if !Path::new("/bin/busybox").exists() {
-        skipped("build steps need `/bin/busybox` (package busybox-static)");
-        return std::process::ExitCode::SUCCESS;
-    }
-    for (name, test) in tests {
-        if listed {
-            println!("{name}: test");
-        } else if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted)) {
-            test();
-            println!("test {name} ... ok");
-        }
-    }
-    std::process::ExitCode::SUCCESS
-}
-
 /// This test program again, running one of its tests as a child that finds `ASSEMBLE_TEST_FOLDER`.
 pub fn child(test: &str, folder: &Path) -> Vec<std::ffi::OsString> {
     let program = std::env::current_exe().unwrap();
@@ -265,3 +245,24 @@ pub fn folder_of_child() -> Option<PathBuf> {
 }
 
 const CHILD: &str = "ASSEMBLE_TEST_FOLDER";
+
+/// What a test program without a harness does: its tests one after the other, or those that are named.
+/// They run a static busybox.
+pub fn run(what: &str, tests: &[(&str, fn())]) -> std::process::ExitCode {
+    let arguments = || std::env::args().skip(1);
+    let listed = arguments().any(|argument| argument == "--list");
+    let wanted: Vec<String> = arguments().filter(|argument| !argument.starts_with('-')).collect();
+    if !Path::new("/bin/busybox").exists() {
+        skipped(&format!("{what} need `/bin/busybox` (package busybox-static)"));
+        return std::process::ExitCode::SUCCESS;
+    }
+    for (name, test) in tests {
+        if listed {
+            println!("{name}: test");
+        } else if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted)) {
+            test();
+            println!("test {name} ... ok");
+        }
+    }
+    std::process::ExitCode::SUCCESS
+}

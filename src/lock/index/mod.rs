@@ -26,6 +26,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use assemble_layers::derivation::{Fetch, Origin};
+use assemble_layers::lock::File;
 use assemble_layers::{BlobDigest, Sha256};
 use reqwest::{StatusCode, header};
 use rustix::net::{Shutdown, shutdown};
@@ -36,6 +37,7 @@ use crate::fetch::{Fetcher, http};
 use crate::realise::{Engine, Event};
 use crate::{Error, Kind, Result};
 
+pub(crate) use server::reads_request;
 use server::{Answer, Request};
 
 /// Where the sandbox finds it. In a network of its own no port is taken.
@@ -164,6 +166,21 @@ impl<'a> Index<'a> {
                 Err(others.iter().map(Error::message).fold(hinted, Error::detail))
             }
         }
+    }
+
+    /// Whether a source lists this very file of a project, as far as it says what it lists.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn lists(&self, source: Option<&str>, project: &str, file: &File) -> Result<bool> {
+        if source.is_some_and(|source| !self.sources.contains(source)) {
+            return Ok(false);
+        }
+        let Ok(files) = self.fetcher.python_listing(source, project)? else { return Ok(false) };
+        let Some(listed) = files.iter().find(|listed| listed.name == file.name) else { return Ok(false) };
+        let name = (source.unwrap_or(DEFAULT).to_owned(), normalize(project), listed.name.clone());
+        let sha256 = listed.sha256.or_else(|| self.state().digests.get(&name).copied());
+        Ok(sha256 == Some(file.sha256) && listed.size.is_none_or(|size| size == file.size))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

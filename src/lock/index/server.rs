@@ -163,6 +163,11 @@ impl Request {
     }
 }
 
+/// Whether this is a request that is answered: for `fuzzing`.
+pub(crate) fn reads_request(head: &[u8]) -> bool {
+    matches!(Request::parse(head), Ok(Some(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

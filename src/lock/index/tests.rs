@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::mpsc::Sender;
 
 use assemble_layers::derivation::ImageLayer;
+use assemble_layers::lock::FileKind;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -123,7 +124,7 @@ fn lists(address: &str, sha256: &str) -> Reply {
         {{"filename": "one-1.tar.gz", "url": "{address}", "hashes": {{{sha256}}}, "size": {},
           "requires-python": ">=3", "yanked": "a & b", "core-metadata": {{"sha256": "{}"}},
           "upload-time": "2024-01-01T00:00:00Z"}},
-        {{"filename": "one-1.zip", "url": "{address}?", "hashes": {{}}, "yanked": false}}]}}"#,
+        {{"filename": "one-1.zip", "url": "{address}", "hashes": {{}}, "yanked": false}}]}}"#,
         FILE.len(),
         Sha256::of(b"metadata")
     );
@@ -427,6 +428,38 @@ fn what_is_wanted_has_a_bound() {
     let error = index.spend(1).unwrap_err();
     assert!(error.message().contains("more of the indexes than 100 GiB"), "{error}");
     assert!(index.spend(u64::MAX).is_err());
+}
+
+#[test]
+fn a_locked_file_is_one_that_its_source_lists() {
+    let server = index_of("/files/one-1.tar.gz");
+    let scene = Scene::at(&server);
+    let fetcher = Same(&scene.fetcher);
+    let (events, _) = std::sync::mpsc::channel();
+    let engine = scene.engine(&fetcher, events);
+    let index = Index::new(&engine, &scene.fetcher, ["private".to_owned()].into_iter());
+    let file = |name: &str, bytes: &[u8], size| File {
+        name: name.to_owned(),
+        kind: FileKind::Sdist,
+        sha256: Sha256::of(bytes),
+        size,
+    };
+    let (one, size) = ("one-1.tar.gz", FILE.len() as u64);
+    let lists = |source, project, file: &File| index.lists(source, project, file).unwrap();
+    for source in [None, Some("private")] {
+        assert!(lists(source, "One", &file(one, FILE, size)));
+        assert!(!lists(source, "two", &file(one, FILE, size)));
+    }
+    assert!(!lists(Some("elsewhere"), "one", &file(one, FILE, size)));
+    assert!(!lists(None, "one", &file(one, b"other", size)));
+    assert!(!lists(None, "one", &file(one, FILE, size + 1)));
+    assert!(!lists(None, "one", &file("two-1.tar.gz", FILE, size)));
+    // The index says no digest: then it is what was read.
+    assert!(!lists(None, "one", &file("one-1.zip", FILE, size)));
+    let path = ["pypi", "files", "one", "one-1.zip"].map(str::to_owned).into();
+    index.answer(&Request { head: false, path, range: None, accept: String::new() });
+    assert!(lists(None, "one", &file("one-1.zip", FILE, size)));
+    assert!(!lists(None, "one", &file("one-1.zip", b"other", size)));
 }
 
 #[test]

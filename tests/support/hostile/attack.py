@@ -145,7 +145,7 @@ def a_file_by_its_handle():
 @attempt
 def another_mount_of_the_machine():
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    ours = re.compile(r"/|/(proc|dev|run|tmp|attack|wheels)(/.*)?")
+    ours = re.compile(r"/|/(proc|dev|run|tmp|attack|wheels|lock)(/.*)?")
     return [point for point in points if not ours.fullmatch(point)]
 
 

@@ -1,5 +1,5 @@
 """The build backend of a distribution that means harm: asked for its metadata while locking, it tries
-what it should not be able to do, and tells its index what it could.
+what it should not be able to do, that of `attack.py` too, and tells its index what it could.
 
 `target.json` beside it says where to try: `host_port`, a service on the host's loopback interface;
 `addresses`, the host's own; `abstract`, an abstract Unix socket of the host; `canary`, a file of the
@@ -15,6 +15,8 @@ import re
 import socket
 import sys
 from pathlib import Path
+
+import attack
 
 TARGET = json.loads((Path(__file__).parent / "target.json").read_text())
 INDEX = "127.0.0.1", 8080
@@ -244,8 +246,14 @@ def tell(what):
     connection.getresponse().read()
 
 
-def attack():
-    for function in tries:
+def try_all():
+    # Whoever reads what this says would wait for a process that stays.
+    said = os.open("/tmp/said", os.O_WRONLY | os.O_CREAT)
+    for number in (1, 2):
+        os.dup2(said, number)
+    os.close(said)
+    everything = [*tries, *attack.tries]
+    for function in everything:
         try:
             gained = function()
         except Exception as error:
@@ -253,11 +261,11 @@ def attack():
         else:
             if gained:
                 tell(f"could-reach-{function.__name__}")
-    tell(f"tried-{len(tries)}")
+    tell(f"tried-{len(everything)}")
 
 
 def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-    attack()
+    try_all()
     folder = Path(metadata_directory) / "hostile-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile\nVersion: 1.0\n")
