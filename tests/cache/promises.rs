@@ -86,7 +86,7 @@ fn a_promise_in_the_store_is_dropped_as_well() {
     let (_, _, honest) = builder();
     let team = Team::new();
     team.bench.store.put_bytes(&wheel()).unwrap();
-    team.with(Some(team.cache(&fake.host())), |engine| engine.locate(&image)).unwrap().layers;
+    team.with(Some(team.cache(&fake.host())), |engine| engine.locate(&image)).unwrap();
     team.warnings();
     let layers = team.realise(&image, None);
     assert_same(&team, &layers, &honest);
