@@ -261,11 +261,14 @@ impl Realisation<'_> {
 }
 
 /// A layer, as this run had it: what was built a moment ago was built for this image.
-fn latest(before: &mut Option<RealisedLayer>, now: RealisedLayer) -> RealisedLayer {
-    match before {
-        Some(before) if before.packed == now.packed && before.had > now.had => before.clone(),
-        _ => before.insert(now).clone(),
+fn latest(before: &mut Option<RealisedLayer>, mut now: RealisedLayer) -> RealisedLayer {
+    if let Some(before) = before
+        && before.packed == now.packed
+        && before.had > now.had
+    {
+        (now.had, now.took) = (before.had, before.took);
     }
+    before.insert(now).clone()
 }
 
 fn private_key(name: &str, path: &TreePath, builder: &Builder<NodeId>) -> Error {
