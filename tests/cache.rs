@@ -227,7 +227,7 @@ fn what_a_base_holds_is_taken_instead_of_the_base() {
     let (fake, team) = (Fake::start(good), Team::new());
     team.bench.store.put_bytes(&tar).unwrap();
     let whole = team.with(None, |engine| engine.realise(&image)).unwrap();
-    assert_eq!(team.publish(&whole.image, &team.cache(&fake.host())).unwrap().records, 4);
+    assert_eq!(team.publish(&whole.image, &team.cache(&fake.host())).unwrap().records, 5);
 
     let other = Team::new();
     let taken = other.with(Some(other.cache(&fake.host())), |engine| engine.realise(&image)).unwrap();

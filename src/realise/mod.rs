@@ -124,7 +124,7 @@ impl Engine<'_> {
     /// The first layer's that failed, in the image's order; others go on to their end, and what
     /// they made is kept. Layers that make no image together.
     pub fn realise(&self, image: &Image) -> Result<Whole> {
-        self.whole(image, false)
+        Realisation::whole(self, image, false)
     }
 
     /// As [`Engine::realise`], but what a cache has may stay there until [`Engine::obtain`] is asked for
@@ -133,7 +133,7 @@ impl Engine<'_> {
     /// # Errors
     /// As [`Engine::realise`].
     pub fn locate(&self, image: &Image) -> Result<Whole> {
-        self.whole(image, true)
+        Realisation::whole(self, image, true)
     }
 
     /// Puts the layers that `wanted` takes into the store, packed, whatever that needs.

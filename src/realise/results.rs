@@ -102,7 +102,13 @@ impl Engine<'_> {
             }
             records.extend(found);
         }
-        let layers = image.layers.iter().filter_map(|layer| identities[layer.tree.index()]);
+        // What a mended layer was before is looked up before it is known to be mended.
+        let unmended = |node| match &image.graph.node(node).builder {
+            Builder::Amend(amend) => Some(amend.tree),
+            _ => None,
+        };
+        let nodes = image.layers.iter().flat_map(|layer| [Some(layer.tree), unmended(layer.tree)]);
+        let layers = nodes.flatten().filter_map(|node| identities[node.index()]);
         let packings =
             layers.filter(|digest| !secret.contains(digest)).map(|digest| packing_key(DiffId(digest)));
         for key in packings.chain(more.iter().copied()) {

@@ -23,7 +23,7 @@ use assemble_layers::image::MOST_LAYERS;
 use assemble_layers::{Builder, DiffId, Image, NodeId, Sha256, Tree, TreePath};
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, Had, Realisation, Realised, RealisedLayer, at_once};
+use super::{Engine, Realisation, Realised, RealisedLayer, at_once};
 use crate::store::{Findings, Outcome, Record, Store};
 use crate::{Error, Kind, Result};
 
@@ -104,20 +104,6 @@ impl View<'_> {
 }
 
 impl Engine<'_> {
-    /// Makes every layer real, checks them together, and mends what must be; where a cache has one it may
-    /// stay `elsewhere`.
-    pub(super) fn whole(&self, image: &Image, elsewhere: bool) -> Result<Whole> {
-        check_count(image)?;
-        let mut before = vec![None; image.layers.len()];
-        // Each round makes a promise true, and there are no more than derivations.
-        loop {
-            let round = Realisation::new(self, &image.graph).whole(image, elsewhere, &mut before)?;
-            if let Some(whole) = round {
-                return Ok(whole);
-            }
-        }
-    }
-
     /// The image with its layers mended, as the last check of the same layers found it; as it was declared
     /// where it is not known yet.
     pub(super) fn mended(&self, image: &Image, layers: &[DiffId]) -> Image {
@@ -129,57 +115,54 @@ impl Engine<'_> {
     }
 }
 
-impl Realisation<'_> {
-    /// One round of [`Engine::whole`]; nothing where a promise turned out to be another one. `before` is
-    /// what earlier rounds came to, by the layers' places.
-    fn whole(
-        self,
-        image: &Image,
-        elsewhere: bool,
-        before: &mut [Option<RealisedLayer>],
-    ) -> Result<Option<Whole>> {
-        let engine = self.engine;
-        let made: Vec<(Realised, Option<RealisedLayer>)> =
-            at_once(image.layers.iter().map(|layer| layer.tree), |node| {
-                let realised = self.tree(node)?;
-                // What was built just now is packed while others are built: few trees are mended.
-                let built = realised.had == Had::Built;
-                Ok((realised, built.then(|| self.layer(node, elsewhere)).transpose()?))
-            })?;
-        for (before, (_, layer)) in before.iter_mut().zip(&made) {
-            if let Some(layer) = layer {
-                latest(before, layer.clone());
+impl<'a> Realisation<'a> {
+    /// Makes every layer real, checks them together, and mends what must be.
+    pub(super) fn whole(engine: &'a Engine<'a>, image: &Image, elsewhere: bool) -> Result<Whole> {
+        check_count(image)?;
+        let mut before: Vec<RealisedLayer> = Vec::new();
+        // Each round makes a promise true, and there are no more than derivations.
+        loop {
+            let run = Realisation::new(engine, &image.graph);
+            let nodes = image.layers.iter().map(|layer| layer.tree);
+            // A layer is packed as soon as its tree is there: few are mended.
+            let mut layers: Vec<RealisedLayer> = at_once(nodes, |node| run.layer(node, elsewhere))?;
+            // What was built a moment ago was built for this image.
+            for (layer, before) in layers.iter_mut().zip(before) {
+                if layer.packed == before.packed && before.had > layer.had {
+                    (layer.had, layer.took) = (before.had, before.took);
+                }
             }
+            if !run.promises.were_broken()
+                && let Some(whole) = run.checked(image, &mut layers, elsewhere)?
+            {
+                return Ok(whole);
+            }
+            before = layers;
         }
-        if self.promises.were_broken() {
-            return Ok(None);
-        }
+    }
+
+    /// The image of these layers; nothing where the check found a promise broken.
+    fn checked(self, image: &Image, layers: &mut [RealisedLayer], elsewhere: bool) -> Result<Option<Whole>> {
         let by_chance = self.check_findings(image)?;
-        let diff_ids: Vec<_> = made.iter().map(|(realised, _)| realised.diff_id).collect();
+        let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
         let verdict = match self.verdict(image, &diff_ids) {
             // What was judged is not what the image is made of.
             _ if self.promises.were_broken() => return Ok(None),
             verdict => verdict?,
         };
         let whole = mend(image, &verdict);
-        let mut rerun = Realisation::new(engine, &whole.graph);
-        rerun.know(self);
-        let packed: BTreeMap<NodeId, RealisedLayer> = image
-            .layers
-            .iter()
-            .zip(made)
-            .filter_map(|(layer, (_, packed))| Some((layer.tree, packed?)))
-            .collect();
-        let layers: Vec<_> =
-            at_once(whole.layers.iter().map(|layer| layer.tree), |node| match packed.get(&node) {
-                Some(layer) => Ok(layer.clone()),
-                None => rerun.layer(node, elsewhere),
-            })?;
-        let layers = before.iter_mut().zip(layers).map(|(before, layer)| latest(before, layer)).collect();
-        let is_broken = rerun.promises.were_broken();
-        drop(rerun);
-        let shadowed = verdict.shadowed;
-        Ok((!is_broken).then_some(Whole { image: whole, layers, shadowed, by_chance }))
+        if !verdict.mended.is_empty() {
+            let mut rerun = Realisation::new(self.engine, &whole.graph);
+            rerun.know(self);
+            for place in verdict.mended.keys() {
+                layers[*place] = rerun.layer(whole.layers[*place].tree, elsewhere)?;
+            }
+            if rerun.promises.were_broken() {
+                return Ok(None);
+            }
+        }
+        let (layers, shadowed) = (layers.to_vec(), verdict.shadowed);
+        Ok(Some(Whole { image: whole, layers, shadowed, by_chance }))
     }
 
     fn verdict(&self, image: &Image, diff_ids: &[DiffId]) -> Result<Verdict> {
@@ -258,17 +241,6 @@ impl Realisation<'_> {
         }
         Ok(by_chance)
     }
-}
-
-/// A layer, as this run had it: what was built a moment ago was built for this image.
-fn latest(before: &mut Option<RealisedLayer>, mut now: RealisedLayer) -> RealisedLayer {
-    if let Some(before) = before
-        && before.packed == now.packed
-        && before.had > now.had
-    {
-        (now.had, now.took) = (before.had, before.took);
-    }
-    before.insert(now).clone()
 }
 
 fn private_key(name: &str, path: &TreePath, builder: &Builder<NodeId>) -> Error {

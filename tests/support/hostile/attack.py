@@ -638,6 +638,9 @@ def a_process_that_stays():
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
+            # Whoever started this waits for the end of its output.
+            for number in range(3):
+                os.dup2(os.open("/dev/null", os.O_RDWR), number)
             os.execvp("sleep", ["sleep", "54321"])
         os._exit(0)
     os.wait()
