@@ -6,7 +6,6 @@
 
 #[path = "support/certificates.rs"]
 mod certificates;
-#[allow(dead_code, reason = "the tests of registries need all of it")]
 #[path = "registry/debian.rs"]
 mod debian;
 #[path = "support/engines.rs"]

@@ -32,6 +32,8 @@ const BACKEND: &str = include_str!("support/hostile/backend.py");
 const ATTACK: &str = include_str!("support/hostile/attack.py");
 /// What `attack.py` looks for.
 const CANARY: &str = "secret-canary";
+/// How long its process that stays sleeps, and how long here: `hostile.rs` may run beside this.
+const STAYS: [&str; 2] = ["54321", "54322"];
 /// The limits of the step: processes, open files, and bytes of memory.
 const LIMITS: [(&str, u64); 3] = [("processes", 300), ("open-files", 2000), ("memory", 2 << 30)];
 
@@ -117,7 +119,7 @@ fn sdist(port: u16, machine: &Machine) -> Vec<u8> {
         "hidden": hidden.map(|text| text.chars().rev().collect::<String>()),
     });
     let system = "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n";
-    let attack = ATTACK.replace("@TARGET@", &machine.target());
+    let attack = ATTACK.replace("@TARGET@", &machine.target()).replace(STAYS[0], STAYS[1]);
     let target = target.to_string();
     let files = [
         ("pyproject.toml", system),
@@ -187,7 +189,7 @@ impl Machine {
         assert_eq!(fs::read_dir(&self.folder).unwrap().count(), 2);
         assert!(self.port.accept().is_err() && self.socket.accept().is_err());
         assert!(self.abstract_socket.accept().is_err());
-        let left = Command::new("pgrep").args(["-f", "^sleep 54321"]).output().unwrap();
+        let left = Command::new("pgrep").args(["-f", &format!("^sleep {}", STAYS[1])]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&left.stdout), "", "a process stayed");
     }
 }

@@ -6,7 +6,6 @@
 //! empty: what maintainer scripts write of the time is scrubbed, and two builds never run at the same
 //! second.
 
-#[allow(dead_code, reason = "the tests of registries need all of it")]
 #[path = "registry/debian.rs"]
 mod debian;
 #[path = "support/small.rs"]

@@ -5,13 +5,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use assemble_layers::tree::LONGEST_PATH;
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, openat2, statat};
 
 use crate::{Error, Kind, Result};
-
-/// The bytes of a path; with the NUL, as many as Linux takes (`PATH_MAX`, limits.h). So folders cannot
-/// stand deeper than half as many.
-const LONGEST_PATH: usize = 4095;
 
 /// A folder of the job's root.
 pub struct Folder(OwnedFd);
