@@ -130,7 +130,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let making = Making {
         arguments,
         session: &session,
-        image: &image,
+        declared: &image,
         names: &names,
         target: &target,
         engine: engine.as_ref(),
@@ -147,10 +147,10 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     });
     session.tell_others();
     reporter.finish();
-    let Made { assembled, whys, notes, published, loaded, pushed } = made?;
+    let Made { whole, assembled, whys, published, loaded, pushed } = made?;
     if !arguments.options.quiet {
-        super::say(report::image_summary(&lock, &mended, &image, &assembled, &whys));
-        super::say(notes);
+        super::say(report::image_summary(&lock, &mended, &whole.image, &assembled, &whys));
+        super::say(report::whole_summary(&whole));
         published.iter().for_each(|(cache, published)| super::say(report::publish_summary(cache, published)));
         super::say(loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
         pushed.iter().for_each(|pushed| super::say(report::push_summary(pushed)));
@@ -161,7 +161,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
         _ if arguments.json => {
             let delivered = Delivered { names: &names, loaded, pushed: &pushed };
-            super::print_json(&as_json(&image, &assembled, &delivered, seconds))?;
+            super::print_json(&as_json(&whole.image, &assembled, &delivered, seconds))?;
         }
         _ => {
             super::print(assembled.manifest.digest)?;
@@ -177,7 +177,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
 struct Making<'a> {
     arguments: &'a Arguments,
     session: &'a Session<'a>,
-    image: &'a Image,
+    declared: &'a Image,
     names: &'a [Reference],
     target: &'a Target<'a>,
     engine: Option<&'a Engine>,
@@ -186,10 +186,9 @@ struct Making<'a> {
 
 /// What came of it.
 struct Made {
+    whole: Whole,
     assembled: Assembled,
     whys: Vec<inspect::Why>,
-    /// What is to be known of the image as a whole, a line each.
-    notes: String,
     published: Vec<(String, Published)>,
     loaded: Option<Loaded>,
     pushed: Vec<Pushed>,
@@ -201,33 +200,30 @@ impl Making<'_> {
     fn run(&self) -> Result<Made> {
         let engine = self.session.engine();
         // There are no more promises than derivations.
-        for _ in self.image.graph.nodes() {
-            let whole = self.share_on_failure(engine.locate(self.image))?;
+        for _ in self.declared.graph.nodes() {
+            let whole = self.share_on_failure(engine.locate(self.declared))?;
             match self.deliver(whole.clone()) {
                 Err(_) if !engine.is_current(&whole.image, &whole.layers)? => {}
                 made => return self.share_on_failure(made),
             }
         }
-        self.deliver(engine.locate(self.image)?)
+        self.deliver(engine.locate(self.declared)?)
     }
 
     /// What was made before the step that failed need not be made again, wherever the next run is.
     fn share_on_failure<T>(&self, result: Result<T>) -> Result<T> {
         result.inspect_err(|_| {
-            let _ = self.session.publish(self.image, &[]);
+            let _ = self.session.publish(self.declared, &[]);
         })
     }
 
     fn deliver(&self, whole: Whole) -> Result<Made> {
-        let Self { arguments, session, names, target, engine, destinations, .. } = *self;
-        let whys = inspect::why(&session.store, &arguments.options.project, self.image, &whole.layers)?;
-        let notes = report::whole_summary(&whole);
-        // As it was mended, where it was.
-        let Whole { image, layers, .. } = whole;
-        let image = &image;
-        inspect::gpu::keep_promises(&session.engine(), image, &layers)?;
+        let Self { arguments, session, declared, names, target, engine, destinations } = *self;
+        let (image, layers) = (&whole.image, &whole.layers);
+        inspect::gpu::keep_promises(&session.engine(), image, layers)?;
+        let whys = inspect::why(&session.store, &arguments.options.project, declared, layers)?;
         let annotations = arguments.annotations.iter().cloned().collect();
-        let assembled = arguments.format.of(oci::assemble(image, layers)?.annotated(&annotations)?)?;
+        let assembled = arguments.format.of(oci::assemble(image, layers.clone())?.annotated(&annotations)?)?;
         let obtain = |wanted: &dyn Fn(BlobDigest) -> bool| {
             session.engine().obtain(image, &assembled.layers, |layer| wanted(layer.packed.digest))
         };
@@ -246,7 +242,7 @@ impl Making<'_> {
         let loaded = engine.map(|engine| deliver::docker::load(engine, &built, names, &session.events));
         let loaded = loaded.transpose()?;
         let pushed = push(session, image, &built, destinations)?;
-        Ok(Made { assembled, whys, notes, published, loaded, pushed })
+        Ok(Made { whole, assembled, whys, published, loaded, pushed })
     }
 }
 

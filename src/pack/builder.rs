@@ -11,12 +11,31 @@ use crate::{Error, Kind, Result};
 
 /// A tree in the making. Bytes of its own go to `W`, one file after the other, and are not held.
 pub struct TreeBuilder<W> {
-    entries: BTreeMap<TreePath, (Entry, Option<Literal>)>,
+    entries: BTreeMap<TreePath, Known>,
     literals: Literals<W>,
     /// The archives that the entries come from, in the order of their unpacking.
     origins: Vec<String>,
-    /// Which of them each path comes from.
-    origin_of: BTreeMap<TreePath, usize>,
+}
+
+/// An entry that is there.
+struct Known {
+    entry: Entry,
+    /// Of a file of one's own.
+    literal: Option<Literal>,
+    /// The place of its archive among the origins; that of a folder which only holds files is the first one's.
+    origin: Option<usize>,
+}
+
+impl Known {
+    /// Whether two entries put the same thing in one place.
+    fn is_same(&self, other: &Self) -> bool {
+        let contents = match (&self.literal, &other.literal) {
+            (Some(one), Some(other)) => (one.length, one.sha256) == (other.length, other.sha256),
+            (None, None) => self.entry.kind == other.entry.kind,
+            _ => false,
+        };
+        contents && self.entry.mode == other.entry.mode
+    }
 }
 
 /// What an entry's bytes are, and where in the literals.
@@ -53,7 +72,7 @@ impl<W: Write> Write for Literals<W> {
 impl<W: Write> TreeBuilder<W> {
     pub fn new(literals: W) -> Self {
         let literals = Literals { inner: literals, length: 0, all: Hasher::new(), one: Hasher::new() };
-        Self { entries: BTreeMap::new(), literals, origins: Vec::new(), origin_of: BTreeMap::new() }
+        Self { entries: BTreeMap::new(), literals, origins: Vec::new() }
     }
 
     /// What comes from now on is `archive`'s, so that errors can name it.
@@ -73,7 +92,7 @@ impl<W: Write> TreeBuilder<W> {
         contents: &mut Contents<'_>,
     ) -> Result<()> {
         // Many wheels of a namespace ship the same `__init__.py`.
-        if let Some((there, None)) = self.entries.get(&path)
+        if let Some(Known { entry: there, literal: None, .. }) = self.entries.get(&path)
             && let EntryKind::File(known) = &there.kind
             && there.mode == mode
             && known.size() == content.size()
@@ -128,40 +147,39 @@ impl<W: Write> TreeBuilder<W> {
     /// Adds an entry and the folders above it.
     fn add(&mut self, entry: Entry, literal: Option<Literal>) -> Result<()> {
         entry.check()?;
+        let origin = self.origins.len().checked_sub(1);
         let mut above = entry.path.parent();
         while let Some(folder) = above {
             above = folder.parent();
             match self.entries.get(&folder) {
                 None => {
-                    self.entries.insert(folder.clone(), (Entry::directory(folder), None));
+                    let known = Known { entry: Entry::directory(folder.clone()), literal: None, origin };
+                    self.entries.insert(folder, known);
                 }
-                Some((there, _)) if there.kind == EntryKind::Directory => break,
+                Some(there) if there.entry.kind == EntryKind::Directory => break,
                 Some(_) => {
                     let needed = format!("`{}` needs it to be a folder", entry.path);
                     return Err(self.conflict(&folder).detail(needed));
                 }
             }
         }
-        match self.entries.get(&entry.path) {
-            Some(there) if is_same(there, &(entry.clone(), literal)) => Ok(()),
-            Some(_) => Err(self.conflict(&entry.path)),
+        let known = Known { entry, literal, origin };
+        match self.entries.get(&known.entry.path) {
+            Some(there) if there.is_same(&known) => Ok(()),
+            Some(_) => Err(self.conflict(&known.entry.path)),
             None => {
-                if let Some(origin) = self.origins.len().checked_sub(1) {
-                    self.origin_of.insert(entry.path.clone(), origin);
-                }
-                self.entries.insert(entry.path.clone(), (entry, literal));
+                self.entries.insert(known.entry.path.clone(), known);
                 Ok(())
             }
         }
     }
 
+    /// What says that something else is at `path` already, and who put it there.
     fn conflict(&self, path: &TreePath) -> Error {
-        let below = |(other, origin): (&TreePath, &usize)| other.is_within(path).then_some(*origin);
-        let first = self.origin_of.get(path).copied().or_else(|| self.origin_of.iter().find_map(below));
-        match (first.map(|first| &self.origins[first]), self.origins.last()) {
+        let first = self.entries.get(path).and_then(|known| Some(&self.origins[known.origin?]));
+        match (first, self.origins.last()) {
             (Some(first), Some(other)) if first != other => {
-                let message = format!("`{path}` stands in two wheels, and is another file in each");
-                Error::new(Kind::Input, message)
+                Error::new(Kind::Input, format!("`{path}` stands in two wheels, and is another file in each"))
                     .detail(format!("`{first}`"))
                     .detail(format!("`{other}`"))
                     .hint(
@@ -180,7 +198,7 @@ impl<W: Write> TreeBuilder<W> {
     pub fn finish(mut self) -> Result<(Tree, BlobDigest)> {
         self.literals.flush()?;
         let blob = BlobDigest(self.literals.all.finish());
-        let entries = self.entries.into_values().map(|(mut entry, literal)| {
+        let entries = self.entries.into_values().map(|Known { mut entry, literal, .. }| {
             if let Some(Literal { offset, length, .. }) = literal {
                 entry.kind = EntryKind::File(Content::Plain { blob, offset, length });
             }
@@ -188,14 +206,4 @@ impl<W: Write> TreeBuilder<W> {
         });
         Ok((Tree::new(entries.collect())?, blob))
     }
-}
-
-/// Whether two entries put the same thing in one place.
-fn is_same(one: &(Entry, Option<Literal>), other: &(Entry, Option<Literal>)) -> bool {
-    let contents = match (&one.0.kind, &other.0.kind, &one.1, &other.1) {
-        (_, _, Some(one), Some(other)) => (one.length, one.sha256) == (other.length, other.sha256),
-        (one_kind, other_kind, None, None) => one_kind == other_kind,
-        _ => false,
-    };
-    contents && one.0.mode == other.0.mode
 }

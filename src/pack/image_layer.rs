@@ -16,10 +16,11 @@ use crate::Result;
 /// A layer's entries take no more memory than this, in bytes: that of a million usual ones.
 const MEMORY: usize = 512 << 20;
 
-/// What an entry takes beside its name, its link and its attribute, in bytes, and rather more.
+/// What an entry takes beside its name, its link and its attributes, in bytes, and rather more. An attribute
+/// takes less beside its name and its value.
 const ENTRY: usize = 384;
 
-/// The one attribute that is kept (capabilities(7)).
+/// The one attribute of files that is kept (capabilities(7)).
 const CAPABILITY: &str = "security.capability";
 
 /// The tar of a packed layer, without a bound to what it inflates to; how it is packed, its first bytes say.
@@ -66,11 +67,21 @@ struct Layer {
 }
 
 impl Layer {
-    fn add(&mut self, next: Next, content: Content) -> Result<()> {
+    fn add(&mut self, mut next: Next, content: Content) -> Result<()> {
         let Some(path) = normal(&next.path)? else { return Ok(()) };
-        let capability = next.xattrs.get(CAPABILITY.as_bytes()).map_or(0, Vec::len);
+        let (is_folder, mut xattrs) = (next.kind == EntryType::Directory, BTreeMap::new());
+        for (name, value) in std::mem::take(&mut next.xattrs) {
+            match String::from_utf8(name) {
+                // A layer above that holds something in a folder says of it what this one does.
+                Ok(name) if name == CAPABILITY || is_folder && name.starts_with("user.") => {
+                    self.memory += ENTRY + name.len() + value.len();
+                    xattrs.insert(name, RawBytes(value));
+                }
+                _ => {}
+            }
+        }
         // A name stands in the map as well.
-        self.memory += ENTRY + 2 * path.as_bytes().len() + next.link.len() + capability;
+        self.memory += ENTRY + 2 * path.as_bytes().len() + next.link.len();
         if self.memory > MEMORY {
             return Err(damaged(format!("its entries take more than {} MiB of memory", MEMORY >> 20)));
         }
@@ -100,15 +111,7 @@ impl Layer {
             EntryType::Char | EntryType::Block | EntryType::Fifo => return Ok(()),
             other => return Err(damaged(format!("`{path}` is of a kind that layers have not: {other:?}"))),
         };
-        // A layer above that holds something in a folder says of it what this one does.
-        let is_folder = kind == Kind::Directory;
-        let kept = |(name, value): (Vec<u8>, Vec<u8>)| {
-            let name = String::from_utf8(name).ok()?;
-            let is_kept = name == CAPABILITY || is_folder && name.starts_with("user.");
-            is_kept.then_some((name, RawBytes(value)))
-        };
         let (mode, uid, gid, mtime) = (next.mode()?, next.uid()?, next.gid()?, next.mtime()?);
-        let xattrs = next.xattrs.into_iter().filter_map(kept).collect();
         self.entries.insert(path.clone(), Entry { path, kind, mode, uid, gid, mtime, xattrs });
         Ok(())
     }

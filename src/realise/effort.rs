@@ -30,7 +30,11 @@ pub fn expected<Input>(builder: &Builder<Input>) -> Duration {
         // Whoever says how many compilers may run has much to compile.
         Builder::Run(run) if run.effort.jobs.is_some() => 3600,
         Builder::Run(_) | Builder::UnpackDebs(_) | Builder::Git(_) => 60,
-        _ => 5,
+        Builder::Fetch(_)
+        | Builder::ImageLayer(_)
+        | Builder::Files(_)
+        | Builder::UnpackWheels(_)
+        | Builder::Amend(_) => 5,
     })
 }
 

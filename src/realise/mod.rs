@@ -263,10 +263,12 @@ impl<'a> Realisation<'a> {
     }
 
     /// Takes over what another walk, over a part of this graph, came to.
-    fn know(&mut self, other: Realisation<'_>) {
+    fn know(&mut self, mut other: Realisation<'_>) {
         for (mine, theirs) in self.results.iter_mut().zip(&other.results) {
             *mine = Mutex::new(lock(theirs).take());
         }
+        self.intact = std::mem::take(&mut other.intact);
+        self.promises = std::mem::take(&mut other.promises);
     }
 
     /// The key of a derivation, by what its inputs are now.

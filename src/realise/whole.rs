@@ -145,10 +145,11 @@ impl<'a> Realisation<'a> {
     fn checked(self, image: &Image, layers: &mut [RealisedLayer], elsewhere: bool) -> Result<Option<Whole>> {
         let by_chance = self.check_findings(image)?;
         let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
-        let verdict = self.verdict(image, &diff_ids)?;
-        if self.promises.were_broken() {
-            return Ok(None);
-        }
+        let verdict = match self.verdict(image, &diff_ids) {
+            // What was judged is not what the image is made of.
+            _ if self.promises.were_broken() => return Ok(None),
+            verdict => verdict?,
+        };
         let whole = mend(image, &verdict);
         if !verdict.mended.is_empty() {
             let mut rerun = Realisation::new(self.engine, &whole.graph);
