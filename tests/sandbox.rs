@@ -465,6 +465,7 @@ fn limited(name: &str, limit: &str, script: &str) -> Error {
 fn a_limit_that_is_met_is_named() {
     let all_of = "for i in $(busybox seq 200); do";
     for (limit, script) in [
+        ("time=1", "sleep 100".to_owned()),
         ("log=100K", "busybox yes".to_owned()),
         ("processes=50", format!("{all_of} sleep 30 & done; wait")),
         ("memory=100M", "busybox dd if=/dev/zero of=/dev/null bs=600M count=1".to_owned()),

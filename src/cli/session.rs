@@ -55,7 +55,8 @@ pub struct Options {
     /// How many builders work at once [default: as many as there are cores, and memory for].
     #[arg(long, short, value_name = "N")]
     jobs: Option<usize>,
-    /// What one build step may use at most: `processes`, `memory`, `open-files`, `disk`, `log`; `memory=8G`
+    /// What one build step may use at most: `processes`, `memory`, `open-files`, `disk`, `log`,
+    /// `time` in seconds; `memory=8G`
     /// (may be given several times).
     #[arg(long = "limit", value_name = "NAME=NUMBER")]
     limits: Vec<String>,

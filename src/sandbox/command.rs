@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -181,7 +182,7 @@ struct Running {
 impl Running {
     /// Passes the output on until the command ends, and whatever it left behind with it.
     fn finish(mut self, runner: &mut Runner) -> Result<Ended> {
-        let before = Free::here()?;
+        let (before, started) = (Free::here()?, Instant::now());
         let interval = Timespec { tv_sec: 0, tv_nsec: INTERVAL.as_nanos() as i64 };
         loop {
             let status = self.status.get_ref();
@@ -199,6 +200,7 @@ impl Running {
                 break;
             }
             runner.limits.check_disk(before, Free::here()?)?;
+            runner.limits.check_time(started.elapsed())?;
         }
         let ended = receive(&mut self.status)?;
         let death = self.end()?;

@@ -37,18 +37,20 @@ pub struct Limits {
     pub disk: u64,
     /// Bytes of output.
     pub log: u64,
+    /// Seconds that one command takes.
+    pub time: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let machine = rustix::system::sysinfo();
         let memory = (machine.totalram as u64).saturating_mul(machine.mem_unit.into());
-        Self { processes: 16_384, memory, open_files: 65_536, disk: 200 << 30, log: 256 << 20 }
+        Self { processes: 16_384, memory, open_files: 65_536, disk: 200 << 30, log: 256 << 20, time: 24 * 60 * 60 }
     }
 }
 
 /// The names of the limits, as `--limit` has them.
-const NAMES: [&str; 5] = ["processes", "memory", "open-files", "disk", "log"];
+const NAMES: [&str; 6] = ["processes", "memory", "open-files", "disk", "log", "time"];
 
 impl Limits {
     /// Sets the limit that a text such as `memory=8G` names.
@@ -63,6 +65,7 @@ impl Limits {
             "open-files" => &mut self.open_files,
             "disk" => &mut self.disk,
             "log" => &mut self.log,
+            "time" => &mut self.time,
             _ => {
                 return Err(Error::new(Kind::Usage, format!("there is no limit `{name}`"))
                     .hint(format!("there are {}", NAMES.map(|name| format!("`{name}`")).join(", "))));
@@ -105,6 +108,13 @@ impl Limits {
                 .hint("make room, or name a store on another disk: `--store DIR`"));
         }
         Ok(())
+    }
+
+    pub(super) fn check_time(&self, taken: Duration) -> Result<()> {
+        if taken.as_secs() <= self.time {
+            return Ok(());
+        }
+        Err(exceeded("time", &format!("ran for more than {} seconds", self.time)))
     }
 
     pub(super) fn check_log(&self, written: u64) -> Result<()> {
