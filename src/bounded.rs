@@ -7,6 +7,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use fs_err as fs;
@@ -44,10 +45,34 @@ pub fn open_beneath(folder: &Path, name: &Path) -> io::Result<File> {
     let root = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| about(&path, &error.into()))?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    regular(rustix::fs::openat2(&root, name, FLAGS, Mode::empty(), resolve), &path)
+    regular(open_within(&root, name, FLAGS, resolve), &path)
 }
 
-fn regular(opened: rustix::io::Result<rustix::fd::OwnedFd>, path: &Path) -> io::Result<File> {
+/// How often a path is followed again before somebody gives up.
+const TRIES: usize = 10_000;
+
+/// Opens what stands at a path of a folder, which is followed as `resolve` says.
+///
+/// # Errors
+/// Those of openat2(2).
+pub fn open_within(
+    folder: impl AsFd,
+    name: impl rustix::path::Arg + Copy,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    // Where anything on the machine is renamed or mounted meanwhile, the kernel cannot tell whether a `..`
+    // leads out, and says that it is to be asked again (openat2(2), EAGAIN).
+    for _ in 0..TRIES {
+        match rustix::fs::openat2(&folder, name, flags, Mode::empty(), resolve) {
+            Err(rustix::io::Errno::AGAIN) => std::thread::yield_now(),
+            done => return done,
+        }
+    }
+    Err(rustix::io::Errno::AGAIN)
+}
+
+fn regular(opened: rustix::io::Result<OwnedFd>, path: &Path) -> io::Result<File> {
     let file = opened.map_err(|error| match error {
         rustix::io::Errno::XDEV | rustix::io::Errno::LOOP => io::Error::new(
             io::ErrorKind::InvalidInput,

@@ -479,6 +479,27 @@ fn a_limit_that_is_met_is_named() {
     }
 }
 
+/// A control group limits the step as a whole; without one each process has as much.
+#[test]
+fn memory_is_limited_as_a_whole_where_a_group_may_be_made() {
+    let version_2 = std::fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control").unwrap_or_default();
+    let root = std::fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t0");
+    let group = root && version_2.contains("memory") && version_2.contains("pids");
+    // Four processes of 60 MB, each of which is allowed.
+    let script = "for i in 1 2 3 4; do
+                    busybox dd if=/dev/zero bs=60M count=1 2>/dev/null | busybox sort -z >/dev/null &
+                  done; wait; for i in 1 2 3 4; do busybox dd if=/dev/zero of=/dev/shm/$i bs=20M count=1; done";
+    let scene = Scene::empty("group");
+    let mut limits = Limits::default();
+    limits.set("memory=100M").unwrap();
+    let job = scene.job(Task::Run { command: shell(script), listen: None, output: Some(Output::Difference) });
+    let done = sandbox().with_limits(limits).run(&job, &mut |_| ());
+    if group {
+        let error = done.expect_err("it needs more than 100 MB");
+        assert!(error.hint_text().unwrap_or_default().contains("`--limit memory=NUMBER`"), "{error}");
+    }
+}
+
 #[test]
 fn folders_in_folders_end_in_an_error_and_are_removed() {
     let scene = Scene::empty("deep");

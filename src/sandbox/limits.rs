@@ -45,7 +45,14 @@ impl Default for Limits {
     fn default() -> Self {
         let machine = rustix::system::sysinfo();
         let memory = (machine.totalram as u64).saturating_mul(machine.mem_unit.into());
-        Self { processes: 16_384, memory, open_files: 65_536, disk: 200 << 30, log: 256 << 20, time: 24 * 60 * 60 }
+        Self {
+            processes: 16_384,
+            memory,
+            open_files: 65_536,
+            disk: 200 << 30,
+            log: 256 << 20,
+            time: 24 * 60 * 60,
+        }
     }
 }
 

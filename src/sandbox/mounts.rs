@@ -19,6 +19,7 @@ use rustix::mount::{
 
 use super::Bind;
 use super::staging::{DEVICES, failed, open_folder};
+use crate::bounded::open_within;
 use crate::{Error, Kind, Result};
 
 /// The folders that something is always mounted on.
@@ -131,7 +132,7 @@ impl Mountpoints {
 
 /// Opens a path of the root as a command in it would, so that no link leads out.
 fn resolve(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
+    open_within(root, path, OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::IN_ROOT)
 }
 
 fn no_mountpoint(path: &Path, error: Errno) -> Error {

@@ -6,8 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use assemble_layers::tree::LONGEST_PATH;
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, openat2, statat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, statat};
 
+use crate::bounded::open_within;
 use crate::{Error, Kind, Result};
 
 /// A folder of the job's root.
@@ -76,7 +77,7 @@ fn open(base: &OwnedFd, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
     // Not to wait for who writes into a named pipe.
     let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    Ok(openat2(base.as_fd(), path, flags, Mode::empty(), within)?)
+    Ok(open_within(base, path, flags, within)?)
 }
 
 fn too_deep(path: &[u8]) -> Error {
