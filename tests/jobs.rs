@@ -21,6 +21,7 @@ mod signals;
 mod support;
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 
@@ -41,11 +42,23 @@ const PROGRAM: &str = "ASSEMBLE_TEST_PROGRAM";
 const FIRST: &str = "ASSEMBLE_TEST_FIRST";
 const LAST: &str = "ASSEMBLE_TEST_LAST";
 
+/// A shell's `&` and `nohup` start programs that ignore signals, and those that they start do as well:
+/// then this one starts again as one that ignores none (env(1)).
+fn hear_signals() {
+    const STARTED_AGAIN: &str = "ASSEMBLE_TEST_HEARS";
+    if std::env::var_os(STARTED_AGAIN).is_none() {
+        let mut again = Command::new("env");
+        again.arg("--default-signal=HUP,INT,QUIT,TERM").args(std::env::args_os()).env(STARTED_AGAIN, "1");
+        panic!("`env` does not start: {}", again.exec());
+    }
+}
+
 fn main() -> ExitCode {
     assemble::sandbox::run_if_helper();
     if std::env::var_os(PROGRAM).is_some() {
         return assemble::cli::main(&Two);
     }
+    hear_signals();
     let tests: &[(&str, fn())] = &[
         ("a_build_that_is_ended_says_so", signals::a_build_that_is_ended_says_so),
         (
