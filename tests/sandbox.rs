@@ -512,6 +512,39 @@ fn folders_in_folders_end_in_an_error_and_are_removed() {
     assert_eq!(error.message(), "the command left a path that is too long");
 }
 
+/// A root that an earlier command has left, or a tree, is as hostile as a command: its links lead nowhere
+/// but into it, those into `/proc` neither.
+#[test]
+fn links_of_the_root_do_not_lead_a_command_out() {
+    for number in 3..30 {
+        let target = format!("/proc/self/fd/{number}");
+        let scene = Scene::new(&format!("link-{number}"), |_| vec![Entry::symlink(path("w"), &*target)]);
+        let mut command = shell("busybox pwd; ls -d /proc/[0-9]* | busybox wc -l; ls ..");
+        command.working_directory = "/w".to_owned();
+        assert_eq!(scene.error(command).message(), "the root has no working directory `/w`");
+    }
+    for name in ["dev", "proc", "run", "tmp"] {
+        let scene = |target| {
+            Scene::new(&format!("link-{name}"), |_| {
+                vec![Entry::symlink(path(name), target), Entry::directory(path("elsewhere"))]
+            })
+        };
+        for target in ["/elsewhere", "../.."] {
+            let error = scene(target).error(shell("true"));
+            assert_eq!(error.message(), format!("`/{name}` is no folder of the root"));
+        }
+        // One that leads nowhere stands aside for a folder meanwhile.
+        let says = scene("/nowhere/3").says("ls /proc/1/status; echo 1 > /dev/null; echo well");
+        assert_eq!(says, ["/proc/1/status", "well"]);
+    }
+    let scene = Scene::new("link-bind", |_| vec![Entry::symlink(path("etc"), "/proc/self/fd/3")]);
+    let source = scene.folder.join("bound");
+    std::fs::write(&source, "bound").unwrap();
+    let mut command = shell("true");
+    command.binds.push(Bind { source, target: "/etc/passwd".into(), writable: false });
+    assert_eq!(scene.error(command).kind(), Kind::Build);
+}
+
 #[test]
 fn what_is_read_of_a_root_is_a_plain_file() {
     let files = ["etc/shadow", "etc/machine-id", "var/lib/dpkg/status", "var/lib/apt/extended_states"];

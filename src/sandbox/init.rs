@@ -5,8 +5,9 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{self, ExitStatus, Stdio};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -92,18 +93,19 @@ fn run(start: Start<'_>, status: &File) -> Result<Ended> {
     mapped.read_exact(&mut [0])?;
     drop(mapped);
     rustix::process::setsid().map_err(io::Error::from)?;
-    // The helper's own standard input and output lead to the caller.
-    take_output(output)?;
-    mounts::enter(&command.binds)?;
-    openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .and_then(rustix::stdio::dup2_stdin)
-        .map_err(io::Error::from)?;
-    rustix::process::chdir(&command.working_directory).map_err(|error| {
-        Error::new(Kind::Build, format!("the root has no working directory `{}`", command.working_directory))
-            .detail(io::Error::from(error))
-    })?;
-    let mut process = process(command, terminal)?;
+    // The helper's own standard input and output lead to the caller, and its other files to the machine. They
+    // are gone before a path of the job's root is followed, which could be a link to one of them.
+    let interactive = terminal.is_some();
+    take_output(output, terminal)?;
     close_all_but(status)?;
+    mounts::enter(&command.binds)?;
+    if !interactive {
+        openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .and_then(rustix::stdio::dup2_stdin)
+            .map_err(io::Error::from)?;
+    }
+    enter_working_directory(&command.working_directory)?;
+    let mut process = process(command)?;
     std::fs::write("/proc/self/oom_score_adj", OUT_OF_MEMORY_SCORE)?;
     limits.limit_processes();
     give_up_rights()?;
@@ -114,28 +116,30 @@ fn run(start: Start<'_>, status: &File) -> Result<Ended> {
     wait_for(child.id() as i32)
 }
 
-/// What this process and the command write goes to the helper.
-fn take_output(output: PipeWriter) -> Result<()> {
-    rustix::stdio::dup2_stdout(&output)
-        .and_then(|()| rustix::stdio::dup2_stderr(&output))
+/// What this process and the command write goes to the helper, or to a terminal, from which they read.
+fn take_output(output: PipeWriter, terminal: Option<File>) -> Result<()> {
+    let output = terminal.as_ref().map_or(output.as_fd(), AsFd::as_fd);
+    rustix::stdio::dup2_stdin(output)
+        .and_then(|()| rustix::stdio::dup2_stdout(output))
+        .and_then(|()| rustix::stdio::dup2_stderr(output))
         .map_err(|error| io::Error::from(error).into())
 }
 
-fn process(command: &Command, terminal: Option<File>) -> Result<process::Command> {
+/// Enters a folder of the root, which is reached without the links of `/proc`: they could lead elsewhere.
+fn enter_working_directory(path: &str) -> Result<()> {
+    mounts::follow(Path::new(path)).and_then(rustix::process::fchdir).map_err(|error| {
+        Error::new(Kind::Build, format!("the root has no working directory `{path}`"))
+            .detail(io::Error::from(error))
+    })
+}
+
+fn process(command: &Command) -> Result<process::Command> {
     let Some((program, arguments)) = command.arguments.split_first() else {
         return Err(Error::new(Kind::Internal, "an empty command was given"));
     };
     let mut process = process::Command::new(program);
     process.args(arguments).env_clear().envs(ENVIRONMENT.iter().copied()).envs(&command.environment);
-    process.stdin(Stdio::null());
-    if let Some(terminal) = terminal {
-        // As standard files, which are kept when all others are closed.
-        rustix::stdio::dup2_stdin(&terminal)
-            .and_then(|()| rustix::stdio::dup2_stdout(&terminal))
-            .and_then(|()| rustix::stdio::dup2_stderr(&terminal))
-            .map_err(io::Error::from)?;
-        process.stdin(Stdio::inherit());
-    }
+    process.stdin(Stdio::inherit());
     Ok(process)
 }
 

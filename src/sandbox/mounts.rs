@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
@@ -72,6 +72,7 @@ impl Mountpoints {
         let mut this = Self { made: Vec::new() };
         for name in FOLDERS {
             this.ensure(&root, Path::new(name), true)?;
+            check_folder(name)?;
         }
         for (index, bind) in binds.iter().enumerate() {
             this.ensure(&root, &inside(&bind.target)?, is_folder(index, bind))?;
@@ -128,6 +129,24 @@ impl Mountpoints {
         }
         Ok(())
     }
+}
+
+/// What something is always mounted on is a folder itself: a link that a command left there would put the
+/// mount, and what protects it, elsewhere.
+fn check_folder(name: &str) -> Result<()> {
+    let path = Path::new("/").join(name);
+    if fs::symlink_metadata(&path)?.is_dir() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Build, format!("`{}` is no folder of the root", path.display()))
+        .detail("something is mounted there for every command"))
+}
+
+/// Opens a path of this process's root, without the links of `/proc`, which lead anywhere.
+pub fn follow(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let root = open_folder(CWD, "/")?;
+    let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    open_within(&root, path, OFlags::PATH | OFlags::CLOEXEC, within)
 }
 
 /// Opens a path of the root as a command in it would, so that no link leads out.
@@ -255,16 +274,17 @@ fn attach(staging: &OwnedFd, source: &str, target: &Path, writable: bool) -> Res
     place(&source, target, protect)
 }
 
-/// Mounts a clone at `target`, followed as a command would follow it, with flags beside those that the
+/// Mounts a clone at `target`, with flags beside those that the
 /// machine's own mount has: the kernel refuses to drop these.
 fn place(source: &OwnedFd, target: &Path, more: MountFlags) -> Result<()> {
     let refused = |error| failed(&format!("mount `{}`", target.display()), error);
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-    move_mount(source, "", CWD, target, flags).map_err(refused)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    let place = follow(target).map_err(refused)?;
+    move_mount(source, "", place, "", flags).map_err(refused)?;
     if more.is_empty() {
         return Ok(());
     }
-    let inherited = rustix::fs::statvfs(target).map_err(refused)?.f_flag;
+    let inherited = rustix::fs::fstatvfs(source).map_err(refused)?.f_flag;
     let mut flags = MountFlags::BIND | more;
     for (is, keep) in [
         (rustix::fs::StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
@@ -275,5 +295,5 @@ fn place(source: &OwnedFd, target: &Path, more: MountFlags) -> Result<()> {
             flags |= keep;
         }
     }
-    mount_remount(target, flags, "").map_err(refused)
+    mount_remount(format!("/proc/self/fd/{}", source.as_raw_fd()), flags, "").map_err(refused)
 }
