@@ -150,6 +150,17 @@ fn devices_are_left_out_and_hostile_paths_refused() {
 
 /// What engines, in Go, take for the next header is no content here.
 #[test]
+fn an_engine_s_own_attributes_are_left_out() {
+    let names = [CAPABILITY, "user.a", "user.overlay.opaque", "trusted.overlay.opaque", "user.containers.a"];
+    let records = names.map(|name| (format!("SCHILY.xattr.{name}"), &b"y"[..]));
+    let mut tar = Tar::default();
+    tar.0.append_pax_extensions(records.iter().map(|(name, value)| (&name[..], *value))).unwrap();
+    let bytes = tar.folder("a").0.into_inner().unwrap();
+    let tree = read(&bytes[..], BlobDigest(Sha256::of(&bytes))).unwrap();
+    assert_eq!(tree.entries()[0].xattrs.keys().collect::<Vec<_>>(), [CAPABILITY, "user.a"]);
+}
+
+#[test]
 fn only_files_have_content() {
     use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
     for kind in [Link, Symlink, Directory, Fifo, Char, Block] {
