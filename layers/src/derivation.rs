@@ -251,12 +251,13 @@ impl<Input> Builder<Input> {
             Self::Fetch(_) => 1,
             Self::Git(_) => 1,
             Self::ImageLayer(_) => 1,
-            // 2: with the folders above what changed; without keys made at random.
+            // 2: with the folders above what changed; without keys made at random and attributes that are an
+            // engine's own.
             Self::UnpackDebs(_) => 2,
             Self::UnpackWheels(_) => 1,
             // 2: what was found of private keys is recorded.
             Self::Files(_) => 2,
-            // 2: with the folders above what changed.
+            // 2: with the folders above what changed; without attributes that are an engine's own.
             Self::Run(_) => 2,
             Self::Amend(_) => 1,
         }

@@ -29,6 +29,24 @@ pub const LONGEST_PATH: usize = 4094;
 /// What a symbolic link says has no more bytes than this: `PATH_MAX` without the NUL (symlink(2)).
 pub const LONGEST_LINK: usize = 4095;
 
+/// File capabilities (capabilities(7)).
+pub const CAPABILITY: &str = "security.capability";
+
+/// What the names begin with of attributes that container engines keep for themselves in their stores: that
+/// a folder hides lower layers, that a file is gone, whose it is. An engine that unpacks one of a layer's
+/// believes it. Of overlayfs (Linux, `Documentation/filesystems/overlayfs.rst`, "User xattr"), fuse-overlayfs
+/// and containers/storage (`user.containers.override_stat`), umoci and PRoot (rootlesscontaine.rs).
+const ENGINES_OWN: [&str; 4] =
+    ["user.overlay.", "user.fuseoverlayfs.", "user.containers.", "user.rootlesscontainers"];
+
+/// Whether trees have extended attributes of that name: what a program put there, and capabilities. The
+/// others are the host's (`security.selinux`, `system.posix_acl_access`), the kernel's (`trusted.overlay.*`)
+/// or an engine's own.
+pub fn is_kept_attribute(name: &str) -> bool {
+    let of_program = || name.starts_with("user.") && !ENGINES_OWN.iter().any(|own| name.starts_with(own));
+    name == CAPABILITY || of_program()
+}
+
 /// A path inside a tree: relative, `/`-separated, without `.`, `..`, empty parts or NUL, and no longer
 /// than file systems take; bytes, for file names need not be UTF-8. Ordered by bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -244,7 +262,7 @@ pub struct Entry {
     pub gid: u32,
     /// Seconds since 1970.
     pub mtime: u64,
-    /// Extended attributes: `security.capability`, `user.*`.
+    /// Extended attributes, [those that trees have](is_kept_attribute).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub xattrs: BTreeMap<String, RawBytes>,
 }
@@ -278,7 +296,8 @@ impl Entry {
     /// Checks what every tree asks of an entry, whoever made it.
     ///
     /// # Errors
-    /// A name that a layer reads as a whiteout, where it is none; a symbolic link that no file system takes.
+    /// A name that a layer reads as a whiteout, where it is none; a symbolic link that no file system takes;
+    /// an attribute that [no tree has](is_kept_attribute).
     pub fn check(&self) -> Result<(), InvalidPath> {
         let opaque = self.kind == Kind::Whiteout && self.path.name() == OPAQUE;
         let mut names = self.path.0.split(|byte| *byte == b'/');
@@ -291,6 +310,9 @@ impl Entry {
             }
             Kind::Symlink(target) if target.0.len() > LONGEST_LINK => {
                 "what the link says has more than 4095 bytes, and Linux makes none that is longer (`PATH_MAX`)"
+            }
+            _ if !self.xattrs.keys().all(|name| is_kept_attribute(name)) => {
+                "an extended attribute of it is the host's or a container engine's own (`user.overlay.*`)"
             }
             _ => return Ok(()),
         };
@@ -483,6 +505,33 @@ mod tests {
         assert!(error.contains("PATH_MAX") && error.len() < 400, "{error}");
         let link = |length| Tree::new(vec![Entry::symlink(TreePath::new("a").unwrap(), vec![b'x'; length])]);
         assert!(link(4095).is_ok() && link(4096).is_err() && link(0).is_err());
+    }
+
+    #[test]
+    fn attributes_that_are_not_a_program_s_are_refused() {
+        let marked = |name: &str| {
+            let mut entry = Entry::directory(TreePath::new("a").unwrap());
+            entry.xattrs.insert(name.to_owned(), RawBytes(b"y".into()));
+            entry
+        };
+        for name in [
+            "user.overlay.opaque",
+            "user.overlay.overlay.whiteout",
+            "trusted.overlay.opaque",
+            "trusted.a",
+            "user.fuseoverlayfs.opaque",
+            "user.containers.override_stat",
+            "user.rootlesscontainers",
+            "security.selinux",
+            "system.posix_acl_access",
+        ] {
+            let json = serde_json::to_string(&[marked(name)]).unwrap();
+            assert!(Tree::new(vec![marked(name)]).is_err(), "{name}");
+            assert!(serde_json::from_str::<Tree>(&json).is_err(), "{name}");
+        }
+        for name in [CAPABILITY, "user.a", "user.overlays", "user.container"] {
+            assert!(Tree::new(vec![marked(name)]).is_ok(), "{name}");
+        }
     }
 
     #[test]

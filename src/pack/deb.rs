@@ -357,6 +357,12 @@ fn read_tar<R: Read>(
         let header = entry.header().clone();
         let path = long_path.take().unwrap_or_else(|| header.path_bytes().into_owned());
         let link = long_link.take().or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        // What dpkg takes for content is a file's alone, and what ends in a slash is a folder to it: it
+        // would read a header where this one reads content.
+        let is_file = kind == EntryType::Regular && !path.ends_with(b"/");
+        if !is_file && header.entry_size()? != 0 {
+            return Err(malformed(format!("`{}` is no file and says that it has content", text(&path))));
+        }
         each(&header, Names { path, link }, &mut entry)?;
         // What `each` left must be there nonetheless.
         io::copy(&mut entry, &mut io::sink())?;

@@ -193,6 +193,25 @@ fn sizes_that_lie_are_found() {
     assert!(read(&package("data.tar", &broken)).is_err(), "a wrong checksum");
 }
 
+/// dpkg reads a header where such a content would begin.
+#[test]
+fn content_of_what_is_no_file_is_refused() {
+    let hidden = tar(&[("hidden", b"text")]);
+    for (path, kind) in [
+        ("a", EntryType::Link),
+        ("a", EntryType::Symlink),
+        ("a", EntryType::Directory),
+        ("a", EntryType::Fifo),
+        ("a", EntryType::Char),
+        ("a", EntryType::Block),
+        ("a/", EntryType::Regular),
+    ] {
+        let data = [header(path, kind, hidden.len() as u64).as_bytes(), &hidden[..], &[0; 1024]].concat();
+        let error = read(&package("data.tar", &data)).unwrap_err();
+        assert!(error.contains("is no file and says that it has content"), "{kind:?}: {error}");
+    }
+}
+
 #[test]
 fn what_inflates_without_end_is_stopped() {
     let zeros = gzip(&vec![0; 1 << 20]);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Read};
 
-use assemble_layers::tree::{OPAQUE, RawBytes};
+use assemble_layers::tree::{CAPABILITY, OPAQUE, RawBytes, is_kept_attribute};
 use assemble_layers::{BlobDigest, Content, Entry, Kind, Tree, TreePath};
 use flate2::bufread::MultiGzDecoder;
 use tar::EntryType;
@@ -19,9 +19,6 @@ const MEMORY: usize = 512 << 20;
 /// What an entry takes beside its name, its link and its attributes, in bytes, and rather more. An attribute
 /// takes less beside its name and its value.
 const ENTRY: usize = 384;
-
-/// The one attribute of files that is kept (capabilities(7)).
-const CAPABILITY: &str = "security.capability";
 
 /// The tar of a packed layer, without a bound to what it inflates to; how it is packed, its first bytes say.
 ///
@@ -73,7 +70,7 @@ impl Layer {
         for (name, value) in std::mem::take(&mut next.xattrs) {
             match String::from_utf8(name) {
                 // A layer above that holds something in a folder says of it what this one does.
-                Ok(name) if name == CAPABILITY || is_folder && name.starts_with("user.") => {
+                Ok(name) if is_kept_attribute(&name) && (is_folder || name == CAPABILITY) => {
                     self.memory += ENTRY + name.len() + value.len();
                     xattrs.insert(name, RawBytes(value));
                 }

@@ -49,6 +49,22 @@ impl Tar {
         self
     }
 
+    /// A header that says it has `size` bytes of content, and none after it.
+    fn header_alone(mut self, kind: EntryType, path: &str, size: u64) -> Self {
+        let mut header = header(kind);
+        header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_link_name("target").unwrap();
+        header.set_size(size);
+        header.set_cksum();
+        self.0.get_mut().extend(header.as_bytes());
+        self
+    }
+
+    fn pax(mut self, name: &str, value: &str) -> Self {
+        self.0.append_pax_extensions([(name, value.as_bytes())]).unwrap();
+        self
+    }
+
     fn read(self) -> Result<Vec<String>> {
         let bytes = self.0.into_inner().unwrap();
         let tree = read(Cursor::new(&bytes), BlobDigest(Sha256::of(&bytes)))?;
@@ -130,6 +146,83 @@ fn devices_are_left_out_and_hostile_paths_refused() {
     let mut tar = Tar::default();
     tar.0.append(&header, &[][..]).unwrap();
     assert!(tar.read().unwrap_err().to_string().contains(".."));
+}
+
+/// What engines, in Go, take for the next header is no content here.
+#[test]
+fn an_engine_s_own_attributes_are_left_out() {
+    let names = [CAPABILITY, "user.a", "user.overlay.opaque", "trusted.overlay.opaque", "user.containers.a"];
+    let records = names.map(|name| (format!("SCHILY.xattr.{name}"), &b"y"[..]));
+    let mut tar = Tar::default();
+    tar.0.append_pax_extensions(records.iter().map(|(name, value)| (&name[..], *value))).unwrap();
+    let bytes = tar.folder("a").0.into_inner().unwrap();
+    let tree = read(&bytes[..], BlobDigest(Sha256::of(&bytes))).unwrap();
+    assert_eq!(tree.entries()[0].xattrs.keys().collect::<Vec<_>>(), [CAPABILITY, "user.a"]);
+}
+
+#[test]
+fn only_files_have_content() {
+    use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
+    for kind in [Link, Symlink, Directory, Fifo, Char, Block] {
+        for by_pax in [false, true] {
+            let tar = Tar::default().file("target", "x");
+            let tar = if by_pax { tar.pax("size", "1024") } else { tar };
+            let tar = tar.header_alone(kind, "a", if by_pax { 0 } else { 1024 }).file("etc/seen", "y");
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs_err::write(file.path(), tar.0.get_ref()).unwrap();
+            let files = crate::pack::files::Files::open(file.path()).unwrap();
+            assert_eq!(files.document("etc/seen").unwrap().unwrap(), b"y", "{kind:?}");
+            assert!(tar.read().unwrap().contains(&"etc/seen file y".to_owned()), "{kind:?}");
+        }
+    }
+    let old_folder = Tar::default().header_alone(EntryType::new(0), "a/", 1024).file("a/b", "y");
+    let mut bytes = old_folder.0.into_inner().unwrap();
+    bytes[156] = 0;
+    let tree = read(&bytes[..], BlobDigest(Sha256::of(&bytes))).unwrap();
+    assert_eq!(tree.entries()[0].kind, Kind::Directory);
+    assert_eq!(tree.entries().len(), 2);
+}
+
+#[test]
+fn what_is_about_a_file_is_read_as_engines_do() {
+    let long = |tar: Tar, name: &str| {
+        let mut tar = tar.header_alone(EntryType::GNULongName, "././@LongLink", name.len() as u64);
+        tar.0.get_mut().extend([name.as_bytes(), &vec![0; 512 - name.len()]].concat());
+        tar
+    };
+    // The last extended header counts alone, and GNU's name over PAX's.
+    let twice = Tar::default().pax("path", "one").pax("mtime", "5").file("a", "");
+    assert_eq!(twice.read().unwrap(), ["a file "]);
+    for tar in
+        [long(Tar::default().pax("path", "pax"), "gnu"), long(Tar::default(), "gnu").pax("path", "pax")]
+    {
+        assert_eq!(tar.file("a", "").read().unwrap(), ["gnu file "]);
+    }
+    let global = Tar::default().pax("path", "one").header_alone(EntryType::XGlobalHeader, "global", 0);
+    assert_eq!(global.file("a", "").read().unwrap(), ["a file "]);
+}
+
+#[test]
+fn what_readers_disagree_on_is_refused() {
+    for (name, value, wanted) in [
+        ("GNU.sparse.major", "1", "sparse"),
+        ("GNU.sparse.name", "other", "sparse"),
+        ("path", "", "`path` is empty"),
+        ("path", "a\0b", "`path` is empty or holds a NUL"),
+        ("linkpath", "", "`linkpath` is empty"),
+        ("size", "", "`size` is no number"),
+        ("size", "-1", "`size` is no number"),
+        ("uid", "0x1", "`uid` is no number"),
+    ] {
+        let error = Tar::default().pax(name, value).file("a", "").read().unwrap_err().to_string();
+        assert!(error.contains(wanted), "{name}: {error}");
+    }
+    let error = Tar::default().header_alone(EntryType::GNUSparse, "a", 0).read().unwrap_err().to_string();
+    assert!(error.contains("sparse"), "{error}");
+    let mut bytes = Tar::default().entry(EntryType::Symlink, "link", "to").0.into_inner().unwrap();
+    bytes[124..128].copy_from_slice(b"much");
+    let error = read(&bytes[..], BlobDigest(Sha256::of(&bytes))).unwrap_err().to_string();
+    assert!(error.contains("size for link"), "{error}");
 }
 
 #[test]

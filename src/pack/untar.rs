@@ -1,6 +1,9 @@
 //! Reading tars that anybody may have made: ustar, PAX's and GNU's long names. Like [`super::deb`], it
 //! takes the `tar` crate's headers and nothing else: its own handling of long names would hold a name
 //! of any size in memory.
+//!
+//! Where readers of tars differ, this one reads what Go's `archive/tar` does (`reader.go`), for the engines
+//! are written in Go: what they unpack is what was checked. What Go reads and this one does not is refused.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -26,7 +29,7 @@ pub struct Next {
     /// What a link leads to.
     pub link: Vec<u8>,
     pub kind: EntryType,
-    /// Of its content, in bytes; padding follows it.
+    /// Of its content, in bytes; padding follows it. 0 for what has none, whatever its header says.
     pub size: u64,
     /// Extended attributes, by name.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -72,9 +75,9 @@ impl Next {
     }
 }
 
-/// What the entries before another one say of it.
+/// What a PAX extended header says of the entry after it.
 #[derive(Default)]
-struct Extensions {
+struct Pax {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     numbers: BTreeMap<&'static str, u64>,
@@ -96,7 +99,7 @@ pub fn padding(size: u64) -> u64 {
 /// # Errors
 /// A tar that is damaged.
 pub fn next<R: Read>(tar: &mut R) -> Result<Option<Next>> {
-    let mut extensions = Extensions::default();
+    let (mut long_path, mut long_link, mut pax) = (None, None, Pax::default());
     let mut left = EXTENSIONS_LIMIT;
     let mut header = Header::new_old();
     loop {
@@ -118,29 +121,44 @@ pub fn next<R: Read>(tar: &mut R) -> Result<Option<Next>> {
             left = left.checked_sub(size).ok_or_else(enough)?;
         }
         match kind {
-            EntryType::GNULongName => extensions.path = Some(long_name(tar, size)?),
-            EntryType::GNULongLink => extensions.link = Some(long_name(tar, size)?),
-            EntryType::XHeader => extensions.read_pax(&extension(tar, size)?)?,
-            EntryType::XGlobalHeader => drop(extension(tar, size)?),
+            EntryType::GNULongName => long_path = long_name(tar, size)?,
+            EntryType::GNULongLink => long_link = long_name(tar, size)?,
+            EntryType::XHeader => pax = Pax::read(&extension(tar, size)?)?,
+            EntryType::XGlobalHeader => {
+                drop(extension(tar, size)?);
+                // It is an entry itself, so that what stood before it is said of nothing.
+                (long_path, long_link, pax) = Default::default();
+            }
+            EntryType::GNUSparse => return Err(sparse()),
             kind => {
-                let Extensions { path, link, numbers, xattrs } = extensions;
-                let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
+                let path = long_path.or(pax.path).unwrap_or_else(|| header.path_bytes().into_owned());
+                let link = long_link.or(pax.link);
                 let link = link.unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
                 if path.len().max(link.len()) > NAME_LIMIT {
                     return Err(damaged(format!("a name of it has more than {NAME_LIMIT} bytes")));
                 }
-                return Ok(Some(Next {
-                    path,
-                    link,
-                    kind,
-                    size: numbers.get("size").copied().unwrap_or(size),
-                    xattrs,
-                    header,
-                    numbers,
-                }));
+                // Tars older than POSIX have no kind of entry for folders.
+                let is_old_folder = header.as_old().linkflag == [0] && path.ends_with(b"/");
+                let kind = if is_old_folder { EntryType::Directory } else { kind };
+                let size =
+                    if has_content(kind) { pax.numbers.get("size").copied().unwrap_or(size) } else { 0 };
+                let Pax { numbers, xattrs, .. } = pax;
+                return Ok(Some(Next { path, link, kind, size, xattrs, header, numbers }));
             }
         }
     }
+}
+
+/// Whether content follows a header; the others may give a size nonetheless, as old tars do of hard links
+/// (Go's `isHeaderOnlyType`).
+fn has_content(kind: EntryType) -> bool {
+    use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
+    !matches!(kind, Link | Symlink | Char | Block | Directory | Fifo)
+}
+
+/// A file without its holes: what stands in the tar is not what the file holds.
+fn sparse() -> Error {
+    damaged("a file of it is stored as a sparse one").hint("write the tar without `--sparse`")
 }
 
 /// Reads what is left of an entry's content, and the padding after it.
@@ -159,9 +177,11 @@ fn is_pax(kind: EntryType) -> bool {
     kind.is_pax_local_extensions() || kind.is_pax_global_extensions()
 }
 
-fn long_name<R: Read>(tar: &mut R, size: u64) -> Result<Vec<u8>> {
+/// `None` if it is empty, which says nothing.
+fn long_name<R: Read>(tar: &mut R, size: u64) -> Result<Option<Vec<u8>>> {
     let bytes = extension(tar, size)?;
-    Ok(bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())
+    let name = bytes.split(|byte| *byte == 0).next().filter(|name| !name.is_empty());
+    Ok(name.map(<[u8]>::to_vec))
 }
 
 /// The content of an entry that is about the next one; its size was checked.
@@ -172,9 +192,10 @@ fn extension<R: Read>(tar: &mut R, size: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-impl Extensions {
+impl Pax {
     /// Records `LENGTH KEY=VALUE\n` (POSIX pax, "Extended Header").
-    fn read_pax(&mut self, mut bytes: &[u8]) -> Result<()> {
+    fn read(mut bytes: &[u8]) -> Result<Self> {
+        let mut pax = Self::default();
         let wrong = || damaged("a PAX record is none");
         while !bytes.is_empty() {
             let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(wrong)?;
@@ -183,32 +204,44 @@ impl Extensions {
             let record = bytes.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n"));
             let record = record.ok_or_else(wrong)?;
             let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(wrong)?;
-            self.add(&record[..equals], &record[equals + 1..]).ok_or_else(wrong)?;
+            pax.add(&record[..equals], &record[equals + 1..])?;
             bytes = &bytes[length..];
         }
-        Ok(())
+        Ok(pax)
     }
 
-    /// `None` if the value is none.
-    fn add(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
-        let number = || std::str::from_utf8(value).ok()?.parse().ok();
+    fn add(&mut self, name: &[u8], value: &[u8]) -> Result<()> {
         match name {
-            b"path" => self.path = Some(value.to_vec()),
-            b"linkpath" => self.link = Some(value.to_vec()),
-            b"size" => drop(self.numbers.insert("size", number()?)),
-            b"uid" => drop(self.numbers.insert("uid", number()?)),
-            b"gid" => drop(self.numbers.insert("gid", number()?)),
+            b"path" => self.path = Some(text("path", value)?),
+            b"linkpath" => self.link = Some(text("linkpath", value)?),
+            b"size" => drop(self.numbers.insert("size", number("size", value)?)),
+            b"uid" => drop(self.numbers.insert("uid", number("uid", value)?)),
+            b"gid" => drop(self.numbers.insert("gid", number("gid", value)?)),
             // A fraction is dropped; a time before 1970 is 1970.
             b"mtime" => {
-                let seconds: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+                let seconds: f64 = number("mtime", value)?;
                 self.numbers.insert("mtime", seconds.max(0.0) as u64);
             }
+            _ if name.starts_with(b"GNU.sparse.") => return Err(sparse()),
             _ => {
                 if let Some(attribute) = name.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.insert(attribute.to_vec(), value.to_vec());
                 }
             }
         }
-        Some(())
+        Ok(())
     }
+}
+
+/// To some readers an empty record says what the header does, to others that nothing is known.
+fn text(name: &str, value: &[u8]) -> Result<Vec<u8>> {
+    match value.is_empty() || value.contains(&0) {
+        true => Err(damaged(format!("a PAX record `{name}` is empty or holds a NUL"))),
+        false => Ok(value.to_vec()),
+    }
+}
+
+fn number<T: std::str::FromStr>(name: &str, value: &[u8]) -> Result<T> {
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| damaged(format!("a PAX record `{name}` is no number")))
 }

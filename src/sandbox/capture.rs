@@ -18,7 +18,9 @@ use std::io::{self, BufWriter, Write};
 
 use assemble_layers::derivation::Output;
 use assemble_layers::digest::{BlobDigest, DiffId, Hasher, Sha256};
-use assemble_layers::tree::{Content, Entry, Kind as EntryKind, MTIME, RawBytes, Tree, TreePath};
+use assemble_layers::tree::{
+    Content, Entry, Kind as EntryKind, MTIME, RawBytes, Tree, TreePath, is_kept_attribute,
+};
 use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
@@ -236,8 +238,7 @@ fn plain(length: u64) -> Content {
     Content::Plain { blob: BlobDigest(Sha256::from_bytes([0; 32])), offset: 0, length }
 }
 
-/// The extended attributes that a layer keeps: what a program put there, and file capabilities. The
-/// others are the host's own (`security.selinux`, `system.posix_acl_access`).
+/// The extended attributes that [a tree has](is_kept_attribute).
 fn attributes(path: &TreePath, file: &File) -> Result<BTreeMap<String, RawBytes>> {
     let failed = |error: Errno| Error::from(io::Error::from(error)).within(format!("cannot read `/{path}`"));
     let mut names = Vec::with_capacity(1 << 16);
@@ -248,7 +249,7 @@ fn attributes(path: &TreePath, file: &File) -> Result<BTreeMap<String, RawBytes>
     }
     let mut attributes = BTreeMap::new();
     for name in names.split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok()) {
-        if name == "security.capability" || name.starts_with("user.") {
+        if is_kept_attribute(name) {
             let mut value = Vec::with_capacity(1 << 16);
             rustix::fs::fgetxattr(file, name, rustix::buffer::spare_capacity(&mut value)).map_err(failed)?;
             attributes.insert(name.to_owned(), RawBytes(value));
@@ -341,5 +342,24 @@ impl Write for Tar {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::XattrFlags;
+
+    use super::*;
+
+    /// A folder of which a layer said that it is opaque would hide what is below it, in some engines.
+    #[test]
+    fn an_engine_s_own_attributes_are_left_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for name in ["user.a", "user.overlay.opaque", "user.fuseoverlayfs.opaque", "user.containers.a"] {
+            rustix::fs::setxattr(file.path(), name, b"y", XattrFlags::empty()).unwrap();
+        }
+        let file = File::open(file.path()).unwrap();
+        let attributes = attributes(&TreePath::new("a").unwrap(), &file).unwrap();
+        assert_eq!(attributes.keys().collect::<Vec<_>>(), ["user.a"]);
     }
 }
