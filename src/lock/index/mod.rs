@@ -341,7 +341,8 @@ impl<'a> Index<'a> {
         let working = self.engine.store.working_folder()?;
         let path = working.path().join("file");
         let mut file = fs_err::File::create(&path)?;
-        let sha256 = self.fetcher.python_client().copy(&listed.address, LARGEST_FILE, &mut file)?;
+        let sha256 =
+            self.fetcher.python_client().copy(listed.unchecked_address()?, LARGEST_FILE, &mut file)?;
         self.spend(file.metadata()?.len())?;
         drop(file);
         self.engine.store.adopt(&path, BlobDigest(sha256))?;
@@ -356,8 +357,8 @@ impl<'a> Index<'a> {
         }
         // Whoever gets no part asks for the whole.
         let failed = |error| Refusal::Failed { error, fatal: false };
-        let answer =
-            self.fetcher.python_client().open(&listed.address, request.head, range).map_err(failed)?;
+        let address = listed.unchecked_address().map_err(failed)?;
+        let answer = self.fetcher.python_client().open(address, request.head, range).map_err(failed)?;
         let status = answer.status();
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return Err(match status {
@@ -379,10 +380,14 @@ impl<'a> Index<'a> {
     }
 
     fn metadata(&self, listed: &Listed, sha256: Option<Sha256>) -> Result<Answer, Refusal> {
-        let address = listed.address.clone().with_ending(".metadata");
         // Without it the file itself is read.
-        let found = self.fetcher.python_client().look(&address, None, LARGEST_METADATA);
-        let found = found.map_err(|error| Refusal::Failed { error, fatal: false })?;
+        let failed = |error| Refusal::Failed { error, fatal: false };
+        let address = match sha256 {
+            Some(_) => &listed.address,
+            None => listed.unchecked_address().map_err(failed)?,
+        };
+        let address = address.clone().with_ending(".metadata");
+        let found = self.fetcher.python_client().look(&address, None, LARGEST_METADATA).map_err(failed)?;
         let page: http::Page = found.map_err(Refusal::Status)?;
         let found = Sha256::of(&page.bytes);
         if let Some(expected) = sha256.filter(|expected| *expected != found) {
