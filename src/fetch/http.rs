@@ -158,6 +158,11 @@ impl Client {
         self.strangers().insert(address.origin());
     }
 
+    /// Whether a login is sent to an address.
+    pub fn has_login(&self, address: &Address) -> bool {
+        address.has_login() || self.login(address, false).is_some()
+    }
+
     fn login(&self, at: &Address, redirected: bool) -> Option<(&str, &str)> {
         let stranger = self.strangers().contains(&at.origin());
         let allowed = !stranger || at.is_encrypted();
