@@ -108,6 +108,11 @@ impl Address {
         self.0.origin() == other.0.origin()
     }
 
+    /// `https://mirror.example`: what logins are for.
+    pub fn origin(&self) -> String {
+        self.0.origin().ascii_serialization()
+    }
+
     pub fn has_login(&self) -> bool {
         !self.0.username().is_empty() || self.0.password().is_some()
     }

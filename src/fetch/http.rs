@@ -56,7 +56,7 @@ pub struct Client {
     patience: Patience,
     /// By name: nothing if it has ever answered, else what came of trying.
     hosts: Mutex<BTreeMap<String, Option<Error>>>,
-    /// Hosts that nobody on this machine named.
+    /// Origins that nobody on this machine named.
     strangers: Mutex<BTreeSet<String>>,
 }
 
@@ -153,13 +153,18 @@ impl Client {
     }
 
     /// Takes an address for one that somebody else chose: as with a redirect, a login that is for any host
-    /// is not for it, and in plain text none is.
+    /// is not for it, and in plain text none is. So it is for all of the address's origin.
     pub fn mistrust(&self, address: &Address) {
-        self.strangers().insert(address.host());
+        self.strangers().insert(address.origin());
+    }
+
+    /// Whether a login is sent to an address.
+    pub fn has_login(&self, address: &Address) -> bool {
+        address.has_login() || self.login(address, false).is_some()
     }
 
     fn login(&self, at: &Address, redirected: bool) -> Option<(&str, &str)> {
-        let stranger = self.strangers().contains(&at.host());
+        let stranger = self.strangers().contains(&at.origin());
         let allowed = !stranger || at.is_encrypted();
         self.logins.of(at, redirected || stranger).filter(|_| allowed)
     }

@@ -313,3 +313,16 @@ fn a_stranger_gets_no_login_that_is_for_any_host() {
     client.mistrust(&address);
     assert_eq!(client.get(&address, None, 100).unwrap().bytes, b"unknown");
 }
+
+#[test]
+fn a_stranger_gets_the_login_of_its_name_where_it_is_encrypted() {
+    let folder = TempDir::new().unwrap();
+    fs_err::write(folder.path().join("netrc"), "machine files.example login me password secret\n").unwrap();
+    let client = client(&Machine::new(folder.path(), [("NETRC", "/netrc")]));
+    for (address, allowed) in [("https://files.example/x", true), ("http://files.example/x", false)] {
+        let address = Address::parse(address).unwrap();
+        assert!(client.login(&address, false).is_some());
+        client.mistrust(&address);
+        assert_eq!(client.login(&address, false).is_some(), allowed, "{address}");
+    }
+}

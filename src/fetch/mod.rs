@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use assemble_layers::derivation::{Fetch, Origin};
 use assemble_layers::digest::Hasher;
+use reqwest::StatusCode;
 
 use crate::error::{Error, Kind, Result};
 use crate::http::Way;
@@ -151,12 +152,32 @@ impl Fetcher {
     }
 
     /// What an index lists of a project: the default index, or a source of `pyproject.toml`. The status,
-    /// where it says that it has no such project, or none for us.
-    pub fn python_listing(&self, source: Option<&str>, project: &str) -> Result<Listing> {
+    /// where it says that it has no such project, or none for us. `refused` is told of each that says the
+    /// latter.
+    ///
+    /// # Errors
+    /// An index cannot be read; or it is one of several, and wants a login or does not take the one it got:
+    /// what the others list of a name might not be what it has.
+    pub fn python_listing(
+        &self,
+        source: Option<&str>,
+        project: &str,
+        refused: &dyn Fn(&Address, StatusCode),
+    ) -> Result<Listing> {
         self.online(project)?;
-        let listed = |base: &Address| self.indexes.listing(&self.python, base, project);
-        let first = listed(&self.index(source)?)?;
         let extra = self.indexes.extra(source)?;
+        let listed = |base: &Address| {
+            let listing = self.indexes.listing(&self.python, base, project)?;
+            if let Err(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) = listing {
+                let wants_login = status == StatusCode::UNAUTHORIZED || self.python.has_login(base);
+                if wants_login && !extra.is_empty() {
+                    return Err(http::refusal(base, status));
+                }
+                refused(base, status);
+            }
+            Ok(listing)
+        };
+        let first = listed(&self.index(source)?)?;
         if extra.is_empty() {
             return Ok(first);
         }

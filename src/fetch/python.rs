@@ -9,7 +9,7 @@
 //! 3. for the default index, `PIP_INDEX_URL`, pip's configuration files, and what pip itself falls
 //!    back to, which its own source code says.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -39,6 +39,8 @@ const LONGEST_REFERENCE: usize = 10;
 pub struct Listed {
     pub name: String,
     pub address: Address,
+    /// An encrypted page leads to it in plain text.
+    pub exposed: bool,
     pub sha256: Option<Sha256>,
     /// In bytes, where the index says it (PEP 700).
     pub size: Option<u64>,
@@ -49,6 +51,23 @@ pub struct Listed {
     pub metadata: Option<Metadata>,
     /// As the index writes it (PEP 700).
     pub uploaded: Option<String>,
+}
+
+impl Listed {
+    /// Where it is, for whoever has no digest to check what comes from there.
+    ///
+    /// # Errors
+    /// The index is encrypted and leads to plain text, where anybody on the way may write.
+    pub fn unchecked_address(&self) -> Result<&Address> {
+        if !self.exposed {
+            return Ok(&self.address);
+        }
+        let message =
+            format!("an encrypted index leads to `{}` in plain text, and lists no digest", self.name);
+        Err(Error::new(Kind::Network, message)
+            .detail(&self.address)
+            .hint("whoever runs the index must list digests (`#sha256=…`), or lead to `https:`"))
+    }
 }
 
 /// A file's metadata, at the file's address with `.metadata` behind it.
@@ -171,9 +190,23 @@ impl Indexes {
             return Ok(Ok(Arc::clone(files)));
         }
         match client.look(&page_of(base, &project)?, Some(ACCEPT), LARGEST_PAGE)? {
-            Ok(page) => Ok(Ok(Arc::clone(slot.insert(Arc::new(read_page(&page)?))))),
+            Ok(page) => {
+                let files = read_page(&page)?;
+                self.mistrust_strangers(client, base, &files);
+                Ok(Ok(Arc::clone(slot.insert(Arc::new(files)))))
+            }
             Err(status) => Ok(Err(status)),
         }
+    }
+
+    /// A page may name any host: one where no index is that somebody here named is a stranger.
+    fn mistrust_strangers(&self, client: &Client, base: &Address, files: &[Listed]) {
+        let pip = self.pip.index().ok().flatten().into_iter();
+        let pip: Vec<_> = pip.chain(self.pip.extra_indexes().unwrap_or_default()).collect();
+        let named = self.explicit.values().chain(self.named.values()).chain(self.fallback.get());
+        let known: BTreeSet<_> = named.chain(&pip).chain([base]).map(Address::origin).collect();
+        let strangers = files.iter().filter(|listed| !known.contains(&listed.address.origin()));
+        strangers.for_each(|listed| client.mistrust(&listed.address));
     }
 
     /// The address of a locked file.
@@ -312,8 +345,10 @@ fn read_json(text: &str, at: &Address) -> Result<Vec<Listed>> {
             .detail(at)
     })?;
     let listed = |file: File| {
+        let address = at.join(&file.url).ok()?;
         Some(Listed {
-            address: at.join(&file.url).ok()?,
+            exposed: at.is_encrypted() && !address.is_encrypted(),
+            address,
             name: file.filename,
             sha256: sha256(&file.hashes),
             size: file.size,
@@ -360,6 +395,7 @@ fn read_html(text: &str, at: &Address) -> Result<Vec<Listed>> {
                 let metadata = metadata.or_else(|| attribute(tag, "data-dist-info-metadata"));
                 files.push(Listed {
                     name,
+                    exposed: at.is_encrypted() && !address.is_encrypted(),
                     address,
                     sha256: href.split_once('#').and_then(|(_, fragment)| digest(fragment)),
                     size: None,

@@ -126,6 +126,62 @@ fn what_else_a_page_says_of_a_file() {
     assert_eq!(json[0].uploaded.as_deref(), Some("then"));
 }
 
+/// What comes over an open line needs a digest that came over a closed one.
+#[test]
+fn an_encrypted_index_leads_to_plain_text_for_what_has_a_digest() {
+    let text = format!(
+        "<a href='http://files.example/a.whl'>a</a><a href='http://files.example/b.whl#sha256={DIGEST}'>b</a>
+         <a href='https://files.example/c.whl'>c</a><a href='d.whl'>d</a>"
+    );
+    let json =
+        r#"{"files": [{"filename": "a", "url": "http://files.example/a"}, {"filename": "c", "url": "c"}]}"#;
+    for (files, refused) in [
+        (page("text/html", &text), [true, true, false, false].as_slice()),
+        (page("application/vnd.pypi.simple.v1+json", json), &[true, false]),
+    ] {
+        let unchecked: Vec<_> = files.iter().map(|file| file.unchecked_address().is_err()).collect();
+        assert_eq!(unchecked, refused);
+        let error = files[0].unchecked_address().unwrap_err().to_string();
+        assert!(error.contains("`a`") && error.contains("http://files.example/a"), "{error}");
+    }
+}
+
+/// `default` is for the indexes that somebody named, an entry by name for its host and encrypted.
+#[test]
+fn hosts_that_a_page_names_are_strangers() {
+    let server = Server::start(|_, request| match request.path.as_str() {
+        "/simple/x/" => {
+            let other = request.header("host").unwrap().replace("127.0.0.1", "localhost");
+            ok(format!("<a href=/own>own</a><a href=http://{other}/named>named</a>").as_bytes())
+        }
+        _ => ok(b""),
+    });
+    let named = server.other_name("/simple/");
+    for (netrc, others, sent) in [
+        ("default login me password secret", BTreeMap::new(), [true, true, false]),
+        (
+            "machine 127.0.0.1 login me password a machine localhost login me password b",
+            BTreeMap::new(),
+            [true, true, false],
+        ),
+        ("default login me password secret", sources([("named", named.as_str())]), [true, true, true]),
+    ] {
+        let home = TempDir::new().unwrap();
+        fs_err::write(home.path().join("netrc"), netrc).unwrap();
+        let machine = Machine::new(home.path(), [("NETRC", "/netrc")]);
+        let client = super::super::http::tests::client(&machine);
+        let indexes = Indexes::find(&machine, Settings::default(), &others, &BTreeMap::new(), &[]).unwrap();
+        let before = server.requests().len();
+        let files = indexes.files(&client, &server.address("/simple/"), "x").unwrap();
+        for listed in files.iter() {
+            client.get(&listed.address, None, 100).unwrap();
+        }
+        let requests = server.requests();
+        let logins = requests[before..].iter().map(|it| it.header("authorization").is_some());
+        assert_eq!(logins.collect::<Vec<_>>(), sent, "{netrc}");
+    }
+}
+
 #[test]
 fn names_are_normalized() {
     assert_eq!(normalize("Nvidia_CUDA.-nvrtc"), "nvidia-cuda-nvrtc");

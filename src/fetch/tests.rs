@@ -91,14 +91,53 @@ fn a_python_file_of_an_index_beside_the_default_one() {
     assert_eq!(fetch(&fetcher, &file).unwrap(), BYTES);
     let paths: Vec<_> = server.requests().into_iter().map(|request| request.path).collect();
     assert_eq!(paths, ["/simple/x/", "/other/x/", "/extra/x/", "/files/1"]);
-    let listed = fetcher.python_listing(None, "x").unwrap().unwrap();
+    let listed = fetcher.python_listing(None, "x", &|_, _| ()).unwrap().unwrap();
     assert_eq!(listed.iter().map(|listed| listed.name.as_str()).collect::<Vec<_>>(), ["x_1_all.deb"]);
-    assert_eq!(fetcher.python_listing(None, "y").unwrap().unwrap_err().as_u16(), 404);
+    assert_eq!(fetcher.python_listing(None, "y", &|_, _| ()).unwrap().unwrap_err().as_u16(), 404);
 
     let indexes = [("pypi".to_owned(), index.clone())].into();
     let chosen = Configuration { indexes, ..Configuration::default() };
     let error = fetch(&told_to_pip(&variables, &chosen).unwrap(), &file).unwrap_err();
     assert!(error.to_string().contains("served nowhere"), "{error}");
+}
+
+/// What one index lists of a name is no answer for another that refuses to say what it has.
+#[test]
+fn an_index_that_refuses_is_not_passed_over_for_another() {
+    let server = Server::start(|_, request| match request.path.as_str() {
+        "/lists/x/" => ok(b"<a href=../../files/1>x_1_all.deb</a>"),
+        path if path.starts_with("/401/") => reply("401 Unauthorized\r\nContent-Length: 0", b""),
+        path if path.starts_with("/403/") => reply("403 Forbidden\r\nContent-Length: 0", b""),
+        path if path.starts_with("/503/") => reply("503 Busy\r\nContent-Length: 0", b""),
+        _ => reply("404 Not Found\r\nContent-Length: 0", b""),
+    });
+    let lists = server.address("/lists/").to_string();
+    let address = |path: &str| server.address(path).to_string();
+    let with_login = address("/403/").replace("://", "://me:secret@");
+    for (other, error, refusals) in [
+        (address("/404/"), None, 0),
+        (address("/403/"), None, 1),
+        (address("/401/"), Some("401"), 0),
+        (with_login, Some("403"), 0),
+        (address("/503/"), Some("503"), 0),
+    ] {
+        for (first, extra) in [(&lists, &other), (&other, &lists)] {
+            let variables = [("PIP_INDEX_URL", first.as_str()), ("PIP_EXTRA_INDEX_URL", extra)];
+            let fetcher = told_to_pip(&variables, &Configuration::default()).unwrap();
+            let refused = std::cell::Cell::new(0);
+            let count = |_: &Address, _| refused.set(refused.get() + 1);
+            match (fetcher.python_listing(None, "x", &count), error) {
+                (Ok(listing), None) => assert_eq!(listing.unwrap().len(), 1),
+                (Err(found), Some(status)) => {
+                    let text = found.to_string();
+                    assert!(text.contains(status) && text.contains(&format!("/{status}/")), "{text}");
+                    assert!(!text.contains("secret"), "{text}");
+                }
+                (found, _) => panic!("{other}: {found:?}"),
+            }
+            assert_eq!(refused.get(), refusals, "{other}");
+        }
+    }
 }
 
 /// The default index is never asked in silence where pip is told otherwise.

@@ -10,7 +10,6 @@ use reqwest::{Method, StatusCode, header};
 use super::Remote;
 use super::refusal;
 use super::request::{Answered, Request};
-use crate::fetch::Address;
 use crate::http::{Failure, innermost, passing};
 use crate::{Error, Kind, Result};
 
@@ -20,13 +19,26 @@ impl Remote<'_> {
     /// # Errors
     /// The registry cannot be reached, or refuses.
     pub fn has_blob(&self, digest: BlobDigest) -> Result<bool> {
+        self.shows_blob(digest)?.map_err(|error| self.about(error, digest, "cannot be asked for at"))
+    }
+
+    /// Whether the repository has a blob, or why it does not say: some logins may send and not read.
+    ///
+    /// # Errors
+    /// The registry cannot be reached, or answers with something else.
+    pub fn shows_blob(&self, digest: BlobDigest) -> Result<Result<bool>> {
         let address = self.base.join(&format!("blobs/{digest}"))?;
         let found = self.patience().run(|| {
-            let answered = self.send(&Request::new(Method::HEAD, address.clone()))?;
+            let mut answered = self.send(&Request::new(Method::HEAD, address.clone()))?;
+            if answered.refuses_head() {
+                // The first byte is asked for, and none is read.
+                let request = Request::new(Method::GET, address.clone()).header(header::RANGE, "bytes=0-0");
+                answered = self.send(&request)?;
+            }
             match answered.status() {
-                status if status.is_success() => Ok(true),
-                StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
-                StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => self.gives_blob(&address),
+                status if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE => Ok(Ok(true)),
+                StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Ok(false)),
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Ok(Err(answered.refusal())),
                 _ => Err(answered.refusal().into()),
             }
         });
@@ -38,17 +50,6 @@ impl Remote<'_> {
         let address = self.base.join(&format!("blobs/{digest}"));
         let answered = address.map(|address| self.send(&Request::new(Method::HEAD, address)));
         matches!(answered, Ok(Ok(answered)) if answered.status().is_success())
-    }
-
-    /// For registries without HEAD: asks for the first byte, and reads none.
-    fn gives_blob(&self, address: &Address) -> Result<bool, Failure> {
-        let request = Request::new(Method::GET, address.clone()).header(header::RANGE, "bytes=0-0");
-        let answered = self.send(&request)?;
-        match answered.status() {
-            status if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE => Ok(true),
-            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(false),
-            _ => Err(answered.refusal().into()),
-        }
     }
 
     /// A blob's bytes, or `None` if the repository has it not. With a `size`, which whoever knows

@@ -92,6 +92,15 @@ impl Answered {
         (error, read(&explanation))
     }
 
+    /// Whether it refuses what this answer's HEAD asked, and may yet give it: a storage takes an address
+    /// that was signed for GET by GET alone, and there are registries that let none but GET pass.
+    pub fn refuses_head(&self) -> bool {
+        let refuses = matches!(self.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let lacks_head =
+            matches!(self.status(), StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED);
+        lacks_head || (refuses && (self.led_by.is_some() || self.authorization.is_some()))
+    }
+
     /// An address that a registry made for one use, and that was not taken: the next one may be.
     fn is_stale(&self) -> bool {
         self.led_by.is_some() && self.status() == StatusCode::FORBIDDEN
@@ -121,7 +130,7 @@ impl Remote<'_> {
             }
         }
         let status = answered.status();
-        if passes(status) || (answered.is_stale() && request.reads()) {
+        if passes(status) || (answered.is_stale() && request.method == Method::GET) {
             let pause = asked_pause(answered.response.headers());
             return Err(Failure::of_answer(status, pause, answered.refusal()));
         }

@@ -329,6 +329,51 @@ fn a_registry_without_head() {
     assert!(remote!(fake, client, Pull).has_blob(scene.layer(0)).unwrap());
 }
 
+/// A registry that lets GET alone pass, and a storage whose addresses are signed for GET.
+#[test]
+fn a_head_that_is_refused_is_asked_by_get() {
+    let storage = Fake::start(|request| (request.method == "HEAD").then(|| status("403 Forbidden"))?);
+    let digest = storage.put_blob("team/app", b"blob");
+    let elsewhere = storage.host().replace("127.0.0.1", "localhost");
+    let fake = Fake::start(move |request| {
+        let head = format!("307 Temporary Redirect\r\nLocation: http://{elsewhere}{}", request.target);
+        request.target.contains("/blobs/sha256").then(|| status(&head))?
+    });
+    let client = client();
+    assert!(remote!(fake, client, Pull).has_blob(digest).unwrap());
+    assert!(!remote!(fake, client, Pull).has_blob(BlobDigest(Sha256::of(b"other"))).unwrap());
+    assert_eq!((storage.asked("HEAD", "").len(), storage.asked("GET", "").len()), (2, 2));
+
+    for refusal in ["401 Unauthorized", "403 Forbidden"] {
+        let fake = Fake::guarded(Guard::Basic(LOGIN.to_owned()), move |request| {
+            let blob = request.is("HEAD", "/blobs/") && request.header("authorization").is_some();
+            blob.then(|| status(refusal))?
+        });
+        let digest = fake.put_blob("team/app", b"blob");
+        let client = client_with_password(&fake);
+        assert!(remote!(fake, client, Pull).has_blob(digest).unwrap(), "{refusal}");
+        let ranges: Vec<_> =
+            fake.asked("GET", "/blobs/").iter().map(|it| it.header("range").map(str::to_owned)).collect();
+        assert_eq!(ranges, [Some("bytes=0-0".to_owned())]);
+    }
+}
+
+/// A login may send and not read.
+#[test]
+fn a_registry_that_does_not_say_what_it_has_is_sent_all() {
+    let scene = Scene::new();
+    let fake = Fake::guarded(Guard::Basic(LOGIN.to_owned()), |request| {
+        let reads = request.is("HEAD", "/blobs/") || request.is("GET", "/blobs/");
+        (reads && request.header("authorization").is_some()).then(|| status("403 Forbidden"))?
+    });
+    let client = client_with_password(&fake);
+    let pushed = scene.push(&client, &destination(&fake, "team/app:1")).unwrap();
+    assert_eq!(pushed.sent.blobs, 4);
+    scene.assert_whole(&fake);
+    let error = remote!(fake, client, Pull).has_blob(scene.layer(0)).unwrap_err();
+    assert_says(&error, &["403", "cannot be asked for", &fake.host()]);
+}
+
 #[test]
 fn a_tag_is_moved_on_a_condition() {
     let scene = Scene::new();

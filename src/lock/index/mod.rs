@@ -15,7 +15,8 @@
 //! What goes wrong outside is said here and remembered. An index that cannot be read would be passed
 //! over by Poetry or pip, and others take its place: it fails the lock, whatever they made of it. A
 //! refusal (401, 403) is a warning and counts as "no such project", as Poetry has it: there are indexes
-//! that answer so.
+//! that answer so. Where pip is told of several indexes, one that wants a login, or refuses the one that
+//! it got, fails the lock, too: another may list a stranger's project under the name.
 
 mod page;
 mod server;
@@ -33,7 +34,7 @@ use rustix::net::{Shutdown, shutdown};
 use url::Url;
 
 use crate::fetch::python::{DEFAULT, Listed, normalize};
-use crate::fetch::{Fetcher, http};
+use crate::fetch::{Address, Fetcher, http};
 use crate::realise::{Engine, Event};
 use crate::{Error, Kind, Result};
 
@@ -85,7 +86,7 @@ struct State {
     fatal: Option<Error>,
     /// Why other things could not be had.
     others: Vec<Error>,
-    /// The sources that have refused something.
+    /// The indexes that have refused something, by address.
     refused: BTreeSet<String>,
 }
 
@@ -176,7 +177,7 @@ impl<'a> Index<'a> {
         if source.is_some_and(|source| !self.sources.contains(source)) {
             return Ok(false);
         }
-        let Ok(files) = self.fetcher.python_listing(source, project)? else { return Ok(false) };
+        let Ok(files) = self.fetcher.python_listing(source, project, &|_, _| ())? else { return Ok(false) };
         let Some(listed) = files.iter().find(|listed| listed.name == file.name) else { return Ok(false) };
         let name = (source.unwrap_or(DEFAULT).to_owned(), normalize(project), listed.name.clone());
         let sha256 = listed.sha256.or_else(|| self.state().digests.get(&name).copied());
@@ -253,16 +254,10 @@ impl<'a> Index<'a> {
 
     /// What a source lists of a project.
     fn listing(&self, place: &Place) -> Result<Arc<Vec<Listed>>, Refusal> {
-        let files = self.fetcher.python_listing(place.source(), &place.project);
-        let files = match files.map_err(|error| error.within(place.unreadable()))? {
-            Ok(files) => files,
-            Err(status) => {
-                if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                    self.refused(place, status);
-                }
-                return Err(Refusal::Status(StatusCode::NOT_FOUND));
-            }
-        };
+        let refused = |index: &Address, status| self.refused(place, index, status);
+        let files = self.fetcher.python_listing(place.source(), &place.project, &refused);
+        let files = files.map_err(|error| error.within(place.unreadable()))?;
+        let files = files.map_err(|_| Refusal::Status(StatusCode::NOT_FOUND))?;
         let state = &mut self.state();
         if state.pages.insert((place.source.clone(), place.project.clone())) {
             state.listed += files.len();
@@ -273,10 +268,11 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// Says it once a source; there are indexes that refuse whatever they do not have.
-    fn refused(&self, place: &Place, status: StatusCode) {
-        if self.state().refused.insert(place.source.clone()) {
-            let error = Error::new(Kind::Network, format!("{}: it answered {status}", place.unreadable()));
+    /// Says it once an index; there are indexes that refuse whatever they do not have.
+    fn refused(&self, place: &Place, index: &Address, status: StatusCode) {
+        if self.state().refused.insert(index.to_string()) {
+            let text = format!("{}: `{}` answered {status}", place.unreadable(), index.host());
+            let error = Error::new(Kind::Network, text);
             let text = format!("{}; such projects are taken to be none of its own", error.message());
             self.engine.send(Event::Warning(text));
             self.remember(
@@ -341,7 +337,8 @@ impl<'a> Index<'a> {
         let working = self.engine.store.working_folder()?;
         let path = working.path().join("file");
         let mut file = fs_err::File::create(&path)?;
-        let sha256 = self.fetcher.python_client().copy(&listed.address, LARGEST_FILE, &mut file)?;
+        let sha256 =
+            self.fetcher.python_client().copy(listed.unchecked_address()?, LARGEST_FILE, &mut file)?;
         self.spend(file.metadata()?.len())?;
         drop(file);
         self.engine.store.adopt(&path, BlobDigest(sha256))?;
@@ -356,8 +353,8 @@ impl<'a> Index<'a> {
         }
         // Whoever gets no part asks for the whole.
         let failed = |error| Refusal::Failed { error, fatal: false };
-        let answer =
-            self.fetcher.python_client().open(&listed.address, request.head, range).map_err(failed)?;
+        let address = listed.unchecked_address().map_err(failed)?;
+        let answer = self.fetcher.python_client().open(address, request.head, range).map_err(failed)?;
         let status = answer.status();
         if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return Err(match status {
@@ -379,10 +376,14 @@ impl<'a> Index<'a> {
     }
 
     fn metadata(&self, listed: &Listed, sha256: Option<Sha256>) -> Result<Answer, Refusal> {
-        let address = listed.address.clone().with_ending(".metadata");
         // Without it the file itself is read.
-        let found = self.fetcher.python_client().look(&address, None, LARGEST_METADATA);
-        let found = found.map_err(|error| Refusal::Failed { error, fatal: false })?;
+        let failed = |error| Refusal::Failed { error, fatal: false };
+        let address = match sha256 {
+            Some(_) => &listed.address,
+            None => listed.unchecked_address().map_err(failed)?,
+        };
+        let address = address.clone().with_ending(".metadata");
+        let found = self.fetcher.python_client().look(&address, None, LARGEST_METADATA).map_err(failed)?;
         let page: http::Page = found.map_err(Refusal::Status)?;
         let found = Sha256::of(&page.bytes);
         if let Some(expected) = sha256.filter(|expected| *expected != found) {
