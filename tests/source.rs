@@ -195,7 +195,10 @@ impl Scene {
     }
 
     fn cache(&self) -> PathBuf {
-        self.store.join("caches/pytorch")
+        // Each range of ids has a folder of its own in it.
+        let caches = self.store.join("caches/pytorch");
+        let own = std::fs::read_dir(&caches).ok().and_then(|mut entries| entries.next()?.ok());
+        own.map_or(caches, |own| own.path())
     }
 
     /// ccache's own count: hits, and misses.
