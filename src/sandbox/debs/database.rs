@@ -168,6 +168,10 @@ impl Diversions {
         let mut diversions = Self::default();
         for lines in lines.chunks_exact(3) {
             let [from, to, package] = lines else { unreachable!("chunks of three") };
+            if !from.starts_with(b"/") || !to.starts_with(b"/") {
+                return Err(Error::new(Kind::Input, format!("`/{DIVERSIONS}` names no absolute path"))
+                    .detail(String::from_utf8_lossy(from).into_owned()));
+            }
             let package = String::from_utf8_lossy(package).into_owned();
             diversions.targets.insert(to.to_vec());
             diversions.places.insert(from.to_vec(), (to.to_vec(), package));
@@ -203,7 +207,12 @@ impl Accounts {
             let id = std::str::from_utf8(fields.nth(1)?).ok()?.parse().ok()?;
             Some((name, id))
         });
-        Ok(Self(accounts.collect()))
+        // Of two lines with one name the first counts, as in getpwnam(3).
+        let mut first = HashMap::new();
+        for (name, id) in accounts {
+            first.entry(name).or_insert(id);
+        }
+        Ok(Self(first))
     }
 
     pub fn id(&self, name: &[u8]) -> Option<u32> {
