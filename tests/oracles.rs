@@ -23,8 +23,11 @@ const PROJECT: &str = "app";
 
 /// How our tree differs from Poetry's, beside the times of files; none of it changes what is imported
 /// or run. (Neither has compiled files: Poetry makes none, and the sandbox leaves out Python's own.)
-const DIFFERENCES: [&str; 1] = [
-    // Poetry makes every folder of `site.getsitepackages()`, to see whether it could write there.
+const DIFFERENCES: [&str; 3] = [
+    // Poetry makes every folder of `site.getsitepackages()`, to see whether it could write there. The
+    // folders above it are in the difference, too: a layer carries the parents of what it adds.
+    "usr/lib: theirs alone",
+    "usr/lib/python3.11: theirs alone",
     "usr/lib/python3.11/dist-packages: theirs alone",
 ];
 
