@@ -216,6 +216,10 @@ fn times_that_a_job_did_not_write_are_kept() {
         scene.difference("mkdir a; touch -d @1234567890 a/old; touch a/new; touch -d @1234567890 a");
     let times: Vec<_> = outcome.tree.entries().iter().map(|entry| entry.mtime).collect();
     assert_eq!(times, [MTIME, MTIME, 1_234_567_890]);
+    // 2100, on whichever day the job runs; and what is written while it runs, at its end too.
+    let outcome = scene.difference("touch -d @4102444800 future; touch one; sleep 2.5; touch two");
+    let times: Vec<_> = outcome.tree.entries().iter().map(|entry| entry.mtime).collect();
+    assert_eq!(times, [4_102_444_800, MTIME, MTIME]);
 }
 
 #[test]
@@ -471,6 +475,9 @@ fn a_limit_that_is_met_is_named() {
         ("memory=100M", "busybox dd if=/dev/zero of=/dev/null bs=600M count=1".to_owned()),
         ("disk=20M", "busybox dd if=/dev/zero of=/big bs=1M count=50".to_owned()),
         ("disk=20M", format!("{all_of} busybox dd if=/dev/zero of=/tmp/$i bs=1M count=4; sleep 0.1; done")),
+        // At once, and of holes that a layer does not have.
+        ("disk=20M", "for i in 1 2 3 4 5; do busybox fallocate -l 9M $i; done".to_owned()),
+        ("disk=100M", "for i in 1 2 3 4 5; do busybox truncate -s 90M $i; done".to_owned()),
     ] {
         let (name, _) = limit.split_once('=').unwrap();
         let error = limited(name, limit, &script);

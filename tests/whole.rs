@@ -248,8 +248,16 @@ fn a_file_has_one_owner() {
         let [shadowed] = &whole.shadowed[..] else { panic!("{:?}", whole.shadowed) };
         assert_eq!((shadowed.path.to_string().as_str(), shadowed.count), ("usr/local/bin/pip", 1));
         assert_eq!(shadowed.by == "thief 1.0", text == "b");
+        assert_eq!(whole.unused, []);
         // Once more, from what is remembered.
         assert_eq!(scene.realise(&image).unwrap().shadowed, whole.shadowed);
+        // What decides nothing is said, as often as the image is made.
+        image.meant.owners.insert(path("usr/local/bin/pipp"), owner);
+        image.meant.private_keys.push(path("etc/no.key"));
+        for _ in 0..2 {
+            let unused = scene.realise(&image).unwrap().unused;
+            assert_eq!(unused, [path("etc/no.key"), path("usr/local/bin/pipp")]);
+        }
     }
 }
 

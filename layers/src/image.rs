@@ -45,10 +45,10 @@ pub struct Meant {
 }
 
 impl Meant {
-    /// Whose word counts at `path`.
-    pub fn owner(&self, path: &TreePath) -> Option<NodeId> {
+    /// Whose word counts at `path`, and the path of the recipe that says so.
+    pub fn owner(&self, path: &TreePath) -> Option<(&TreePath, NodeId)> {
         let fitting = self.owners.iter().filter(|(owned, _)| path.is_within(owned));
-        fitting.max_by_key(|(owned, _)| owned.as_bytes().len()).map(|(_, owner)| *owner)
+        fitting.max_by_key(|(owned, _)| owned.as_bytes().len()).map(|(owned, owner)| (owned, *owner))
     }
 
     /// Whether the image may hold the private key at `path`.

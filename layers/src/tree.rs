@@ -314,6 +314,9 @@ impl Entry {
             _ if !self.xattrs.keys().all(|name| is_kept_attribute(name)) => {
                 "an extended attribute of it is the host's or a container engine's own (`user.overlay.*`)"
             }
+            _ if self.xattrs.keys().any(|name| name.contains('=')) => {
+                "the name of an extended attribute has a `=`, at which it would end in a layer"
+            }
             _ => return Ok(()),
         };
         Err(InvalidPath::new(&self.path.0, reason))

@@ -148,9 +148,10 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     session.tell_others();
     reporter.finish();
     let Made { whole, assembled, whys, published, loaded, pushed } = made?;
+    let notes = report::notes(&whole);
     if !arguments.options.quiet {
         super::say(report::image_summary(&lock, &mended, &whole.image, &assembled, &whys));
-        super::say(report::whole_summary(&whole));
+        notes.iter().for_each(|note| super::say(format!("  note      {note}\n")));
         published.iter().for_each(|(cache, published)| super::say(report::publish_summary(cache, published)));
         super::say(loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
         pushed.iter().for_each(|pushed| super::say(report::push_summary(pushed)));
@@ -161,7 +162,9 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
         _ if arguments.json => {
             let delivered = Delivered { names: &names, loaded, pushed: &pushed };
-            super::print_json(&as_json(&whole.image, &assembled, &delivered, seconds))?;
+            let mut value = as_json(&whole.image, &assembled, &delivered, seconds);
+            value["notes"] = json!(notes);
+            super::print_json(&value)?;
         }
         _ => {
             super::print(assembled.manifest.digest)?;

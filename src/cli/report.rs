@@ -275,9 +275,9 @@ pub fn image_summary(
     text
 }
 
-/// The lines about what an image has not, or has by chance.
-pub fn whole_summary(whole: &Whole) -> String {
-    let mut text = String::new();
+/// What an image has not, or has by chance, and what of its recipe decides nothing.
+pub fn notes(whole: &Whole) -> Vec<String> {
+    let mut notes = Vec::new();
     for layer in &whole.image.layers {
         let builder = |node| &whole.image.graph.node(node).builder;
         let declared = match builder(layer.tree) {
@@ -287,20 +287,22 @@ pub fn whole_summary(whole: &Whole) -> String {
         let Builder::UnpackDebs(debs) = declared else { continue };
         for (package, keys, command) in KEYS_MADE_AT_RANDOM {
             if debs.packages.iter().any(|deb| deb.package == package) {
-                let _ =
-                    writeln!(text, "  note      `{package}` is without its {keys}: `{command}` makes them");
+                notes.push(format!("`{package}` is without its {keys}: `{command}` makes them"));
             }
         }
     }
     for Shadowed { layer, by, path, count } in &whole.shadowed {
         let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-        let _ = writeln!(text, "  note      `/{path}`{more} of `{layer}` cannot be seen: `{by}` counts");
+        notes.push(format!("`/{path}`{more} of `{layer}` cannot be seen: `{by}` counts"));
     }
     for (layer, path) in &whole.by_chance {
-        let _ =
-            writeln!(text, "  note      `/{path}` of `{layer}` is made by chance: built again, it differs");
+        notes.push(format!("`/{path}` of `{layer}` is made by chance: built again, it differs"));
     }
-    text
+    for path in &whole.unused {
+        notes
+            .push(format!("`Image::meant` of the recipe names `/{path}`, which is no exception to anything"));
+    }
+    notes
 }
 
 /// The line after loading into an engine.

@@ -94,6 +94,21 @@ pub fn padding(size: u64) -> u64 {
     size.wrapping_neg() % 512
 }
 
+/// A header's own sum is that of its bytes, those of the sum taken for spaces; some old programs summed
+/// signed bytes (POSIX.1-1988, 10.1.1; Go's `archive/tar`, `verifyChecksum`).
+fn check_sum(header: &Header) -> Result<()> {
+    let bytes = header.as_bytes();
+    let summed = bytes[..148].iter().chain(&bytes[156..]);
+    let spaces = 8 * i64::from(b' ');
+    let unsigned = spaces + summed.clone().map(|byte| i64::from(*byte)).sum::<i64>();
+    let signed = spaces + summed.map(|byte| i64::from(byte.cast_signed())).sum::<i64>();
+    let said = i64::from(header.cksum().map_err(damaged)?);
+    if said == unsigned || said == signed {
+        return Ok(());
+    }
+    Err(damaged(format!("a header says that its sum is {said}, and it is {unsigned}")))
+}
+
 /// The next entry of a tar; `None` at the end. Its content and padding are still to be read.
 ///
 /// # Errors
@@ -111,6 +126,7 @@ pub fn next<R: Read>(tar: &mut R) -> Result<Option<Next>> {
         if read < header.as_bytes().len() {
             return Err(damaged("it ends in the middle of a header"));
         }
+        check_sum(&header)?;
         let size = header.entry_size().map_err(damaged)?;
         let kind = header.entry_type();
         let is_extension = kind.is_gnu_longname() || kind.is_gnu_longlink() || is_pax(kind);

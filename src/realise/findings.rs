@@ -1,9 +1,9 @@
 //! What a tree is known to hold that should be in no layer, or is another on every machine.
 //!
 //! A private key that is a member of a published archive (a wheel's test keys, a package's) is public
-//! knowledge. What is looked at is what was made here or is the team's own: the files of the project, and
-//! those that a step or a package's script wrote, which the one constant time tells from those that a
-//! package brought.
+//! knowledge. What is looked at is what was made here or is the team's own: the files of the project, those
+//! that a step left, and those that a package's script wrote, which the one constant time tells from those
+//! that a package brought.
 
 use assemble_layers::tree::MTIME;
 use assemble_layers::{Builder, Kind as EntryKind, NodeId, Tree, TreePath};
@@ -36,7 +36,9 @@ pub(super) fn of_tree(
         Builder::Files(_) => false,
         _ => return Ok(findings),
     };
-    for entry in tree.entries().iter().filter(|entry| entry.mtime == MTIME) {
+    // A file that a package brought has the time that its package gives it.
+    let brought = matches!(builder, Builder::UnpackDebs(_));
+    for entry in tree.entries().iter().filter(|entry| !brought || entry.mtime == MTIME) {
         let (path, EntryKind::File(content)) = (&entry.path, &entry.kind) else { continue };
         if is_within(path, &SECRETS)
             || (content.size() <= LARGEST && is_private_key(&contents.to_vec(path, content)?))

@@ -13,6 +13,7 @@
 mod folders;
 mod owners;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -28,7 +29,10 @@ use crate::store::{Findings, Outcome, Record, Store};
 use crate::{Error, Kind, Result};
 
 /// Raised when the same layers are judged otherwise.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// What is known to be made by chance, by the layer's name: another machine has other bytes.
+pub type ByChance = Vec<(String, TreePath)>;
 
 /// An image that was made real and checked.
 #[derive(Clone, Debug)]
@@ -39,8 +43,10 @@ pub struct Whole {
     pub layers: Vec<RealisedLayer>,
     /// What of its layers cannot be seen, as its recipe wants it.
     pub shadowed: Vec<Shadowed>,
-    /// What is known to be made by chance, by the layer's name: another machine has other bytes.
-    pub by_chance: Vec<(String, TreePath)>,
+    pub by_chance: ByChance,
+    /// Paths of the recipe's [`meant`](Image::meant) that decide nothing: a name that is misspelt, or an
+    /// exception that is needed no more.
+    pub unused: Vec<TreePath>,
 }
 
 /// Files that another layer's counts for.
@@ -60,6 +66,8 @@ struct Verdict {
     /// By the place of the layer.
     mended: BTreeMap<usize, Mended>,
     shadowed: Vec<Shadowed>,
+    /// Paths of `Image::meant.owners` that decide nothing.
+    unused: Vec<TreePath>,
 }
 
 /// What is mended of one layer.
@@ -85,9 +93,18 @@ struct View<'a> {
     below: Vec<Vec<Rc<Tree>>>,
     /// Which layers each is made over.
     over: Vec<BTreeSet<usize>>,
+    /// Paths of `Image::meant.owners` that have decided something.
+    decided: RefCell<BTreeSet<TreePath>>,
 }
 
 impl View<'_> {
+    /// Whose word counts at `path`, as the recipe has it.
+    fn owner(&self, path: &TreePath) -> Option<NodeId> {
+        let (decided, owner) = self.image.meant.owner(path)?;
+        self.decided.borrow_mut().insert(decided.clone());
+        Some(owner)
+    }
+
     fn builder(&self, layer: usize) -> &Builder<NodeId> {
         &self.image.graph.node(self.image.layers[layer].tree).builder
     }
@@ -135,6 +152,7 @@ impl<'a> Realisation<'a> {
             if !run.promises.were_broken()
                 && let Some(whole) = run.checked(image, &mut layers, elsewhere)?
             {
+                engine.store.unremoved().iter().for_each(|error| engine.warn(error.to_string()));
                 return Ok(whole);
             }
             before = layers;
@@ -143,7 +161,7 @@ impl<'a> Realisation<'a> {
 
     /// The image of these layers; nothing where the check found a promise broken.
     fn checked(self, image: &Image, layers: &mut [RealisedLayer], elsewhere: bool) -> Result<Option<Whole>> {
-        let by_chance = self.check_findings(image)?;
+        let (by_chance, mut unused) = self.check_findings(image)?;
         let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
         let verdict = match self.verdict(image, &diff_ids) {
             // What was judged is not what the image is made of.
@@ -162,7 +180,8 @@ impl<'a> Realisation<'a> {
             }
         }
         let (layers, shadowed) = (layers.to_vec(), verdict.shadowed);
-        Ok(Some(Whole { image: whole, layers, shadowed, by_chance }))
+        unused.extend(verdict.unused);
+        Ok(Some(Whole { image: whole, layers, shadowed, by_chance, unused }))
     }
 
     fn verdict(&self, image: &Image, diff_ids: &[DiffId]) -> Result<Verdict> {
@@ -177,6 +196,8 @@ impl<'a> Realisation<'a> {
         let mut verdict = Verdict::default();
         owners::check(self, &view, &mut verdict)?;
         folders::check(&view, &mut verdict)?;
+        let decided = view.decided.into_inner();
+        verdict.unused = image.meant.owners.keys().filter(|path| !decided.contains(path)).cloned().collect();
         store.put_note(&note_name(image), &Note { about, verdict: verdict.clone() })?;
         Ok(verdict)
     }
@@ -199,7 +220,7 @@ impl<'a> Realisation<'a> {
             let is_over = |other: &usize| lower.contains(&image.layers[*other].tree);
             over.push((0..image.layers.len()).filter(is_over).collect());
         }
-        Ok(View { image, trees, below, over })
+        Ok(View { image, trees, below, over, decided: RefCell::default() })
     }
 
     /// A base image's layer is fetched and read for this, if nobody did before: its record says what it
@@ -226,9 +247,10 @@ impl<'a> Realisation<'a> {
         Ok(tree)
     }
 
-    /// Refuses private keys that are not meant; returns what is made by chance.
-    fn check_findings(&self, image: &Image) -> Result<Vec<(String, TreePath)>> {
-        let mut by_chance = Vec::new();
+    /// Refuses private keys that are not meant; returns what is made by chance, and the
+    /// paths of `Image::meant.private_keys` at which there is none.
+    fn check_findings(&self, image: &Image) -> Result<(ByChance, Vec<TreePath>)> {
+        let (mut by_chance, mut unused) = (Vec::new(), image.meant.private_keys.clone());
         for layer in &image.layers {
             let Some(record) = self.engine.store.record(self.tree(layer.tree)?.key)? else { continue };
             let name = &image.graph.node(layer.tree).name;
@@ -236,10 +258,11 @@ impl<'a> Realisation<'a> {
                 if !image.meant.allows_key(path) {
                     return Err(private_key(name, path, &image.graph.node(layer.tree).builder));
                 }
+                unused.retain(|allowed| !path.is_within(allowed));
             }
             by_chance.extend(record.findings.by_chance.into_iter().map(|path| (name.clone(), path)));
         }
-        Ok(by_chance)
+        Ok((by_chance, unused))
     }
 }
 

@@ -22,7 +22,7 @@ const LIFETIME: u64 = 60;
 const MARGIN: Duration = Duration::from_secs(10);
 
 /// What a request needs: `repository:team/image:pull,push`, and maybe more than one of them.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Scope(BTreeSet<String>);
 
 impl Scope {
@@ -39,6 +39,10 @@ impl Scope {
         Self(self.0.union(&other.0).cloned().collect())
     }
 
+    fn covers(&self, other: &Self) -> bool {
+        other.0.is_subset(&self.0)
+    }
+
     pub fn parts(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
@@ -46,9 +50,18 @@ impl Scope {
 
 /// How a registry wants to be told who asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Challenge {
+pub enum Scheme {
     Basic,
     Bearer { realm: String, service: Option<String> },
+}
+
+/// What a 401 asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Challenge {
+    scheme: Scheme,
+    /// What a token is to be good for, in the registry's own words. A registry that stands before another
+    /// one may know a repository by another path than its clients.
+    scope: Scope,
 }
 
 impl Challenge {
@@ -58,9 +71,12 @@ impl Challenge {
         let offers: Vec<_> = values.flat_map(parse).collect();
         let bearer = offers.iter().filter(|(scheme, _)| scheme == "bearer").find_map(|(_, parameters)| {
             let service = parameters.get("service").cloned();
-            Some(Self::Bearer { realm: parameters.get("realm")?.clone(), service })
+            let scheme = Scheme::Bearer { realm: parameters.get("realm")?.clone(), service };
+            let scope = parameters.get("scope").map_or("", String::as_str);
+            Some(Self { scheme, scope: Scope(scope.split_whitespace().map(str::to_owned).collect()) })
         });
-        bearer.or_else(|| offers.iter().any(|(scheme, _)| scheme == "basic").then_some(Self::Basic))
+        let basic = || Self { scheme: Scheme::Basic, scope: Scope::default() };
+        bearer.or_else(|| offers.iter().any(|(scheme, _)| scheme == "basic").then(basic))
     }
 }
 
@@ -150,7 +166,16 @@ impl Authorization {
 pub struct Answer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    /// Seconds. There are servers that write it as a text, or -1 for a token that lives for ever: what is
+    /// no number of seconds is as good as nothing, for a token that has ended is renewed in any case.
+    expires_in: Option<serde_json::Value>,
+}
+
+impl Answer {
+    fn lifetime(&self) -> Duration {
+        let said = self.expires_in.as_ref().and_then(|it| it.as_u64().or_else(|| it.as_str()?.parse().ok()));
+        Duration::from_secs(said.unwrap_or(LIFETIME).clamp(1, 1_000_000))
+    }
 }
 
 struct Token {
@@ -167,7 +192,9 @@ pub struct Login {
 
 #[derive(Default)]
 struct State {
-    challenge: Option<Challenge>,
+    scheme: Option<Scheme>,
+    /// What the registry wants a token to be good for beside what was asked for.
+    wider: Scope,
     /// `None` until somebody has looked.
     credential: Option<Option<Credential>>,
     tokens: HashMap<Scope, Token>,
@@ -188,10 +215,10 @@ impl Login {
     /// What to send along, as far as the registry has said what it wants: at first nothing.
     pub fn authorization(&self, scope: &Scope, ask: &Ask<'_>) -> Result<Option<Authorization>> {
         let mut state = self.lock();
-        match &state.challenge {
+        match &state.scheme {
             None => Ok(None),
-            Some(Challenge::Basic) => self.basic(&state),
-            Some(Challenge::Bearer { .. }) => self.token(&mut state, scope, ask).map(Some),
+            Some(Scheme::Basic) => self.basic(&state),
+            Some(Scheme::Bearer { .. }) => self.token(&mut state, scope, ask).map(Some),
         }
     }
 
@@ -209,13 +236,13 @@ impl Login {
         if state.credential.is_none() {
             state.credential = Some(credential::find(machine, &self.repository)?);
         }
-        if state.challenge.as_ref() != Some(&challenge) {
+        if state.scheme.as_ref() != Some(&challenge.scheme) {
             state.tokens.clear();
-            state.challenge = Some(challenge.clone());
+            state.scheme = Some(challenge.scheme.clone());
         }
-        match challenge {
-            Challenge::Basic => Ok(self.basic(&state)?.filter(|new| Some(new) != used)),
-            Challenge::Bearer { .. } => {
+        match challenge.scheme {
+            Scheme::Basic => Ok(self.basic(&state)?.filter(|new| Some(new) != used)),
+            Scheme::Bearer { .. } => {
                 // Another thread may have renewed it since.
                 if state.tokens.get(scope).is_some_and(|token| Some(&token.authorization) == used) {
                     state.tokens.remove(scope);
@@ -223,6 +250,15 @@ impl Login {
                 self.token(&mut state, scope, ask).map(Some)
             }
         }
+    }
+
+    /// After a 401 to a new token: whether the registry wants one that is good for more than was asked for.
+    /// From now on that is asked for, too.
+    pub fn widen(&self, challenge: &Challenge, scope: &Scope) -> bool {
+        let mut state = self.lock();
+        let enough = scope.covers(&challenge.scope) || state.wider.covers(&challenge.scope);
+        state.wider = state.wider.and(challenge.scope.clone());
+        !enough
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -242,21 +278,22 @@ impl Login {
         if let Some(Credential::Bearer(token)) = credential {
             return Authorization::new("Bearer", token, self.registry());
         }
-        let Some(Challenge::Bearer { realm, service }) = &state.challenge else {
+        let Some(Scheme::Bearer { realm, service }) = &state.scheme else {
             return Err(Error::new(Kind::Internal, "a token without a challenge"));
         };
         let realm = Address::parse(realm).map_err(|error| error.within(self.bad_realm()))?;
         let mut parameters: Vec<(&str, &str)> = Vec::new();
         parameters.extend(service.as_deref().map(|service| ("service", service)));
-        parameters.extend(scope.parts().map(|part| ("scope", part)));
+        let wanted = scope.and(state.wider.clone());
+        parameters.extend(wanted.parts().map(|part| ("scope", part)));
         let asked = Instant::now();
         let answer = ask(&realm, &parameters, credential)?;
+        let lifetime = answer.lifetime();
         let text = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
         let text = text.ok_or_else(|| {
             Error::new(Kind::Network, format!("`{}` answered without a token", realm.host()))
                 .detail(format!("it is the token server of `{}`", self.registry()))
         })?;
-        let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(LIFETIME).clamp(1, 1_000_000));
         let renewal = asked + (lifetime - MARGIN.min(lifetime / 4));
         let authorization = Authorization::new("Bearer", &text, self.registry())?;
         let token = Token { authorization: authorization.clone(), renewal };
@@ -283,10 +320,14 @@ mod tests {
 
     #[test]
     fn challenges_are_read_as_they_come() {
-        let bearer = Challenge::Bearer {
-            realm: "https://auth.example/token?x=1,2".to_owned(),
-            service: Some("a \"b\"".to_owned()),
+        let bearer = Challenge {
+            scheme: Scheme::Bearer {
+                realm: "https://auth.example/token?x=1,2".to_owned(),
+                service: Some("a \"b\"".to_owned()),
+            },
+            scope: Scope(["x:y:pull,push".to_owned()].into()),
         };
+        let basic = Challenge { scheme: Scheme::Basic, scope: Scope::default() };
         let text =
             r#"Bearer realm="https://auth.example/token?x=1,2",service="a \"b\"",scope="x:y:pull,push""#;
         assert_eq!(challenge(&[text]), Some(bearer.clone()));
@@ -295,10 +336,22 @@ mod tests {
             Some(bearer.clone())
         );
         assert_eq!(challenge(&[&format!("Basic realm=x, {text}")]), Some(bearer));
-        assert_eq!(challenge(&["basic"]), Some(Challenge::Basic));
+        assert_eq!(challenge(&["basic"]), Some(basic));
         for text in ["Negotiate", "Bearer service=\"x\"", "=", "\"", "Bearer realm"] {
             assert_eq!(challenge(&[text]), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_token_lives_as_long_as_its_server_says() {
+        let cases =
+            [("300", 300), ("\"300\"", 300), ("0", 1), ("-1", 60), ("null", 60), ("3.5", 60), ("{}", 60)];
+        for (said, seconds) in cases {
+            let answer: Answer = serde_json::from_str(&format!(r#"{{"expires_in":{said}}}"#)).unwrap();
+            assert_eq!(answer.lifetime(), Duration::from_secs(seconds), "{said}");
+        }
+        let answer: Answer = serde_json::from_str("{}").unwrap();
+        assert_eq!(answer.lifetime(), Duration::from_secs(LIFETIME));
     }
 
     #[test]

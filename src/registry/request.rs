@@ -117,16 +117,29 @@ impl Remote<'_> {
         let ask = |realm: &Address, parameters: &[(&str, &str)], credential: Option<&Credential>| {
             self.ask_for_token(realm, parameters, credential)
         };
-        let mut authorization = self.login.authorization(scope, &ask)?;
-        let mut answered = self.follow(request, authorization.clone())?;
-        if answered.status() == StatusCode::UNAUTHORIZED && answered.at.same_origin(&self.base) {
+        let is_refused = |answered: &Answered| {
+            answered.status() == StatusCode::UNAUTHORIZED && answered.at.same_origin(&self.base)
+        };
+        let renew = |answered: Answered, authorization: &mut Option<Authorization>| {
             let challenge = Challenge::of(answered.response.headers());
             let renewed = challenge.map(|challenge| {
                 self.login.renew(&self.client.machine, challenge, authorization.as_ref(), scope, &ask)
             });
-            if let Some(renewed) = renewed.transpose()?.flatten() {
-                authorization = Some(renewed);
-                answered = self.follow(request, authorization.clone())?;
+            match renewed.transpose()?.flatten() {
+                None => Ok(answered),
+                Some(renewed) => {
+                    *authorization = Some(renewed);
+                    self.follow(request, authorization.clone())
+                }
+            }
+        };
+        let mut authorization = self.login.authorization(scope, &ask)?;
+        let mut answered = self.follow(request, authorization.clone())?;
+        if is_refused(&answered) {
+            answered = renew(answered, &mut authorization)?;
+            let challenge = Challenge::of(answered.response.headers()).filter(|_| is_refused(&answered));
+            if challenge.is_some_and(|challenge| self.login.widen(&challenge, scope)) {
+                answered = renew(answered, &mut authorization)?;
             }
         }
         let status = answered.status();

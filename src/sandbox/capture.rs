@@ -13,21 +13,17 @@
 //! file becomes a file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 
 use assemble_layers::derivation::Output;
 use assemble_layers::digest::{BlobDigest, DiffId, Hasher, Sha256};
-use assemble_layers::tree::{
-    Content, Entry, Kind as EntryKind, MTIME, RawBytes, Tree, TreePath, is_kept_attribute,
-};
+use assemble_layers::tree::{Content, Entry, Kind as EntryKind, MTIME, RawBytes, Tree, TreePath};
 use rustix::fs::{FileType, Stat};
-use rustix::io::Errno;
 
-use super::contents;
-use super::materialise::{Lower, Snapshot, Stamp};
-use super::scrub;
+use super::limits::{Free, Limits};
+use super::materialise::{FileId, Lower, Snapshot, Stamp};
 use super::walk::Folder;
+use super::{attributes, contents, scrub};
 use crate::pack::Contents;
 use crate::pack::tar;
 use crate::{Error, Kind, Result};
@@ -42,20 +38,27 @@ pub struct Captured {
 pub struct Capture<'a> {
     snapshot: Snapshot,
     contents: Contents<'a>,
+    limits: Limits,
+    /// The moment, by the file system's own clock, until which a modification is the job's: a file from the
+    /// future has the time that its package gives it, as it will have once that time has come.
+    ended: i64,
     /// What is left out where packages were configured.
     without: Option<&'a [TreePath]>,
 }
+
+/// More is not written between two looks at the disk, in bytes.
+const UNWATCHED: u64 = 64 << 20;
 
 /// An entry found.
 struct Found {
     entry: Entry,
     /// What names of one file have in common; `None` for what has one name.
-    inode: Option<u64>,
+    names: Option<FileId>,
 }
 
 impl<'a> Capture<'a> {
-    pub fn new(snapshot: Snapshot, contents: Contents<'a>) -> Self {
-        Self { snapshot, contents, without: None }
+    pub fn new(snapshot: Snapshot, contents: Contents<'a>, limits: Limits) -> Self {
+        Self { snapshot, contents, limits, ended: i64::MAX, without: None }
     }
 
     /// The difference is what packages and their scripts left: without these files, and what is in these
@@ -79,6 +82,7 @@ impl<'a> Capture<'a> {
 
     /// Writes the output's tar to a file.
     pub fn take(mut self, output: Option<&Output>, tar: fs_err::File) -> Result<Captured> {
+        self.ended = now(&tar)?;
         let (base, mut found) = match output {
             None => (Folder::open(b"")?, Vec::new()),
             Some(Output::Difference) => {
@@ -93,7 +97,7 @@ impl<'a> Capture<'a> {
         };
         found.sort_by(|one, other| one.entry.path.cmp(&other.entry.path));
         link_names(&mut found);
-        write_tar(&base, found, tar)
+        write_tar(&base, found, tar, self.limits)
     }
 
     fn difference(&mut self) -> Result<(Folder, Vec<Found>)> {
@@ -176,26 +180,33 @@ impl<'a> Capture<'a> {
         }
         let kind = kind(&path, base, stat)?;
         let link = matches!(kind, EntryKind::Symlink(_));
-        let written = is_folder(stat) || stat.st_mtime >= self.snapshot.started;
+        let job = self.snapshot.started..=self.ended;
+        let written = is_folder(stat) || job.contains(&stat.st_mtime);
+        // Links have none that a layer keeps.
+        let attributes = if link { None } else { Some(attributes::of(&path, &base.file(path.as_bytes())?)?) };
+        let mode = match attributes.as_ref().and_then(|attributes| attributes.group) {
+            Some(group) => stat.st_mode & 0o7707 | group << 3,
+            None => stat.st_mode & 0o7777,
+        };
         let entry = Entry {
-            mode: if link { 0o777 } else { stat.st_mode & 0o7777 },
+            mode: if link { 0o777 } else { mode },
             uid: stat.st_uid,
             gid: stat.st_gid,
             mtime: if written { MTIME } else { u64::try_from(stat.st_mtime).unwrap_or(0) },
-            // Links have none that a layer keeps.
-            xattrs: if link { BTreeMap::new() } else { attributes(&path, &base.file(path.as_bytes())?)? },
+            xattrs: attributes.map_or_else(BTreeMap::new, |attributes| attributes.kept),
             kind,
             path,
         };
         let is_file = matches!(entry.kind, EntryKind::File(_));
-        let inode = (is_file && stat.st_nlink > 1).then_some(stat.st_ino);
-        Ok(Found { entry, inode })
+        let names = (is_file && stat.st_nlink > 1).then(|| FileId::of(stat));
+        Ok(Found { entry, names })
     }
 
     /// Whether an entry that was touched is what it was. That it was written again is no change.
     fn is_equal(&mut self, base: &Folder, it: &Found, stat: &Stat, lower: &Lower) -> Result<bool> {
         let (now, then) = (&it.entry, &lower.entry);
-        let time = stat.st_mtime >= self.snapshot.started || now.mtime == then.mtime;
+        let job = self.snapshot.started..=self.ended;
+        let time = job.contains(&stat.st_mtime) || now.mtime == then.mtime;
         let owner = (now.uid, now.gid) == (then.uid, then.gid) && now.xattrs == then.xattrs;
         let mode = now.mode == then.mode & 0o7777;
         match (&now.kind, &then.kind) {
@@ -233,34 +244,21 @@ fn kind(path: &TreePath, base: &Folder, stat: &Stat) -> Result<EntryKind> {
         .hint("let the command remove it at its end"))
 }
 
+/// The moment, by the clock of the file system that holds `file`, which is empty and somebody else's: what
+/// changes its size, though to the same one, gives it that time (truncate(2)).
+fn now(file: &fs_err::File) -> Result<i64> {
+    file.set_len(0)?;
+    Ok(rustix::fs::fstat(file).map_err(io::Error::from)?.st_mtime)
+}
+
 /// A content whose place in the tar is not known yet.
 fn plain(length: u64) -> Content {
     Content::Plain { blob: BlobDigest(Sha256::from_bytes([0; 32])), offset: 0, length }
 }
 
-/// The extended attributes that [a tree has](is_kept_attribute).
-fn attributes(path: &TreePath, file: &File) -> Result<BTreeMap<String, RawBytes>> {
-    let failed = |error: Errno| Error::from(io::Error::from(error)).within(format!("cannot read `/{path}`"));
-    let mut names = Vec::with_capacity(1 << 16);
-    match rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut names)) {
-        Ok(_) => {}
-        Err(Errno::NOTSUP) => return Ok(BTreeMap::new()),
-        Err(error) => return Err(failed(error)),
-    }
-    let mut attributes = BTreeMap::new();
-    for name in names.split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok()) {
-        if is_kept_attribute(name) {
-            let mut value = Vec::with_capacity(1 << 16);
-            rustix::fs::fgetxattr(file, name, rustix::buffer::spare_capacity(&mut value)).map_err(failed)?;
-            attributes.insert(name.to_owned(), RawBytes(value));
-        }
-    }
-    Ok(attributes)
-}
-
 fn whiteout(path: TreePath) -> Found {
     let entry = Entry { kind: EntryKind::Whiteout, mode: 0o644, ..Entry::directory(path) };
-    Found { entry, inode: None }
+    Found { entry, names: None }
 }
 
 /// Leaves out the folders of Python's compiled files which those have left.
@@ -275,21 +273,23 @@ fn without_empty_caches(mut found: Vec<Found>) -> Vec<Found> {
 
 /// The first name of a file, in the tree's order, is the file; the others are links to it.
 fn link_names(found: &mut [Found]) {
-    let mut first: HashMap<u64, TreePath> = HashMap::new();
-    for Found { entry, inode, .. } in found {
-        let Some(inode) = inode else { continue };
-        match first.get(inode) {
+    let mut first: HashMap<FileId, TreePath> = HashMap::new();
+    for Found { entry, names } in found {
+        let Some(file) = names else { continue };
+        match first.get(file) {
             Some(target) => entry.kind = EntryKind::Hardlink(target.clone()),
             None => {
-                first.insert(*inode, entry.path.clone());
+                first.insert(*file, entry.path.clone());
             }
         }
     }
 }
 
 /// Writes the tar; its digest is the diffID, and the blob of every content.
-fn write_tar(base: &Folder, found: Vec<Found>, file: fs_err::File) -> Result<Captured> {
-    let mut tar = Tar { file: BufWriter::with_capacity(1 << 17, file), hasher: Hasher::new(), position: 0 };
+fn write_tar(base: &Folder, found: Vec<Found>, file: fs_err::File, limits: Limits) -> Result<Captured> {
+    let file = BufWriter::with_capacity(1 << 17, file);
+    let mut tar =
+        Tar { file, hasher: Hasher::new(), position: 0, limits, before: Free::here()?, looked_at: 0 };
     let mut entries = Vec::with_capacity(found.len());
     for Found { mut entry, .. } in found {
         tar.write_all(&tar::header(&entry)?)?;
@@ -313,16 +313,38 @@ struct Tar {
     file: BufWriter<fs_err::File>,
     hasher: Hasher,
     position: u64,
+    limits: Limits,
+    /// What the disk had when the tar was begun.
+    before: Free,
+    /// Where the tar was when the disk was looked at.
+    looked_at: u64,
 }
 
 impl Tar {
     fn copy(&mut self, base: &Folder, path: &TreePath, length: u64) -> Result<()> {
         let mut content = base.file(path.as_bytes())?;
-        let copied = io::copy(&mut content, self)?;
+        let mut copied = 0;
+        while copied < length {
+            let part = io::copy(&mut (&mut content).take(UNWATCHED), self)?;
+            copied += part;
+            self.watch()?;
+            if part == 0 {
+                break;
+            }
+        }
         if copied != length {
             return Err(Error::new(Kind::Internal, format!("`/{path}` changed while it was read")));
         }
         Ok(self.write_all(tar::padding(length))?)
+    }
+
+    /// A file with holes is written in full: it may take what the step's own limit did not show.
+    fn watch(&mut self) -> Result<()> {
+        if self.position < self.looked_at + UNWATCHED {
+            return Ok(());
+        }
+        self.looked_at = self.position;
+        self.limits.check_disk(self.before, Free::here()?)
     }
 
     fn finish(mut self) -> Result<DiffId> {
@@ -342,24 +364,5 @@ impl Write for Tar {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rustix::fs::XattrFlags;
-
-    use super::*;
-
-    /// A folder of which a layer said that it is opaque would hide what is below it, in some engines.
-    #[test]
-    fn an_engine_s_own_attributes_are_left_out() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        for name in ["user.a", "user.overlay.opaque", "user.fuseoverlayfs.opaque", "user.containers.a"] {
-            rustix::fs::setxattr(file.path(), name, b"y", XattrFlags::empty()).unwrap();
-        }
-        let file = File::open(file.path()).unwrap();
-        let attributes = attributes(&TreePath::new("a").unwrap(), &file).unwrap();
-        assert_eq!(attributes.keys().collect::<Vec<_>>(), ["user.a"]);
     }
 }

@@ -204,6 +204,7 @@ impl Running {
         }
         let ended = receive(&mut self.status)?;
         let death = self.end()?;
+        runner.limits.check_disk(before, Free::here()?)?;
         while self.pass_on(runner)? {}
         self.pass_line()?;
         Ok(ended.unwrap_or(Ended::Killed(death)))

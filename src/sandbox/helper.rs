@@ -18,7 +18,7 @@ use super::capture::Capture;
 use super::command::Runner;
 use super::protocol::{Failure, Message, Order, Record, Request, receive, send, send_file, tell};
 use super::staging::Opened;
-use super::{Task, debs, ids, raw, remove};
+use super::{Task, debs, ids, limits, raw, remove};
 use crate::{Error, Kind, Result};
 
 /// The first argument of a helper.
@@ -125,6 +125,7 @@ fn isolate() -> Result<()> {
         .map_err(|error| ids::forbidden("name its own host", error))?;
     raise_loopback()
 }
+
 /// Gives the caller a socket that listens in here: a socket belongs to the network namespace in which
 /// it was made, wherever it is used. This process keeps no copy.
 fn lend_listener(port: u16) -> Result<()> {
@@ -164,6 +165,8 @@ fn run(order: &Order) -> Result<()> {
     }
     let Opened { trees, blobs, debs, terminal, output, staging } = Opened::open(order)?;
     become_root()?;
+    limits::share_with_caller();
+    order.limits.limit_helper();
     let mut runner = Runner::new(staging.enter()?, order.limits, terminal);
     let Some((tar, record)) = output else {
         return match &order.job.task {
@@ -173,7 +176,7 @@ fn run(order: &Order) -> Result<()> {
     };
     let mut contents = crate::pack::Contents::of_open(blobs);
     let snapshot = trees.materialise(&mut contents)?;
-    let mut capture = Capture::new(snapshot, contents);
+    let mut capture = Capture::new(snapshot, contents, order.limits);
     let kept = match &order.job.task {
         Task::Run { command, output, .. } => {
             runner.run(command)?;

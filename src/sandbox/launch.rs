@@ -212,9 +212,11 @@ impl Helper {
     /// The helper ended without a last word.
     fn died(mut self, last: VecDeque<String>) -> Error {
         let status = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-        let error =
-            Error::new(Kind::Internal, format!("the sandbox's helper ended before its job: {status}"))
-                .hint("was it killed, by a person or for want of memory? `dmesg` knows");
+        let error = Error::new(
+            Kind::Internal,
+            format!("the sandbox's helper ended before its job: {status}"),
+        )
+        .hint("was it killed, by a person or for want of memory? `dmesg` knows; `--limit memory=` limits it");
         last.into_iter().fold(error, Error::detail)
     }
 }

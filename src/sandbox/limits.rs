@@ -85,9 +85,19 @@ impl Limits {
         Ok(())
     }
 
-    /// Limits the processes of user namespaces that this process makes from now on.
+    /// Limits the memory of this process, where nothing else may: what it reads was left by a hostile step.
+    pub(super) fn limit_helper(&self) {
+        set(Resource::Data, self.memory, self.memory);
+    }
+
+    /// Limits the processes of user namespaces that this process makes from now on. Half of what the caller
+    /// may have of signals and messages is left to the caller: the kernel counts them for both together.
     pub(super) fn limit_namespaces(&self) {
         set(Resource::Nproc, self.processes, self.processes);
+        for resource in [Resource::Sigpending, Resource::Msgqueue] {
+            let half = getrlimit(resource).current.unwrap_or(u64::MAX) / 2;
+            set(resource, half, half);
+        }
     }
 
     /// Limits this process and those that it starts.
@@ -178,6 +188,24 @@ const SYMPTOMS: [(&str, &str); 9] = [
 pub(super) fn suspected<'a>(lines: impl Iterator<Item = &'a String>) -> Option<&'static str> {
     let text = lines.fold(String::new(), |text, line| text + line + "\n");
     SYMPTOMS.iter().find(|(symptom, _)| text.contains(symptom)).map(|(_, name)| *name)
+}
+
+/// Leaves the caller half of what the kernel counts per user, for what a command makes is counted as the
+/// caller's, too, and limits the shared memory that outlives a process, which no limit of a process counts.
+///
+/// A kernel that lacks one of these has nothing to share; one that refuses leaves it as it was, which
+/// `docs/security.md` says.
+pub(super) fn share_with_caller() {
+    let number = |path: &str| fs_err::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    for name in ["instances", "watches"] {
+        if let Some(all) = number(&format!("/proc/sys/fs/inotify/max_user_{name}")) {
+            let _ = fs_err::write(format!("/proc/sys/user/max_inotify_{name}"), (all / 2).to_string());
+        }
+    }
+    let machine = rustix::system::sysinfo();
+    let quarter = (machine.totalram as u64).saturating_mul(machine.mem_unit.into()) / 4;
+    let _ =
+        fs_err::write("/proc/sys/kernel/shmall", (quarter / rustix::param::page_size() as u64).to_string());
 }
 
 /// Sets a resource limit, or as much of it as the caller's own allows.

@@ -16,16 +16,29 @@ use super::ids::COUNT;
 use crate::pack::Contents;
 use crate::{Error, Kind, Result};
 
+/// Which file it is. A number of an inode is one of its device's: a subvolume of btrfs counts anew.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub fn of(stat: &Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
 /// What tells whether an entry was touched since: the kernel sets the change time, nobody else can.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    inode: u64,
+    file: FileId,
     changed: (i64, u64),
 }
 
 impl Stamp {
     pub fn of(stat: &Stat) -> Self {
-        Self { inode: stat.st_ino, changed: (stat.st_ctime, stat.st_ctime_nsec) }
+        Self { file: FileId::of(stat), changed: (stat.st_ctime, stat.st_ctime_nsec) }
     }
 }
 

@@ -24,7 +24,7 @@
 //! | `command` | how the helper runs, hears and ends a command |
 //! | `init`, `mounts`, `seccomp` | pid 1: what a command sees of the machine, and what it may do |
 //! | `limits`, `control_group` | what a step may use at most |
-//! | `capture`, `walk`, `scrub`, `keystore` | folder and snapshot → a tree and its tar |
+//! | `capture`, `attributes`, `walk`, `scrub`, `keystore` | folder and snapshot → a tree and its tar |
 //! | `remove` | removing a folder, whatever is in it |
 //! | `debs` | Debian packages, unpacked and configured in the root |
 //!
@@ -43,6 +43,7 @@
 //! - No process outlives its command, nor the caller.
 //! - All of this project's `unsafe` is in `raw`.
 
+mod attributes;
 mod capture;
 mod command;
 mod contents;

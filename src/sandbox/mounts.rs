@@ -18,6 +18,7 @@ use rustix::mount::{
 };
 
 use super::Bind;
+use super::materialise::FileId;
 use super::staging::{DEVICES, failed, open_folder};
 use crate::bounded::open_within;
 use crate::{Error, Kind, Result};
@@ -51,12 +52,14 @@ const MASKED: &[&str] = &[
 
 /// What of `/proc` changes the machine, and is read-only there (OCI runtime-spec, `readonlyPaths`).
 const READ_ONLY: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
 /// What was made in the root for mounts to stand on.
 pub struct Mountpoints {
     made: Vec<Made>,
 }
 
 struct Made {
+    id: FileId,
     parent: OwnedFd,
     name: Vec<u8>,
     flags: AtFlags,
@@ -110,20 +113,27 @@ impl Mountpoints {
             rustix::fs::openat(&parent, &name[..], flags, Mode::from_raw_mode(0o644))?;
             AtFlags::empty()
         };
-        self.made.push(Made { parent, name, flags, instead_of });
+        let id = FileId::of(&rustix::fs::statat(&parent, &name[..], AtFlags::SYMLINK_NOFOLLOW)?);
+        self.made.push(Made { id, parent, name, flags, instead_of });
         Ok(())
     }
 
     /// Removes what was made, what stands in it first.
     pub fn remove(self) -> Result<()> {
-        for Made { parent, name, flags, instead_of } in self.made.into_iter().rev() {
+        for Made { id, parent, name, flags, instead_of } in self.made.into_iter().rev() {
+            // The command may have moved it, and put something of its own there.
+            match rustix::fs::statat(&parent, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileId::of(&stat) == id => {}
+                Ok(_) | Err(Errno::NOENT) => continue,
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
             let removed = rustix::fs::unlinkat(&parent, &name[..], flags).and_then(|()| match instead_of {
                 Some(target) => rustix::fs::symlinkat(target, &parent, &name[..]),
                 None => Ok(()),
             });
             match removed {
-                // The command removed it, or put something beside the mount: then it is the command's.
-                Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => {}
+                // The command put something beside the mount: then the folder is the command's.
+                Ok(()) | Err(Errno::NOTEMPTY) => {}
                 Err(error) => return Err(io::Error::from(error).into()),
             }
         }
@@ -204,7 +214,7 @@ fn mount_system(staging: &OwnedFd) -> Result<()> {
              systempaths=unconfined` (podman: `--security-opt unmask=ALL`)",
         )
     })?;
-    tmpfs("/run", flags, c"mode=0755,size=256m")?;
+    tmpfs("/run", flags, c"mode=0755,size=256m,nr_inodes=64k")?;
     attach(staging, "tmp", Path::new("/tmp"), true)?;
     mask(staging)
 }
@@ -241,7 +251,7 @@ fn mask(staging: &OwnedFd) -> Result<()> {
 
 fn mount_devices(staging: &OwnedFd) -> Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    tmpfs("/dev", flags, c"mode=0755,size=1m")?;
+    tmpfs("/dev", flags, c"mode=0755,size=1m,nr_inodes=1k")?;
     for name in DEVICES {
         let target = Path::new("/dev").join(name);
         fs::File::create(&target)?;
@@ -255,7 +265,7 @@ fn mount_devices(staging: &OwnedFd) -> Result<()> {
     mount("devpts", "/dev/pts", "devpts", flags, c"newinstance,ptmxmode=0666,mode=0620,gid=5,max=256")
         .map_err(|error| failed("mount `/dev/pts`", error))?;
     fs::create_dir("/dev/shm")?;
-    tmpfs("/dev/shm", flags | MountFlags::NODEV, c"mode=1777,size=25%")
+    tmpfs("/dev/shm", flags | MountFlags::NODEV, c"mode=1777,size=25%,nr_inodes=64k")
 }
 
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);

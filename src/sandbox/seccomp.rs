@@ -50,8 +50,10 @@ fn refused() -> BTreeMap<i64, Vec<SeccompRule>> {
     let namespaces = NAMESPACES.iter().map(|flag| rule([(0, SeccompCmpOp::MaskedEq(*flag), *flag)]));
     rules.insert(libc::SYS_clone, namespaces.collect());
     // A terminal's input could be written (bubblewrap's CVE-2017-5226).
-    let terminal = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| rule([(1, SeccompCmpOp::Eq, request)]));
-    rules.insert(libc::SYS_ioctl, terminal.into());
+    let terminal = [libc::TIOCSTI, libc::TIOCLINUX];
+    let requests =
+        terminal.into_iter().chain(SUBVOLUMES).map(|request| rule([(1, SeccompCmpOp::Eq, request)]));
+    rules.insert(libc::SYS_ioctl, requests.collect());
     // Other families reach past the network namespace, as vsock does, or into rarely used code of the
     // kernel.
     let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
@@ -81,6 +83,11 @@ const NAMESPACES: &[u64] = &[
     libc::CLONE_NEWUSER as u64,
     libc::CLONE_NEWUTS as u64,
 ];
+
+/// What makes subvolumes and snapshots on btrfs (Linux, `include/uapi/linux/btrfs.h`): `SNAP_CREATE`,
+/// `SUBVOL_CREATE`, `SNAP_CREATE_V2`, `SUBVOL_CREATE_V2` and `SUBVOL_SETFLAGS`. A read-only one could be
+/// removed by nobody but the machine's root.
+const SUBVOLUMES: [u64; 5] = [0x5000_9401, 0x5000_940e, 0x5000_9417, 0x5000_9418, 0x4008_941a];
 
 /// Linux, its 32-bit variant, both with the name of an old release, and the question which it is
 /// (personality(2)).

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Store {
     pub(super) folder: PathBuf,
     /// Whether somebody has looked for what killed processes left.
     pub(super) tidied: AtomicBool,
+    /// What of it could not be removed, and why.
+    pub(super) unremoved: Mutex<Vec<Error>>,
     /// Whether it is taken from alone, and never written to.
     pub(super) is_cache: bool,
 }
@@ -71,7 +74,8 @@ impl Store {
     }
 
     fn at(folder: PathBuf, is_cache: bool) -> Result<Self> {
-        Ok(Self { folder: std::path::absolute(folder)?, tidied: AtomicBool::new(false), is_cache })
+        let folder = std::path::absolute(folder)?;
+        Ok(Self { folder, tidied: AtomicBool::new(false), unremoved: Mutex::default(), is_cache })
     }
 
     fn version(&self) -> Result<Option<()>> {
@@ -238,7 +242,7 @@ impl Store {
     /// The same store, for a reader that outlives this.
     fn other(&self) -> Self {
         let (folder, is_cache) = (self.folder.clone(), self.is_cache);
-        Self { folder, tidied: AtomicBool::new(true), is_cache }
+        Self { folder, tidied: AtomicBool::new(true), unremoved: Mutex::default(), is_cache }
     }
 
     /// Takes over a finished file, whose digest the caller has computed.

@@ -11,8 +11,8 @@ use fs_err::File;
 use rustix::fs::IFlags;
 
 use super::Store;
-use crate::Result;
 use crate::sandbox::Sandbox;
+use crate::{Error, Result};
 
 /// A draft is written in a moment: one that is older was left by a process that was killed.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -45,16 +45,25 @@ impl Store {
         Ok(WorkingFolder { path, lock_path, _lock: file })
     }
 
+    /// What killed processes left in the store and cannot be removed, since this was asked last.
+    pub fn unremoved(&self) -> Vec<Error> {
+        std::mem::take(&mut self.unremoved.lock().expect("no thread panics"))
+    }
+
     /// `now` is the file system's, whose clock need not be this machine's.
     fn remove_abandoned(&self, now: SystemTime) -> Result<()> {
+        // A folder that cannot be removed costs its room, and no run: the next one tries it again.
         for entry in fs::read_dir(self.folder.join("tmp"))? {
             let path = entry?.path();
             // What is gone belongs to a process that ended just now.
             let Ok(file) = File::open(&path) else { continue };
             if path.extension().is_some_and(|extension| extension == "lock") {
                 if file.file().try_lock().is_ok() {
-                    remove_folder(&path.with_extension(""))?;
-                    remove_if_there(&path)?;
+                    let folder = path.with_extension("");
+                    if let Err(error) = remove_folder(&folder).and_then(|()| remove_if_there(&path)) {
+                        let what = format!("`{}`, which a run left, cannot be removed", folder.display());
+                        self.unremoved.lock().expect("no thread panics").push(error.within(what));
+                    }
                 }
             } else if path.file_name().is_some_and(|name| name.as_bytes().starts_with(DRAFT.as_bytes())) {
                 let age = now.duration_since(file.metadata()?.modified()?).unwrap_or_default();

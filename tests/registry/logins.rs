@@ -1,5 +1,7 @@
 //! Logins, tokens, and where they go.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 #[test]
@@ -45,6 +47,29 @@ fn one_token_does_for_all_that_runs_at_once() {
     scene.push_to(&fake).unwrap();
     assert_eq!(fake.asked("GET", "/token").len(), 1);
     assert_eq!(fake.requests().len(), 2 + 2 + 3 * 4 + 1);
+}
+
+/// A registry before another one, which knows the repository by another path (as proxies of registries do):
+/// it takes a token only if its own word for it was asked for.
+#[test]
+fn a_scope_in_the_registry_s_own_words_is_asked_for() {
+    let own = "repository:upstream/team/app:pull,push";
+    let is_good = AtomicBool::new(false);
+    let fake = Fake::start(move |request| {
+        if request.path() == "/token" {
+            let asked = request.target.contains("repository%3Aupstream%2Fteam%2Fapp%3Apull%2Cpush");
+            is_good.store(asked, Ordering::SeqCst);
+            return Some(Fault::Answer("200 OK".to_owned(), r#"{"token":"t","expires_in":"60"}"#.into()));
+        }
+        let realm = format!("http://{}/token", request.header("host").unwrap());
+        let head = format!("401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"{realm}\",scope=\"{own}\"");
+        let refused = request.header("authorization").is_none() || !is_good.load(Ordering::SeqCst);
+        refused.then(|| Fault::Answer(head, "".into()))
+    });
+    let scene = Scene::new();
+    scene.push_to(&fake).unwrap();
+    scene.assert_whole(&fake);
+    assert_eq!(fake.asked("GET", "/token").len(), 2);
 }
 
 #[test]

@@ -47,6 +47,7 @@ pub struct Built {
     pub variant: String,
     pub layers: Vec<Layer>,
     pub loaded: Option<Loaded>,
+    pub notes: Vec<String>,
     pub seconds: f64,
 }
 
@@ -153,6 +154,7 @@ impl Small {
                 variant: String::new(),
                 layers: vec![],
                 loaded: None,
+                notes: Vec::new(),
                 seconds: 0.0,
             },
             archive: Sha256::of(b""),

@@ -78,7 +78,7 @@ fn meet<'a>(
         return Ok(Some(truth.entry));
     }
     if truth.made && !is_over(layer, truth.layer) {
-        match view.image.meant.owner(&entry.path) {
+        match view.owner(&entry.path) {
             Some(owner) if owner == view.image.layers[truth.layer].tree => return Ok(Some(truth.entry)),
             Some(owner) if owner == view.image.layers[layer].tree => {}
             _ => return Err(two_words(view, &mine, truth)),

@@ -21,7 +21,7 @@ pub(super) fn check(run: &Realisation<'_>, view: &View<'_>, verdict: &mut Verdic
     let mut conflicts: BTreeMap<(usize, usize), Vec<TreePath>> = BTreeMap::new();
     for (path, holders) in check.shared() {
         for Pair { low, high } in check.conflicts(path, &holders)? {
-            let owner = view.image.meant.owner(path);
+            let owner = view.owner(path);
             if owner == Some(view.image.layers[high].tree) {
                 shadowed.entry((low, high)).or_default().push(path.clone());
             } else if owner == Some(view.image.layers[low].tree) {

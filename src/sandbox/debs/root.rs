@@ -22,7 +22,7 @@ use crate::{Error, Kind, Result};
 const LINK_LIMIT: usize = 40;
 
 /// The bytes of a file of the database. `status` of a whole desktop has some 10 MB.
-const LARGEST: u64 = 256 << 20;
+const LARGEST: u64 = 64 << 20;
 
 /// A root folder. Paths in it are bytes without a leading slash; the root itself is empty.
 pub struct Root {
@@ -56,7 +56,7 @@ impl Root {
     pub fn write(&self, path: &str, bytes: &[u8]) -> Result<()> {
         let file = self.file(path)?;
         let is_file = fs::symlink_metadata(&file).is_ok_and(|metadata| metadata.is_file());
-        if is_file && fs::read(&file)? == bytes {
+        if is_file && read_file(&file, LARGEST)?.as_deref() == Some(bytes) {
             return Ok(());
         }
         remove(&file)?;

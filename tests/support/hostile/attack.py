@@ -367,6 +367,33 @@ def an_attribute_that_nobody_can_remove():
             return False
 
 
+@attempt
+def a_subvolume_that_nobody_can_remove():
+    # BTRFS_IOC_SUBVOL_CREATE, SNAP_CREATE_V2: refused before a file system is asked.
+    with_file = os.open("/tmp", os.O_RDONLY)
+    reached = []
+    for request in 0x5000940E, 0x50009417:
+        try:
+            fcntl.ioctl(with_file, request, bytearray(4096))
+            reached.append(hex(request))
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                reached.append(hex(request))
+    os.close(with_file)
+    return reached
+
+
+@attempt
+def all_that_the_user_may_watch():
+    allowed = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    handles = []
+    while len(handles) <= allowed and (handle := LIBC.inotify_init()) >= 0:
+        handles.append(handle)
+    for handle in handles:
+        os.close(handle)
+    return len(handles) > allowed // 2
+
+
 # Rights.
 
 @attempt
