@@ -171,4 +171,11 @@ pub mod registry;
 pub mod sandbox;
 pub mod store;
 
+/// What recipes are written with.
+pub use assemble_layers::recipe;
 pub use error::{Error, Kind, Result};
+
+/// The program of a team: `fn main() -> ExitCode { assemble::main([variant("mine", "…", mine)]) }`.
+pub fn main(recipes: impl Into<recipe::Program>) -> std::process::ExitCode {
+    cli::main(&recipes.into())
+}

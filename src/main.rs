@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    assemble::cli::main(&assemble_recipes::SpectralMc)
+    assemble::main(assemble_recipes::program())
 }

@@ -40,6 +40,7 @@ fn requirements(case: &[&str]) -> DebianRequirements {
         essential: packages.contains("?essential"),
         packages: packages.split(' ').filter(|name| *name != "?essential").map(str::to_owned).collect(),
         over: None,
+        above: (0..number).map(|below| format!("set-{below}")).collect(),
     };
     DebianRequirements {
         architecture: "amd64".into(),

@@ -17,8 +17,9 @@ use assemble::{Error, deliver, oci};
 use assemble_layers::derivation::{FileEntry, FileSource, Files, Layout, UnpackWheels, WheelInput};
 use assemble_layers::gpu::Promise;
 use assemble_layers::lock::ServedBy;
+use assemble_layers::project::{ProjectFile, ProjectFileKind};
 use assemble_layers::tree::RawBytes;
-use assemble_layers::{BlobDigest, Builder, Graph, Image, Lock, NodeId, Sha256};
+use assemble_layers::{BlobDigest, Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
 use fatbin::{container, cubin, elf, ptx};
 use serde_json::Value;
 use support::{Bench, fetch, image, member, output, path, scheme, zip};
@@ -340,12 +341,19 @@ fn a_substituted_wheel_that_serves_nobody_cannot_be_locked() {
 
 #[test]
 fn the_binary_variant_promises_what_its_wheel_is_for() {
+    let file = |path| ProjectFile {
+        path: TreePath::new(path).unwrap(),
+        kind: ProjectFileKind::File { sha256: Sha256::of(b""), size: 0, executable: false },
+    };
+    let project = Project { files: ["poetry.toml", "pyproject.toml"].map(file).to_vec() };
+    let promise = |lock: &Lock| {
+        let image = assemble_recipes::program().image("binary", lock, &project).unwrap();
+        image.promises[0].to_string()
+    };
     let mut lock = committed();
-    let promise = assemble_recipes::gpu::binary(&lock);
-    assert_eq!(promise.to_string(), "libtorch_cuda.so 5.0 6.0 7.0 7.5 8.0 8.6 8.9 9.0");
+    assert_eq!(promise(&lock), "libtorch_cuda.so 5.0 6.0 7.0 7.5 8.0 8.6 8.9 9.0");
     lock.gpu.clear();
-    let promise = assemble_recipes::gpu::binary(&lock);
-    assert_eq!(promise.to_string(), "libtorch_cuda.so 7.5 8.0 8.6 9.0 10.0 12.0+PTX");
+    assert_eq!(promise(&lock), "libtorch_cuda.so 7.5 8.0 8.6 9.0 10.0 12.0+PTX");
 }
 
 /// `assemble plan --variant auto` of this repository's recipes.

@@ -100,14 +100,14 @@ impl Recipes for Two {
         Ok("two")
     }
 
-    fn requirements(&self, _: Base) -> Requirements {
-        Requirements {
+    fn requirements(&self, _: Base) -> Result<Requirements, RecipeError> {
+        Ok(Requirements {
             debian: DebianRequirements { architecture: "amd64".to_owned(), ..DebianRequirements::default() },
             python: PythonRequirements::default(),
             git: [].into(),
             gpu: Vec::new(),
             base: [].into(),
-        }
+        })
     }
 
     fn manifests(&self) -> Vec<&'static str> {
@@ -169,7 +169,7 @@ impl Machine {
             version: VERSION,
             created: MTIME,
             manifest: Manifest::read(&project).unwrap().digest,
-            requirements: Two.requirements(Base::Archive),
+            requirements: Two.requirements(Base::Archive).unwrap(),
             debian: Debian { package: Vec::new() },
             python: Python::default(),
             gpu: Vec::new(),

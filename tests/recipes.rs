@@ -10,7 +10,6 @@ use assemble_layers::project::{ProjectFile, ProjectFileKind};
 use assemble_layers::sdist::Build;
 use assemble_layers::wheels::{self, Alone};
 use assemble_layers::{Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
-use assemble_recipes::SpectralMc;
 use serde_json::Value;
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -34,7 +33,7 @@ fn project(code: &[u8]) -> Project {
 }
 
 fn image(variant: &str, lock: &Lock, code: &[u8]) -> Image {
-    SpectralMc.image(variant, lock, &project(code)).unwrap()
+    assemble_recipes::program().image(variant, lock, &project(code)).unwrap()
 }
 
 /// A derivation by all that it is made from, as if each came to its own key.

@@ -1,6 +1,7 @@
 //! An image: an ordered list of layers, and the configuration that a container starts with.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -87,4 +88,27 @@ pub struct Config {
     /// `6006/tcp`.
     pub exposed_ports: Vec<String>,
     pub labels: BTreeMap<String, String>,
+    /// `1000`, `1000:1000` or a name; root where it is empty.
+    pub user: String,
+    /// Absolute folders.
+    pub volumes: Vec<String>,
+    /// `SIGINT`; the engine's own choice where it is empty.
+    pub stop_signal: String,
+    /// Docker's, and in no specification of OCI's (moby, `image/spec/spec.md`, "Healthcheck").
+    pub healthcheck: Option<Healthcheck>,
+    /// Docker's: what a `docker build` upon the image runs its commands with.
+    pub shell: Vec<String>,
+}
+
+/// How an engine finds out whether a container is well. What is `None` is the engine's own choice.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Healthcheck {
+    /// A program and its arguments; it ends with 0 where all is well.
+    pub command: Vec<String>,
+    pub interval: Option<Duration>,
+    pub timeout: Option<Duration>,
+    /// How long a container may take to start.
+    pub start_period: Option<Duration>,
+    /// How often it may fail in a row.
+    pub retries: Option<u32>,
 }

@@ -59,7 +59,7 @@ pub struct DebianRequirements {
     pub suites: Vec<String>,
     /// `main`.
     pub components: Vec<String>,
-    /// Each resolved over those before it.
+    /// Those that a set is installed over stand before it.
     pub sets: Vec<DebianSet>,
 }
 
@@ -72,10 +72,12 @@ pub struct DebianSet {
     #[serde(default)]
     pub essential: bool,
     pub packages: Vec<String>,
-    /// The image of [`Requirements::base`] that they are installed over, after the sets before that
-    /// are over it as well; over nothing if absent.
+    /// The image of [`Requirements::base`] that they are installed over; over nothing if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<String>,
+    /// The sets that they are installed over, lowest first: what these have is not taken again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub above: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

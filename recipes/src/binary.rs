@@ -1,78 +1,59 @@
 //! The image for modern GPUs: CUDA 12.8.1, PyTorch and CuPy as binary wheels.
 
-use assemble_layers::image::{Layer, Meant};
-use assemble_layers::recipe::RecipeError;
-use assemble_layers::sdist::Build;
-use assemble_layers::{Graph, Image, Lock, NodeId, Project, application, base_image, wheels};
+use assemble_layers::gpu::Target;
+use assemble_layers::recipe::{Base, Gpus, ImageRecipe, Named, Python, Result};
 
-use crate::layers::{base, cuda, system};
-use crate::{FOLDER, gpu};
+use crate::layers::cuda;
+use crate::{FOLDER, GPU_LIBRARY, TOOLS};
 
 pub const VARIANT: &str = "binary";
 pub const DESCRIPTION: &str = "CUDA 12.8.1, PyTorch 2.7.1 and CuPy 13 as wheels: for modern GPUs";
 
+/// The original build's own base: the index that NVIDIA's tag pointed to.
+const NVIDIA: &str = "nvidia/cuda:12.8.1-devel-ubuntu22.04\
+                      @sha256:a99a1860ba8e2916e5c3e73b72ec4c4301653a84586e05bfc9a2aa2d58027e97";
+
 /// The groups of `pyproject.toml` beside the main one: this project's `POETRY_WITH`.
 const POETRY_WITH: [&str; 1] = ["binary-torch"];
+
+/// What PyTorch's own build scripts compile its wheels of 2.7 for CUDA 12.8 for.
+const GPUS: [Target; 6] = [
+    Target::new(7, 5),
+    Target::new(8, 0),
+    Target::new(8, 6),
+    Target::new(9, 0),
+    Target::new(10, 0),
+    Target::with_ptx(12, 0),
+];
 
 /// Declares the image.
 ///
 /// # Errors
-/// A lock or a project that lacks something.
-pub fn image(lock: &Lock, project: &Project) -> Result<Image, RecipeError> {
-    let mut graph = Graph::default();
-    let base = base::base(&mut graph, lock, VARIANT)?;
-    let system = system::layer(&mut graph, lock, &base);
-    let build = Build::new(lock, root(&base, &system))?;
-    let cuda = if base.has_cuda() { Vec::new() } else { cuda::layers(&mut graph, lock, &build)? };
-    let tools = wheels::tools(&mut graph, lock, &build)?;
-    let installed = wheels::poetry_install(&mut graph, lock, &POETRY_WITH, wheels::LARGE, &build)?;
-    let manifest = application::manifest(&mut graph, project, FOLDER)?;
-    let application = application::layer(&mut graph, lock, project, FOLDER)?;
-
-    // By stability, then size: an engine knows an unpacked layer by all that lie below it, so what
-    // changes often lies high. Debian's security updates come every few days, CUDA and PyTorch stay.
-    let mut layers = base.image;
-    layers.extend(cuda);
-    layers.extend(installed.large);
-    layers.extend(base.debian);
-    layers.push(system);
-    layers.push(tools);
-    layers.extend(installed.small);
-    layers.push(manifest);
-    layers.push(application);
-    Ok(Image {
-        name: "spectralmc".to_owned(),
-        variant: VARIANT.to_owned(),
-        graph,
-        layers,
-        config: crate::config(lock, VARIANT, DESCRIPTION, environment(lock)),
-        promises: vec![gpu::binary(lock)],
-        created: lock.created,
-        meant: Meant::default(),
-    })
-}
-
-/// CUDA and Debian, without anything of the project.
-///
-/// # Errors
-/// As [`image`].
-pub fn base_image(lock: &Lock) -> Result<Image, RecipeError> {
-    let mut graph = Graph::default();
-    let base = base::base(&mut graph, lock, VARIANT)?;
-    let system = system::layer(&mut graph, lock, &base);
-    let mut layers = cuda::layers(&mut graph, lock, &Build::new(lock, root(&base, &system))?)?;
-    layers.extend(base.debian);
-    Ok(crate::base_image(lock, VARIANT, graph, layers, cuda::environment()))
-}
-
-fn root(base: &base::Base, system: &Layer) -> Vec<NodeId> {
-    base.root.iter().copied().chain([system.tree]).collect()
-}
-
-/// CUDA's, from whoever brings it.
-fn environment(lock: &Lock) -> Vec<(String, String)> {
-    match lock.base.get(VARIANT) {
-        Some(image) => base_image::environment(image, Vec::new()),
-        None => cuda::environment(),
+/// None is known.
+pub fn image(base: Base) -> Result<ImageRecipe> {
+    let debian = crate::base(base, VARIANT, NVIDIA);
+    let system = crate::system(&debian);
+    let python = Python::of(&system);
+    let mut image = ImageRecipe::new("spectralmc");
+    if base == Base::Archive {
+        let (cuda, link) = (cuda::components(&python), cuda::link());
+        let sources = debian.apt_sources().step("base");
+        let below = ImageRecipe::new("spectralmc-base")
+            .layer(&cuda)
+            .layer(&link)
+            .layer(&debian)
+            .layer(&sources)
+            .env(cuda::ENVIRONMENT)
+            .command(["/bin/bash"]);
+        image = image.layer(&cuda).layer(&link).layer(&debian).layer(&sources).base(below);
     }
+    let image = image
+        .layer(&system)
+        .layer(python.tools(TOOLS))
+        .layer(python.poetry_install().with(POETRY_WITH))
+        .layer(python.manifest(FOLDER))
+        .layer(python.application(FOLDER))
+        .gpus(Gpus::of_distribution("torch", GPU_LIBRARY, GPUS));
+    let own = if base == Base::Archive { &cuda::ENVIRONMENT[..] } else { &[] };
+    Ok(crate::configured(image, own))
 }

@@ -30,7 +30,7 @@ impl Recipes for BaseImages<'_> {
         self.0.default_variant(environment)
     }
 
-    fn requirements(&self, base: Base) -> Requirements {
+    fn requirements(&self, base: Base) -> Result<Requirements, RecipeError> {
         self.0.requirements(base)
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use assemble_layers::derivation::NodeId;
 use assemble_layers::lock::{
-    BaseImage, Debian, DebianRequirements, Lock, Python, Requirements, ServedBy, VERSION,
+    BaseImage, Debian, DebianRequirements, DebianSet, Lock, Python, Requirements, ServedBy, VERSION,
 };
 use assemble_layers::{BlobDigest, Graph, base_image, debian as debian_graph};
 use tempfile::TempDir;
@@ -320,18 +320,19 @@ const PYTHON: &str = "python3";
 /// The package whose set is the last that Poetry needs: what comes after it is gigabytes of others'.
 const LAST: &str = "python3-venv";
 
-/// The root that Poetry is asked in: the sets of Debian's packages up to the one that names
-/// `python3-venv`, each over those before it, and over the same image.
+/// The root that Poetry is asked in: the set that names `python3-venv`, over the sets and the image that it
+/// is over.
 fn root(lock: &Lock) -> (Graph, Vec<NodeId>) {
     let mut graph = Graph::default();
     let sets = &lock.requirements.debian.sets;
     let last = sets.iter().position(|set| set.packages.iter().any(|package| package == LAST));
     let last = last.unwrap_or(sets.len().saturating_sub(1));
-    let over = sets.get(last).and_then(|set| set.over.as_ref());
+    let (over, above) = sets.get(last).map_or((None, &[][..]), |set| (set.over.as_ref(), &set.above[..]));
     let image = over.and_then(|name| lock.base.get(name));
     let image = image.map(|image| base_image::layers(&mut graph, image)).unwrap_or_default();
     let mut trees: Vec<_> = image.into_iter().map(|layer| layer.tree).collect();
-    for set in sets.iter().take(last + 1).filter(|set| set.over.as_ref() == over) {
+    let is_below = |set: &DebianSet| above.contains(&set.name);
+    for (_, set) in sets.iter().enumerate().filter(|(place, set)| is_below(set) || *place == last) {
         let name = format!("{} (for locking)", set.name);
         trees.push(debian_graph::unpack_set(&mut graph, &lock.debian, &set.name, &name, &trees));
     }

@@ -80,10 +80,8 @@ fn check(lock: &Lock) -> Result<()> {
         if deb.path.split('/').any(|part| part.is_empty() || part == "..") {
             return wrong(format!("the path `{}` of `{}` is none", deb.path, deb.name));
         }
-        let sets = &lock.requirements.debian.sets;
-        let over = sets.iter().find(|set| set.name == deb.set).and_then(|set| set.over.as_ref());
-        if !debs.insert((over, &deb.name, &deb.architecture)) {
-            return wrong(format!("it names `{}` twice", deb.name));
+        if !debs.insert((&deb.set, &deb.name, &deb.architecture)) {
+            return wrong(format!("it names `{}` twice in the set `{}`", deb.name, deb.set));
         }
     }
     let python = &lock.python;

@@ -10,11 +10,11 @@ mod problem;
 mod release;
 mod resolver;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use assemble_layers::lock::{Deb, Debian, DebianRequirements};
+use assemble_layers::lock::{Deb, Debian, DebianRequirements, DebianSet};
 
 use crate::error::{Error, Kind, Result};
 use crate::fetch::Fetcher;
@@ -97,7 +97,7 @@ pub struct Resolution {
     pub timestamp: Option<u64>,
 }
 
-/// Resolves the sets, each over those before it.
+/// Resolves the sets, each over those that it names.
 ///
 /// Unchanged requirements without updates need no network: the previous lock holds. Otherwise locked
 /// versions stay where an index still lists them, but for those in `update`, those in whose way
@@ -168,29 +168,56 @@ fn listings(suites: &[Suite]) -> Vec<Listing<'_>> {
 fn choose<'a>(universe: &Universe<'a>, there: &[PackageId], request: &Request<'a>) -> Result<Debian> {
     let mut pins = pins(universe, request);
     loop {
-        let mut resolver = Resolver::new(universe, pins.clone()).over(there);
-        let sets = &request.requirements.sets;
-        let outcome =
-            sets.iter().try_for_each(|set| resolver.add_set(&set.name, set.essential, &set.packages));
-        let outcome = outcome.map_err(|problem| conflict(problem, request.requirements)).and_then(|()| {
-            let mut package = resolver
-                .chosen()
-                .filter(|(_, chosen)| !matches!(chosen.because, Because::Installed))
-                .map(|(package, chosen)| {
-                    let automatic = matches!(chosen.because, Because::Needed { .. });
-                    deb(package, chosen.set, automatic, request.requirements)
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let place = |deb: &Deb| sets.iter().position(|set| set.name == deb.set);
-            package.sort_by(|one, other| (place(one), &one.name).cmp(&(place(other), &other.name)));
-            Ok(Debian { package })
+        let (mut package, mut outgrown) = (Vec::new(), BTreeSet::new());
+        let outcome = request.requirements.sets.iter().try_for_each(|set| {
+            let mut resolver = Resolver::new(universe, pins.clone()).over(there);
+            let chosen = choose_set(&mut resolver, set, request.requirements);
+            outgrown.extend(resolver.into_outgrown());
+            package.extend(chosen?);
+            Ok(())
         });
-        let outgrown = resolver.into_outgrown();
         if outgrown.is_empty() {
-            return outcome;
+            return outcome.map(|()| Debian { package });
         }
         pins.retain(|name, _| !outgrown.contains(name));
     }
+}
+
+/// What a set has that those which it is installed over have not, by name.
+fn choose_set<'a>(
+    resolver: &mut Resolver<'_, 'a>,
+    set: &'a DebianSet,
+    requirements: &'a DebianRequirements,
+) -> Result<Vec<Deb>> {
+    for name in &set.above {
+        let below = requirements.sets.iter().find(|other| other.name == *name);
+        let below = below.ok_or_else(|| {
+            Error::new(
+                Kind::Input,
+                format!("the set `{}` is over a set `{name}`, which there is not", set.name),
+            )
+        })?;
+        add(resolver, below, requirements)?;
+    }
+    add(resolver, set, requirements)?;
+    let own = resolver.chosen().filter(|(_, chosen)| chosen.set == set.name);
+    let own = own.filter(|(_, chosen)| !matches!(chosen.because, Because::Installed));
+    let mut package = own
+        .map(|(package, chosen)| {
+            deb(package, &set.name, matches!(chosen.because, Because::Needed { .. }), requirements)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    package.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(package)
+}
+
+fn add<'a>(
+    resolver: &mut Resolver<'_, 'a>,
+    set: &'a DebianSet,
+    requirements: &DebianRequirements,
+) -> Result<()> {
+    let added = resolver.add_set(&set.name, set.essential, &set.packages);
+    added.map_err(|problem| conflict(problem, requirements))
 }
 
 fn pins<'a>(universe: &Universe<'a>, request: &Request<'_>) -> Pins<'a> {

@@ -68,6 +68,7 @@ fn requirements(packages: &str) -> DebianRequirements {
             essential: false,
             packages: packages.split_whitespace().map(str::to_owned).collect(),
             over: None,
+            above: Vec::new(),
         }],
     }
 }
@@ -78,6 +79,27 @@ fn request(requirements: &DebianRequirements) -> Request<'_> {
 
 fn versions(debian: &Debian) -> Vec<String> {
     debian.package.iter().map(|deb| format!("{} {}", deb.name, deb.version)).collect()
+}
+
+/// What a set beside it has is no use to a set that is not over it: the image may lack that one.
+#[test]
+fn a_set_has_what_those_below_it_have_not() {
+    let archive = Archive::new(
+        "tini 1; Depends: libc\nlibc 2\npip 1; Depends: libc, distutils\ndistutils 1\ncuda 1; Depends: distutils",
+    );
+    let mut asked = requirements("libc");
+    asked.sets[0].name = "base".into();
+    for (name, packages) in [("locking", "pip"), ("cuda", "cuda")] {
+        let mut set = requirements(packages).sets.remove(0);
+        (set.name, set.above) = (name.into(), vec!["base".into()]);
+        asked.sets.push(set);
+    }
+    let debian = archive.resolve(&request(&asked), false).unwrap().debian;
+    let found: Vec<_> = debian.package.iter().map(|deb| format!("{} {}", deb.set, deb.name)).collect();
+    assert_eq!(found, ["base libc", "locking distutils", "locking pip", "cuda cuda", "cuda distutils"]);
+    asked.sets[1].above.push("bse".into());
+    let error = archive.resolve(&request(&asked), false).unwrap_err();
+    assert!(error.message().contains("`bse`"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! Files of a recipe's own.
+
+use std::rc::Rc;
+
+use super::part::{AnyPart, Expansion, Laid, Named, Part, Told};
+use super::{RecipeError, Result};
+use crate::derivation::{self, FileEntry, FileSource};
+use crate::image::Layer;
+use crate::tree::{RawBytes, TreePath};
+use crate::{Builder, NodeId};
+
+/// Files that the recipe writes, links that it makes, and copies of other parts' files: one layer.
+#[derive(Clone)]
+pub struct Files(Rc<Data>);
+
+#[derive(Clone)]
+struct Data {
+    name: String,
+    entries: Vec<Own>,
+    told: Told,
+}
+
+#[derive(Clone)]
+struct Own {
+    path: String,
+    mode: u32,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Symlink(String),
+    Literal(Vec<u8>),
+    Copy { part: AnyPart, path: String },
+}
+
+impl Files {
+    /// None yet.
+    pub fn new(name: &str) -> Self {
+        Self(Rc::new(Data { name: name.to_owned(), entries: Vec::new(), told: Told::default() }))
+    }
+
+    fn with(mut self, path: &str, mode: u32, source: Source) -> Self {
+        Rc::make_mut(&mut self.0).entries.push(Own { path: path.to_owned(), mode, source });
+        self
+    }
+
+    /// A file with this content; `mode` is 0644, or 0755 for a program.
+    #[must_use]
+    pub fn file(self, path: &str, mode: u32, content: impl Into<Vec<u8>>) -> Self {
+        self.with(path, mode, Source::Literal(content.into()))
+    }
+
+    /// A link that says `target`.
+    #[must_use]
+    pub fn symlink(self, path: &str, target: &str) -> Self {
+        self.with(path, 0o777, Source::Symlink(target.to_owned()))
+    }
+
+    /// A copy of another part's file, mode 0644.
+    #[must_use]
+    pub fn copy(self, path: &str, part: impl Into<AnyPart>, from: &str) -> Self {
+        self.with(path, 0o644, Source::Copy { part: part.into(), path: from.to_owned() })
+    }
+}
+
+impl Named for Files {
+    fn told(&mut self) -> &mut Told {
+        &mut Rc::make_mut(&mut self.0).told
+    }
+}
+
+impl From<Files> for AnyPart {
+    fn from(files: Files) -> Self {
+        Self::of(&files.0)
+    }
+}
+
+pub(super) fn inside(path: &str) -> Result<TreePath> {
+    Ok(TreePath::new(path.trim_start_matches('/'))?)
+}
+
+impl Own {
+    fn expand(&self, expansion: &mut Expansion<'_>) -> Result<FileEntry<NodeId>> {
+        let source = match &self.source {
+            Source::Symlink(target) => FileSource::Symlink(RawBytes(target.clone().into_bytes())),
+            Source::Literal(bytes) => FileSource::Literal(RawBytes(bytes.clone())),
+            Source::Copy { part, path } => match expansion.trees(part)?[..] {
+                [tree] => FileSource::Tree { tree, path: inside(path)? },
+                _ => return Err(RecipeError(format!("`{path}` is copied from what is not one layer"))),
+            },
+        };
+        Ok(FileEntry { path: inside(&self.path)?, mode: self.mode, source })
+    }
+
+    fn history(&self) -> String {
+        match &self.source {
+            Source::Symlink(target) => format!("ln -s {target} {}", self.path),
+            Source::Literal(_) => format!("write {}", self.path),
+            Source::Copy { path, .. } => format!("cp {path} {}", self.path),
+        }
+    }
+}
+
+impl Part for Data {
+    fn made_with(&self) -> Vec<AnyPart> {
+        let copied = |own: &Own| match &own.source {
+            Source::Copy { part, .. } => Some(part.clone()),
+            _ => None,
+        };
+        self.entries.iter().filter_map(copied).collect()
+    }
+
+    fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
+        let entries = self.entries.iter().map(|own| own.expand(expansion)).collect::<Result<_>>()?;
+        let tree = expansion.graph.add(&self.name, Builder::Files(derivation::Files { entries }));
+        let history = || self.entries.iter().map(Own::history).collect::<Vec<_>>().join("; ");
+        let step = self.told.step.clone().unwrap_or_else(|| self.name.clone());
+        let created_by = self.told.history.clone().unwrap_or_else(history);
+        // A copy is as stable as what it is of.
+        let low = self.made_with().is_empty();
+        Ok(vec![Laid { layer: Layer { tree, step, created_by }, low }])
+    }
+}
