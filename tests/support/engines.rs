@@ -288,9 +288,16 @@ fn relay(
     let (mut from, mut to) = (client.try_clone()?.take(request), upstream.try_clone()?);
     let sent = Arc::clone(sent);
     std::thread::spawn(move || {
-        let copied = io::copy(&mut from, &mut to).unwrap_or_default();
-        if is_upload {
-            *sent.lock().unwrap() += copied;
+        let (mut copied, mut bytes) = (0, [0; 1 << 16]);
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            copied += count as u64;
+            // Before the engine has them: it may answer as soon as it does.
+            if is_upload {
+                *sent.lock().unwrap() += count as u64;
+            }
+            if to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
         }
         if copied == request {
             let _ = (to.shutdown(Shutdown::Both), from.get_ref().shutdown(Shutdown::Both));
