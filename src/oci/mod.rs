@@ -10,7 +10,7 @@ pub use reference::{Reference, Repository};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, UNIX_EPOCH};
 
-use assemble_layers::image::Compression;
+use assemble_layers::image::{Compression, Config, Healthcheck};
 use assemble_layers::{BlobDigest, Image, Sha256, json};
 use oci_spec::image as spec;
 use oci_spec::image::{Descriptor, MediaType};
@@ -113,7 +113,8 @@ impl Assembled {
 /// # Errors
 /// None is known; `oci-spec` checks what it is given.
 pub fn assemble(image: &Image, layers: Vec<RealisedLayer>) -> Result<Assembled> {
-    let config = Document::new(&config(image, &layers).map_err(internal)?)?;
+    let config =
+        Document::new(&with_docker_s_own(&image.config, config(image, &layers).map_err(internal)?)?)?;
     let manifest = Document::new(&manifest(image, &config, &layers).map_err(internal)?)?;
     Ok(Assembled { config, manifest, media_type: MediaType::ImageManifest, layers })
 }
@@ -139,15 +140,20 @@ fn config(
             .comment(format!("assemble: {}", layer.step))
             .build()
     });
-    let environment = image.config.environment.iter().map(|(name, value)| format!("{name}={value}"));
-    let container = spec::ConfigBuilder::default()
+    let declared = &image.config;
+    let environment = declared.environment.iter().map(|(name, value)| format!("{name}={value}"));
+    let mut container = spec::ConfigBuilder::default()
         .env(environment.collect::<Vec<_>>())
-        .entrypoint(image.config.entrypoint.clone())
-        .cmd(image.config.command.clone())
-        .working_dir(image.config.working_directory.clone())
-        .exposed_ports(image.config.exposed_ports.clone())
+        .entrypoint(declared.entrypoint.clone())
+        .cmd(declared.command.clone())
+        .working_dir(declared.working_directory.clone())
+        .exposed_ports(declared.exposed_ports.clone())
         .labels(labels(image))
         .build()?;
+    let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+    container.set_user(given(&declared.user));
+    container.set_stop_signal(given(&declared.stop_signal));
+    container.set_volumes((!declared.volumes.is_empty()).then(|| declared.volumes.clone()));
     let diff_ids = layers.iter().map(|layer| layer.diff_id.to_string());
     spec::ImageConfigurationBuilder::default()
         .created(created.clone())
@@ -157,6 +163,32 @@ fn config(
         .rootfs(spec::RootFsBuilder::default().typ("layers").diff_ids(diff_ids.collect::<Vec<_>>()).build()?)
         .history(history.collect::<Result<Vec<_>, _>>()?)
         .build()
+}
+
+/// The configuration, with what Docker reads of it and OCI's specification has no field for (moby,
+/// `image/spec/spec.md`, "Container RunConfig Field Descriptions"); durations are in nanoseconds.
+fn with_docker_s_own(declared: &Config, config: spec::ImageConfiguration) -> Result<serde_json::Value> {
+    let mut config =
+        serde_json::to_value(config).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+    if let Some(Healthcheck { command, interval, timeout, start_period, retries }) = &declared.healthcheck {
+        let test: Vec<_> = std::iter::once("CMD").chain(command.iter().map(String::as_str)).collect();
+        let nanoseconds = |time: &Option<Duration>| time.map(|time| time.as_nanos() as u64);
+        let fields = [
+            ("Interval", nanoseconds(interval)),
+            ("Timeout", nanoseconds(timeout)),
+            ("StartPeriod", nanoseconds(start_period)),
+            ("Retries", retries.map(u64::from)),
+        ];
+        let healthcheck = &mut config["config"]["Healthcheck"];
+        healthcheck["Test"] = test.into();
+        fields
+            .iter()
+            .for_each(|(name, value)| value.iter().for_each(|value| healthcheck[name] = (*value).into()));
+    }
+    if !declared.shell.is_empty() {
+        config["config"]["Shell"] = declared.shell.clone().into();
+    }
+    Ok(config)
 }
 
 fn manifest(

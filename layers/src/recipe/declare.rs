@@ -1,8 +1,8 @@
 //! An image as a recipe declares it: its parts, what a container of it starts with, what is promised.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::packages::{RegistryImage, texts};
+use super::packages::texts;
 use super::part::{AnyPart, Expansion, Laid};
 use super::{RecipeError, Result};
 use crate::base_image;
@@ -233,11 +233,10 @@ impl ImageRecipe {
     /// The image, by what the lock and the project say.
     ///
     /// # Errors
-    /// A lock or a project that lacks something; layers in an order that hides some of them.
+    /// A lock or a project that lacks something.
     pub(super) fn expand(self, variant: &str, lock: &Lock, project: &Project) -> Result<Image> {
         let mut expansion = Expansion::new(lock, project);
         let layers = self.ordered(&mut expansion)?;
-        check_order(&expansion.graph, &layers)?;
         let meant = self.meant(&mut expansion)?;
         let mut config = self.config;
         if let Some(image) = layers.iter().find_map(|layer| base_of(&expansion.graph, lock, layer)) {
@@ -332,28 +331,6 @@ fn base_of<'l>(graph: &Graph, lock: &'l Lock, layer: &Layer) -> Option<&'l crate
     lock.base.values().find(|base| base.layer.iter().any(|layer| layer.diff_id == image.diff_id))
 }
 
-/// What a layer is made over lies below it, or it hides what came about later.
-fn check_order(graph: &Graph, layers: &[Layer]) -> Result<()> {
-    let places: HashMap<NodeId, usize> =
-        layers.iter().enumerate().map(|(place, layer)| (layer.tree, place)).collect();
-    for (place, layer) in layers.iter().enumerate() {
-        let node = graph.node(layer.tree);
-        for below in node.builder.made_over() {
-            match places.get(below) {
-                Some(lower) if *lower > place => {
-                    let below = &graph.node(*below).name;
-                    return Err(RecipeError(format!(
-                        "`{}` lies below `{below}`, over which it is made",
-                        node.name
-                    )));
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
 /// A name twice, or none, is a mistake: a container would see one of two values.
 fn check_environment(config: &Config) -> Result<()> {
     let mut names = BTreeSet::new();
@@ -364,12 +341,5 @@ fn check_environment(config: &Config) -> Result<()> {
     {
         Some((name, _)) => Err(RecipeError(format!("the environment has `{name}` twice, or it is no name"))),
         None => Ok(()),
-    }
-}
-
-impl From<&RegistryImage> for ImageRecipe {
-    /// The image itself, with nothing over it.
-    fn from(image: &RegistryImage) -> Self {
-        Self::new(image.name()).layer(image)
     }
 }

@@ -119,3 +119,6 @@ impl From<crate::tree::InvalidPath> for RecipeError {
         Self(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+use super::*;
+use crate::digest::Sha256;
+use crate::lock::{
+    Deb, Debian, Distribution, File, FileKind, Lock, Python as LockedPython, PythonGroup, RootPackage,
+    VERSION,
+};
+use crate::project::{Project, ProjectFile, ProjectFileKind};
+use crate::tree::TreePath;
+
+fn debian() -> Packages {
+    Archive::debian("bookworm").essential(["apt"])
+}
+
+fn system(debian: &Packages) -> Packages {
+    debian.install(["python3"]).named("system")
+}
+
+fn program(image: impl Fn() -> ImageRecipe + Sync + 'static) -> Program {
+    Program::new([variant("one", "one of them", move |_| Ok(image()))])
+}
+
+fn asked(image: impl Fn() -> ImageRecipe + Sync + 'static) -> Requirements {
+    program(image).requirements(Base::Archive).unwrap()
+}
+
+fn distribution(name: &str, size: u64) -> Distribution {
+    let file = File {
+        name: format!("{name}-1-py3-none-any.whl"),
+        kind: FileKind::Wheel,
+        sha256: Sha256::of(name.as_bytes()),
+        size,
+    };
+    serde_json::from_value(serde_json::json!({
+        "name": name, "version": "1", "file": file, "wanted_by": ["main"],
+    }))
+    .unwrap()
+}
+
+/// What would be locked: a package of each set, three distributions, pip.
+fn locked(requirements: Requirements) -> Lock {
+    let package = |set: &crate::lock::DebianSet| Deb {
+        name: set.packages[0].clone(),
+        version: "1".to_owned(),
+        architecture: "amd64".to_owned(),
+        set: set.name.clone(),
+        suite: "bookworm".to_owned(),
+        path: format!("pool/{}.deb", set.packages[0]),
+        sha256: Sha256::of(set.name.as_bytes()),
+        size: 1,
+        automatic: false,
+    };
+    let collections = requirements.python.collections.keys();
+    Lock {
+        version: VERSION,
+        created: 0,
+        manifest: Sha256::of(b""),
+        debian: Debian { package: requirements.debian.sets.iter().map(package).collect() },
+        python: LockedPython {
+            python: "3.11.2".to_owned(),
+            groups: [("main".to_owned(), PythonGroup { optional: false })].into(),
+            root: Some(RootPackage {
+                name: "x".to_owned(),
+                version: "7".to_owned(),
+                dist_info: "x-7.dist-info".to_owned(),
+                ..RootPackage::default()
+            }),
+            packages: vec![
+                distribution("big", 30_000_000),
+                distribution("huge", 60_000_000),
+                distribution("low", 1),
+            ],
+            tools: vec![distribution("pip", 1)],
+            collections: collections.map(|name| (name.clone(), vec![distribution(name, 1)])).collect(),
+            ..LockedPython::default()
+        },
+        gpu: Vec::new(),
+        base: [].into(),
+        requirements,
+    }
+}
+
+fn project() -> Project {
+    let file = |path| ProjectFile {
+        path: TreePath::new(path).unwrap(),
+        kind: ProjectFileKind::File { sha256: Sha256::of(b""), size: 0, executable: false },
+    };
+    Project { files: ["poetry.toml", "pyproject.toml"].map(file).to_vec() }
+}
+
+fn realised(image: impl Fn() -> ImageRecipe + Sync + 'static) -> Result<Image> {
+    let program = program(image);
+    let lock = locked(program.requirements(Base::Archive)?);
+    program.image("one", &lock, &project())
+}
+
+fn names(image: &Image) -> Vec<&str> {
+    image.layers.iter().map(|layer| image.graph.node(layer.tree).name.as_str()).collect()
+}
+
+/// What the sets of packages are over is read off the parts, and what only locking needs is in the lock.
+#[test]
+fn requirements_follow_from_the_parts() {
+    let requirements = asked(|| {
+        let system = system(&debian());
+        let python = Python::of(&system);
+        let toolchain = system.install(["gcc"]);
+        ImageRecipe::new("x").layer(python.tools(["pip"])).layer(
+            Command::new(["make"])
+                .over(&toolchain)
+                .over(python.collection("needed", ["wheel"]))
+                .over(GitFiles::new("code", "https://example/code", &"a".repeat(40), "/src"))
+                .output("/out"),
+        )
+    });
+    let sets =
+        requirements.debian.sets.iter().map(|set| format!("{} over {}", set.name, set.above.join(" ")));
+    let sets: Vec<_> = sets.collect();
+    assert_eq!(sets, ["base over ", "system over base", "locking over base system", "gcc over base system"]);
+    assert!(requirements.debian.sets[0].essential && !requirements.debian.sets[1].essential);
+    assert_eq!(requirements.debian.suites, ["bookworm", "bookworm-updates", "bookworm-security"]);
+    assert_eq!(requirements.python.tools, ["pip"]);
+    assert_eq!(requirements.python.collections["needed"], ["wheel"]);
+    assert!(requirements.git.contains_key("code"));
+}
+
+/// An image names what it is for; what that stands on is there, and what seldom changes lies low.
+#[test]
+fn an_image_is_whole_and_in_order() {
+    let image = realised(|| {
+        let python = Python::of(&system(&debian()));
+        let link = Files::new("link").symlink("/usr/local/x", "y");
+        ImageRecipe::new("x").layer(python.application("/app")).layer(python.poetry_install()).layer(link)
+    });
+    let image = image.unwrap();
+    let order = [
+        "huge 1",
+        "big 1",
+        "link",
+        "debian bookworm",
+        "system",
+        "application",
+        "poetry install, 1 small ones",
+    ];
+    assert_eq!(names(&image), order);
+    assert_eq!(image.config.labels["org.opencontainers.image.version"], "7");
+    assert_eq!(image.config.labels["dev.assemble.variant"], "one");
+
+    let image = realised(|| {
+        let debian = debian();
+        let link = Files::new("link").symlink("/usr/local/x", "y");
+        ImageRecipe::new("x").in_this_order().layer(system(&debian)).layer(link)
+    });
+    assert_eq!(names(&image.unwrap()), ["debian bookworm", "system", "link"]);
+}
+
+/// What a folder was made with is in no image; what a difference was made over is.
+#[test]
+fn what_a_step_is_made_with_stays_out() {
+    let step = |difference: bool| {
+        realised(move || {
+            let system = system(&debian());
+            let step = Command::shell("make").over(system.install(["gcc"])).named("made");
+            ImageRecipe::new("x").layer(if difference { step } else { step.output("/out") })
+        })
+    };
+    assert_eq!(names(&step(false).unwrap()), ["made"]);
+    assert_eq!(names(&step(true).unwrap()), ["debian bookworm", "system", "gcc", "made"]);
+}
+
+/// One name is one thing in all recipes that share a lock.
+#[test]
+fn a_name_is_one_thing() {
+    let two = |other: &'static str| {
+        Program::new([
+            variant("one", "", |_| Ok(ImageRecipe::new("x").layer(system(&debian())))),
+            variant("two", "", move |_| {
+                Ok(ImageRecipe::new("x").layer(debian().install([other]).named("system")))
+            }),
+        ])
+    };
+    assert_eq!(two("python3").requirements(Base::Archive).unwrap().debian.sets.len(), 2);
+    let error = two("python4").requirements(Base::Archive).unwrap_err().to_string();
+    assert!(error.contains("recipe of `two`") && error.contains("`system`"), "{error}");
+    let archives = || {
+        let other = Archive::debian("trixie").essential(["apt"]).named("other");
+        ImageRecipe::new("x").layer(debian()).layer(other)
+    };
+    let error = program(archives).requirements(Base::Archive).unwrap_err().to_string();
+    assert!(error.contains("two archives"), "{error}");
+}
+
+#[test]
+fn whose_word_counts_is_one_layer() {
+    let image = |distribution: &'static str| {
+        realised(move || {
+            let install = Python::of(&system(&debian())).poetry_install().alone(["low"]);
+            ImageRecipe::new("x").layer(&install).counts_of("/usr/local/bin/x", &install, distribution)
+        })
+    };
+    let meant = image("low").unwrap();
+    let tree = meant.meant.owners.values().next().unwrap();
+    assert_eq!(meant.graph.node(*tree).name, "low 1");
+    let error = image("lwo").unwrap_err().to_string();
+    assert!(error.contains("alone([\"lwo\"])"), "{error}");
+}
+
+#[test]
+fn a_lock_without_a_set_is_no_image_without_it() {
+    let image = || ImageRecipe::new("x").layer(system(&debian()));
+    let program = program(image);
+    let mut lock = locked(program.requirements(Base::Archive).unwrap());
+    lock.requirements.debian.sets.pop();
+    let error = program.image("one", &lock, &project()).unwrap_err().to_string();
+    assert_eq!(error, "the lock has no set of packages `system`");
+}
+
+#[test]
+fn a_variable_has_one_value() {
+    let image = realised(|| ImageRecipe::new("x").env([("A", "1")]).env([("A", "2")]));
+    assert!(image.unwrap_err().to_string().contains("`A`"));
+}
