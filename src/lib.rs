@@ -28,7 +28,7 @@
 //! | module | what it knows |
 //! |---|---|
 //! | crate `assemble-layers` | what a layer **is**: digests, trees, derivations, keys, the lock. No I/O, no clock, no environment |
-//! | crate `assemble-recipes` | SpectralMC's images; only `main.rs` knows it |
+//! | program `src/bin/assemble` | SpectralMC's images; the library knows nothing of them |
 //! | [`cli`] | the terminal, the environment, exit codes; one file a verb |
 //! | [`lock`] | making `assemble.lock`: Debian (signed indexes, apt's choice), Python (real Poetry, in the sandbox, before an index of ours) |
 //! | [`project`] | the project's files, `.dockerignore`, what has changed |
@@ -58,7 +58,7 @@
 //! - A name in the store stands for a whole file, whenever the process is killed.
 //! - Foreign bytes are read by `bounded`: regular files, inside their folder, up to a stated bound.
 //! - `pack` and `oci` know `layers` alone, but for [`Error`], `bounded` and, in `oci`, the layers that were
-//!   realised; nothing imports `cli`; the library never imports `recipes`.
+//!   realised; nothing imports `cli`.
 //! - No address of a package registry stands in this repository: they are configuration.
 //! - No credential reaches a log, an error, a key, a layer or a sandbox; nor does the machine's network
 //!   reach a sandbox.

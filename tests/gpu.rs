@@ -4,6 +4,8 @@
 
 #[path = "support/fatbin.rs"]
 mod fatbin;
+#[path = "../src/bin/assemble/spectralmc/mod.rs"]
+mod spectralmc;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
@@ -347,7 +349,7 @@ fn the_binary_variant_promises_what_its_wheel_is_for() {
     };
     let project = Project { files: ["poetry.toml", "pyproject.toml"].map(file).to_vec() };
     let promise = |lock: &Lock| {
-        let image = assemble_recipes::program().image("binary", lock, &project).unwrap();
+        let image = spectralmc::program().image("binary", lock, &project).unwrap();
         image.promises[0].to_string()
     };
     let mut lock = committed();

@@ -43,6 +43,8 @@ pub use program::{Declared, Program, variant};
 pub use python::{Application, Collection, Manifest, PoetryInstall, Python, SdistBuild, Tools};
 pub use source::{GitFiles, Wheel};
 
+pub use crate::gpu::Target;
+pub use crate::image::Healthcheck;
 use crate::image::Image;
 use crate::lock::{Lock, Requirements};
 use crate::project::Project;

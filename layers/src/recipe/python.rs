@@ -7,7 +7,7 @@ use super::packages::{agree, require_set, texts};
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told};
 use super::{Packages, RecipeError, Result};
 use crate::application;
-use crate::derivation::{Effort, Layout, Relocation};
+use crate::derivation::{Cache, Effort, Jobs, Layout, Relocation};
 use crate::lock::{DebianSet, Lock, Requirements};
 use crate::python::{PIP, Scheme};
 use crate::sdist::Build;
@@ -161,13 +161,46 @@ impl Part for ToolsData {
     }
 }
 
-/// How distributions without a wheel are built.
+/// How distributions without a wheel are built: by their own backends, in a root that has the Python and
+/// what else is named here.
 #[derive(Clone, Default)]
 pub struct SdistBuild {
-    /// Beside what the Python stands on: compilers, libraries with their headers.
-    pub over: Vec<AnyPart>,
-    pub environment: Vec<(String, String)>,
-    pub effort: Effort,
+    over: Vec<AnyPart>,
+    environment: Vec<(String, String)>,
+    effort: Effort,
+}
+
+impl SdistBuild {
+    /// In a root that has this part as well: compilers, libraries with their headers.
+    #[must_use]
+    pub fn over(mut self, part: impl Into<AnyPart>) -> Self {
+        self.over.push(part.into());
+        self
+    }
+
+    /// Sets variables of the backends' environment.
+    #[must_use]
+    pub fn env<'v>(mut self, variables: impl IntoIterator<Item = (&'v str, &'v str)>) -> Self {
+        self.environment
+            .extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        self
+    }
+
+    /// As [`Command::cache`](super::Command::cache).
+    ///
+    /// # Errors
+    /// A name that is no path below a folder.
+    pub fn cache(mut self, name: &str, path: &str) -> Result<Self> {
+        self.effort.cache = Some(Cache { name: TreePath::new(name)?, path: path.to_owned() });
+        Ok(self)
+    }
+
+    /// As [`Command::jobs`](super::Command::jobs).
+    #[must_use]
+    pub fn jobs(mut self, variable: &str, memory: u64) -> Self {
+        self.effort.jobs = Some(Jobs { variable: variable.to_owned(), memory });
+        self
+    }
 }
 
 /// See [`Python::poetry_install`].

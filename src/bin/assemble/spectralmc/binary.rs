@@ -1,10 +1,10 @@
 //! The image for modern GPUs: CUDA 12.8.1, PyTorch and CuPy as binary wheels.
 
-use assemble_layers::gpu::Target;
-use assemble_layers::recipe::{Base, Gpus, ImageRecipe, Named, Python, Result};
+use assemble::recipe::Target;
+use assemble::recipe::{Base, Gpus, ImageRecipe, Named, Python, Result};
 
-use crate::layers::cuda;
-use crate::{FOLDER, GPU_LIBRARY, TOOLS};
+use super::cuda;
+use super::{FOLDER, GPU_LIBRARY, TOOLS};
 
 pub const VARIANT: &str = "binary";
 pub const DESCRIPTION: &str = "CUDA 12.8.1, PyTorch 2.7.1 and CuPy 13 as wheels: for modern GPUs";
@@ -31,8 +31,8 @@ const GPUS: [Target; 6] = [
 /// # Errors
 /// None is known.
 pub fn image(base: Base) -> Result<ImageRecipe> {
-    let debian = crate::base(base, VARIANT, NVIDIA);
-    let system = crate::system(&debian);
+    let debian = super::base(base, VARIANT, NVIDIA);
+    let system = super::system(&debian);
     let python = Python::of(&system);
     let mut image = ImageRecipe::new("spectralmc");
     if base == Base::Archive {
@@ -55,5 +55,5 @@ pub fn image(base: Base) -> Result<ImageRecipe> {
         .layer(python.application(FOLDER))
         .gpus(Gpus::of_distribution("torch", GPU_LIBRARY, GPUS));
     let own = if base == Base::Archive { &cuda::ENVIRONMENT[..] } else { &[] };
-    Ok(crate::configured(image, own))
+    Ok(super::configured(image, own))
 }

@@ -1,7 +1,9 @@
 //! The program: the command line over SpectralMC's recipes.
 
+mod spectralmc;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    assemble::main(assemble_recipes::program())
+    assemble::main(spectralmc::program())
 }

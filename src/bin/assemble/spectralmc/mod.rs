@@ -1,18 +1,20 @@
 //! SpectralMC's two images, declared as layers. One file for each thing that has a name.
 
-pub mod binary;
-pub mod layers;
-pub mod source;
+mod binary;
+mod cuda;
+mod cuda11;
+mod pytorch;
+mod source;
 
-use assemble_layers::recipe::{
+use assemble::recipe::{
     Archive, Base, ImageRecipe, Named, Packages, Program, RecipeError, RegistryImage, Result, variant,
 };
 
 /// Where the application lives in the images.
-pub const FOLDER: &str = "/spectralmc";
+const FOLDER: &str = "/spectralmc";
 
 /// PyTorch's kernels. Other libraries have code for GPUs that it has none for, and less.
-pub const GPU_LIBRARY: &str = "libtorch_cuda.so";
+const GPU_LIBRARY: &str = "libtorch_cuda.so";
 
 /// What pip installs before the project.
 const TOOLS: [&str; 4] = ["pip", "setuptools", "wheel", "poetry"];

@@ -1,7 +1,7 @@
 //! Step 1, the base's CUDA: NVIDIA's own component wheels, laid out as `/usr/local/cuda-12.8`. They
 //! hold libraries, headers, NVRTC and ptxas, not the nvcc front end.
 
-use assemble_layers::recipe::{Collection, Files, Named, Python};
+use assemble::recipe::{Collection, Files, Named, Python};
 
 /// What NVIDIA's container runtime and every program of the image read.
 pub const ENVIRONMENT: [(&str, &str); 7] = [

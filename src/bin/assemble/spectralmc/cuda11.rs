@@ -1,7 +1,7 @@
 //! Steps 1 and 2 of the source variant: CUDA 11.8.0 with nvcc, as Debian's non-free has it, and cuDNN
 //! 8.9 from the Python index, with `/usr/local/cuda-11.8` and `/usr/local/cuda` over them.
 
-use assemble_layers::recipe::{AnyPart, Base, Command, Files, Named, Packages, Python};
+use assemble::recipe::{AnyPart, Base, Command, Files, Named, Packages, Python};
 
 /// What NVIDIA's container runtime and every program of the image read.
 pub const ENVIRONMENT: [(&str, &str); 7] = [

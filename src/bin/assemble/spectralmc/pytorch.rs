@@ -1,11 +1,8 @@
 //! Steps 3 and 6 of the source variant: PyTorch, compiled for Maxwell into `/opt/pytorch`, and the
 //! `.pth` file by which Python finds it there.
 
-use assemble_layers::TreePath;
-use assemble_layers::derivation::{Cache, Effort, Jobs};
-use assemble_layers::recipe::{
-    AnyPart, Command, GitFiles, Named, Packages, PoetryInstall, Python, RecipeError, Result, SdistBuild,
-    Tools, Wheel,
+use assemble::recipe::{
+    AnyPart, Command, GitFiles, Named, Packages, PoetryInstall, Python, Result, SdistBuild, Tools, Wheel,
 };
 
 use super::cuda11::Toolchain;
@@ -98,7 +95,7 @@ pub fn layer(toolchain: &Toolchain, python: &Python) -> Wheel {
 ///
 /// # Errors
 /// None is known.
-pub fn sdists(toolchain: &Toolchain) -> Result<SdistBuild, RecipeError> {
+pub fn sdists(toolchain: &Toolchain) -> Result<SdistBuild> {
     const OWN: [&str; 10] = [
         "TORCH_CUDA_ARCH_LIST",
         "PATH",
@@ -117,15 +114,14 @@ pub fn sdists(toolchain: &Toolchain) -> Result<SdistBuild, RecipeError> {
         ("NVCC", "ccache /usr/local/cuda/bin/nvcc"),
         ("CUPY_NVCC_GENERATE_CODE", "arch=compute_52,code=sm_52"),
     ];
-    let environment = shared.chain(cupy).map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Ok(SdistBuild {
-        over: [&toolchain.parts[..], &[tools(toolchain).into()]].concat(),
-        environment: environment.collect(),
-        effort: Effort {
-            cache: Some(Cache { name: TreePath::new("pytorch")?, path: CACHE.to_owned() }),
-            jobs: Some(Jobs { variable: "CUPY_NUM_BUILD_JOBS".to_owned(), memory: MEMORY }),
-        },
-    })
+    toolchain
+        .parts
+        .iter()
+        .fold(SdistBuild::default(), SdistBuild::over)
+        .over(tools(toolchain))
+        .env(shared.chain(cupy))
+        .jobs("CUPY_NUM_BUILD_JOBS", MEMORY)
+        .cache("pytorch", CACHE)
 }
 
 /// The `.pth` file. It is written where all that Python finds is there, and pip's own check says that

@@ -1,11 +1,11 @@
 //! The image for Maxwell GPUs: CUDA 11.8.0, PyTorch compiled for compute capability 5.2, CuPy for
 //! CUDA 11.
 
-use assemble_layers::gpu::Target;
-use assemble_layers::recipe::{Base, Gpus, ImageRecipe, Named, Python, Result};
+use assemble::recipe::Target;
+use assemble::recipe::{Base, Gpus, ImageRecipe, Named, Python, Result};
 
-use crate::layers::{cuda11, pytorch};
-use crate::{FOLDER, GPU_LIBRARY, TOOLS};
+use super::{FOLDER, GPU_LIBRARY, TOOLS};
+use super::{cuda11, pytorch};
 
 pub const VARIANT: &str = "source";
 pub const DESCRIPTION: &str =
@@ -26,8 +26,8 @@ const GPUS: [Target; 1] = [Target::new(5, 2)];
 /// # Errors
 /// None is known.
 pub fn image(base: Base) -> Result<ImageRecipe> {
-    let debian = crate::base(base, VARIANT, NVIDIA);
-    let system = crate::system(&debian);
+    let debian = super::base(base, VARIANT, NVIDIA);
+    let system = super::system(&debian);
     let python = Python::of(&system);
     let toolchain = cuda11::toolchain(base, &system);
     let pip = python.tools(TOOLS);
@@ -61,5 +61,5 @@ pub fn image(base: Base) -> Result<ImageRecipe> {
         .layer(python.application(FOLDER))
         .gpus(Gpus::of_library(GPU_LIBRARY, GPUS));
     let own = if base == Base::Archive { &cuda11::ENVIRONMENT[..] } else { &[] };
-    Ok(crate::configured(image, own))
+    Ok(super::configured(image, own))
 }
