@@ -203,8 +203,7 @@ impl Scene {
 
     /// ccache's own count: hits, and misses.
     fn counted(&self) -> (u64, u64) {
-        let printed =
-            text(&run(Command::new("ccache").arg("-d").arg(self.cache()).arg("--print-stats")).stdout);
+        let printed = self.ccache("--print-stats");
         let value = |names: &[&str]| -> u64 {
             let fields = printed.lines().filter_map(|line| line.split_once('\t'));
             fields
@@ -216,7 +215,16 @@ impl Scene {
     }
 
     fn forget_counts(&self) {
-        run(Command::new("ccache").arg("-d").arg(self.cache()).arg("--zero-stats"));
+        self.ccache("--zero-stats");
+    }
+
+    /// Asks ccache about its folder. Folders that it makes for the answer are given to whom the cache
+    /// belongs: the ids of the step.
+    fn ccache(&self, question: &str) -> String {
+        let cache = self.cache();
+        let answer = run(Command::new("ccache").arg("-d").arg(&cache).arg(question));
+        run(Command::new("chown").arg("-R").arg("--reference").arg(&cache).arg(&cache));
+        text(&answer.stdout)
     }
 
     /// Waits until Ninja has compiled half of it, then kills the program, and all that it started with it.
