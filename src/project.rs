@@ -56,7 +56,7 @@ pub fn read(folder: &Path, manifests: &[&str], store: &Store) -> Result<Project>
     let known: BTreeMap<TreePath, Known> = store.note(&note).unwrap_or_default();
     let mut reader = Reader {
         folder,
-        ignored: Ignored::read(folder)?,
+        ignored: Ignored::read(folder)?.and_store(store.folder(), folder)?,
         known: &known,
         seen: BTreeMap::new(),
         files: Vec::new(),
@@ -266,6 +266,22 @@ impl Ignored {
         let text = text(folder, IGNORE, LARGEST_IGNORE)?.unwrap_or_default();
         let file = folder.join(IGNORE);
         Self::parse(&text).map_err(|what| Error::new(Kind::Input, format!("`{}`: {what}", file.display())))
+    }
+
+    /// Without the store, where it lies in the project, as caches of CI jobs do: it is nobody's input.
+    fn and_store(mut self, store: &Path, project: &Path) -> Result<Self> {
+        let store = fs::canonicalize(store)?;
+        let Ok(below) = store.strip_prefix(project) else { return Ok(self) };
+        if below == Path::new("") {
+            return Err(Error::new(Kind::Usage, "the project's folder is the store as well")
+                .hint("`--store DIR` names another folder; one in the project is left out of the image"));
+        }
+        // The last pattern that fits decides.
+        let glob =
+            GlobBuilder::new(&globset::escape(&below.to_string_lossy())).literal_separator(true).build();
+        let glob = glob.map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+        self.patterns.push((glob.compile_matcher(), false));
+        Ok(self)
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self, String> {

@@ -39,6 +39,21 @@ fn refused(result: Result<impl std::fmt::Debug>, words: &[&str]) -> Error {
     error
 }
 
+/// As CI jobs have it that keep a folder of the project.
+#[test]
+fn a_store_in_the_project_is_no_part_of_it() {
+    let bench = Bench::new();
+    write(&bench, "pyproject.toml", "");
+    let project = bench.path("project");
+    let store = assemble::store::Store::open(project.join("[st]ore")).unwrap();
+    write(&bench, ".dockerignore", "!\\[st\\]ore/version");
+    write(&bench, "store", "");
+    let read = |store| project::read(&project, &["pyproject.toml"], store);
+    assert_eq!(names(&read(&store).unwrap()), [".dockerignore", "pyproject.toml", "store"]);
+    let error = read(&assemble::store::Store::open(&project).unwrap()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage, "{error}");
+}
+
 /// docs.docker.com, "Build context", `.dockerignore`: its examples, and what BuildKit was seen to do.
 #[test]
 fn dockerignore_means_what_docker_means() {

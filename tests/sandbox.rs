@@ -952,6 +952,26 @@ fn what_is_made_by_chance_while_packages_are_configured_is_left_out() {
     assert_eq!(names(&["var/lib/mysql", "var/lib/mysql-files"]), always);
 }
 
+/// The sandbox unpacks packages itself, by threads of its own: that is no use of the step's.
+#[test]
+fn a_limit_is_the_step_s_own() {
+    let unpacked = |limit: &str| {
+        let scene = Scene::new(&format!("debs-{limit}"), |scene| debian(scene, "exit 0\n"));
+        let deb = DebFile { package: "small".to_owned(), path: small_deb(&scene.folder), automatic: false };
+        let job = scene.job(Task::UnpackDebs { packages: vec![deb], without: Vec::new() });
+        let mut limits = Limits::default();
+        limits.set(limit).unwrap();
+        sandbox().with_limits(limits).run(&job, &mut |_| ())
+    };
+    unpacked("processes=8").unwrap();
+    unpacked("memory=20M").unwrap();
+    // Configuring them is.
+    let error = unpacked("processes=1").unwrap_err();
+    assert!(error.hint_text().unwrap_or_default().contains("`--limit processes=NUMBER`"), "{error}");
+    let error = limited("open-files", "open-files=4", "true");
+    assert!(error.hint_text().unwrap_or_default().contains("`--limit open-files=NUMBER`"), "{error}");
+}
+
 #[test]
 fn a_package_becomes_a_known_tree() {
     let scene = Scene::new("debs", |scene| debian(scene, "exit 0\n"));

@@ -135,16 +135,22 @@ impl TreePath {
     }
 }
 
-/// Bytes as text, without loss: `%` and what is not UTF-8 become `%XX`.
+/// Bytes as text of one line, without loss: `%`, control characters and what is not UTF-8 become `%XX`.
 fn escape(bytes: &[u8]) -> Cow<'_, str> {
-    if !bytes.contains(&b'%')
+    let stands_out = |byte: &u8| *byte == b'%' || byte.is_ascii_control();
+    if !bytes.iter().any(stands_out)
         && let Ok(text) = std::str::from_utf8(bytes)
     {
         return Cow::Borrowed(text);
     }
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
-        text.push_str(&chunk.valid().replace('%', "%25"));
+        for character in chunk.valid().chars() {
+            match u8::try_from(character) {
+                Ok(byte) if stands_out(&byte) => text.push_str(&format!("%{byte:02X}")),
+                _ => text.push(character),
+            }
+        }
         for byte in chunk.invalid() {
             text.push_str(&format!("%{byte:02X}"));
         }
@@ -434,7 +440,9 @@ mod tests {
 
     #[test]
     fn paths_survive_json_whatever_their_bytes() {
-        for path in [&b"usr/bin"[..], b"100%", b"caf\xc3\xa9", b"caf\xe9/%41", b"\xff\xfe"] {
+        for path in
+            [&b"usr/bin"[..], b"100%", b"caf\xc3\xa9", b"caf\xe9/%41", b"\xff\xfe", b"a\nerror: b\x1b"]
+        {
             let path = TreePath::new(path).unwrap();
             let text = serde_json::to_string(&path).unwrap();
             assert_eq!(serde_json::from_str::<TreePath>(&text).unwrap(), path, "{text}");

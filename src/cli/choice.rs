@@ -35,24 +35,25 @@ pub struct Declared {
 }
 
 impl Choice {
-    /// Finds the variant, the lock, and what the recipe makes of them.
+    /// Finds the variant, the lock, and what the recipe makes of them. A lock that is made or mended is
+    /// written if it is to be kept.
     ///
     /// # Errors
     /// There is no such variant, or none for these GPUs; a lock that does not fit and may not be
     /// mended; what the recipe says.
-    pub fn declare(&self, session: &mut Session<'_>, locked: bool) -> Result<Declared> {
+    pub fn declare(&self, session: &mut Session<'_>, locked: bool, keep: bool) -> Result<Declared> {
         if self.variant.as_deref() != Some(AUTO) {
             if !self.gpus.is_empty() {
-                return Err(Error::new(Kind::Usage, "`--gpu` chooses a variant, and one was named")
-                    .hint("`--variant auto --gpu X.Y`"));
+                return Err(Error::new(Kind::Usage, "`--gpu` goes with `--variant auto`")
+                    .hint("that takes the first variant which serves these GPUs; a variant that is named is built whatever it serves"));
             }
             let variant = session.variant(self.variant.as_deref())?;
-            let (lock, mended) = session.fitting_lock(locked)?;
+            let (lock, mended) = session.fitting_lock(locked, keep)?;
             let image = session.image(&variant, &lock)?;
             return Ok(Declared { lock, mended, image, why: Vec::new() });
         }
         let gpus = if self.gpus.is_empty() { of_this_machine()? } else { self.gpus.clone() };
-        let (lock, mended) = session.fitting_lock(locked)?;
+        let (lock, mended) = session.fitting_lock(locked, keep)?;
         let (image, why) =
             choose(&session.recipes.variants(), &|variant| session.image(variant, &lock), &gpus)?;
         Ok(Declared { lock, mended, image, why })

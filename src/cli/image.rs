@@ -122,7 +122,8 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let mut reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
     session.share_with(&arguments.caches_to, arguments.cache_secret.as_deref())?;
-    let Declared { lock, mended, image, why } = arguments.choice.declare(&mut session, arguments.locked)?;
+    let Declared { lock, mended, image, why } =
+        arguments.choice.declare(&mut session, arguments.locked, true)?;
     if !arguments.options.quiet {
         why.iter().for_each(|line| super::say(format_args!("  gpu       {line}\n")));
     }
@@ -159,7 +160,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     match target {
         // stdout carries the archive.
-        Target::Stream => eprintln!("  {}   {seconds:.1} s", assembled.manifest.digest),
+        Target::Stream => super::say(format!("  {}   {seconds:.1} s\n", assembled.manifest.digest)),
         _ if arguments.json => {
             let delivered = Delivered { names: &names, loaded, pushed: &pushed };
             let mut value = as_json(&whole.image, &assembled, &delivered, seconds);
@@ -169,7 +170,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         _ => {
             super::print(assembled.manifest.digest)?;
             if !arguments.options.quiet {
-                eprintln!("  {seconds:.1} s");
+                super::say(format!("  {seconds:.1} s\n"));
             }
         }
     }

@@ -47,8 +47,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
             Error::new(Kind::Input, format!("there is no `{}`", path.display()))
                 .hint("`assemble lock` makes it")
         })?;
-        print!("{}", lock::poetry_lock(&known, &session.manifest.sources));
-        return Ok(());
+        return super::print(lock::poetry_lock(&known, &session.manifest.sources).trim_end());
     }
     let update = Update { names: arguments.update.clone() };
     let requirements = arguments.options.requirements(recipes)?;
@@ -57,7 +56,12 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let made = match &known {
         // Nobody is asked for what is settled.
         Some(known) if fits(known) && !arguments.check && update.names.is_empty() => known.clone(),
-        _ => session.maker()?.make(known.as_ref(), &update)?,
+        _ => {
+            if !arguments.check {
+                lock::check_writable(&path)?;
+            }
+            session.maker()?.make(known.as_ref(), &update)?
+        }
     };
     let before = session.known.as_ref();
     let changes = before.map_or(Vec::new(), |before| lock::difference(Some(before), &made));

@@ -96,10 +96,15 @@ fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {
         Verb::Cache(arguments) => cache::run(&arguments),
         Verb::Variants(arguments) => variants::run(recipes, &arguments),
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "assemble", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "assemble", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end())
         }
-        Verb::Man => Ok(clap_mangen::Man::new(Arguments::command()).render(&mut std::io::stdout())?),
+        Verb::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Arguments::command()).render(&mut page)?;
+            print(String::from_utf8_lossy(&page).trim_end())
+        }
     }
 }
 

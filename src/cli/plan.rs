@@ -26,7 +26,8 @@ pub struct Arguments {
 pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
-    let Declared { mended, image, why, .. } = arguments.choice.declare(&mut session, arguments.locked)?;
+    let Declared { mended, image, why, .. } =
+        arguments.choice.declare(&mut session, arguments.locked, false)?;
     let plan = session.engine().plan(&image)?;
     session.tell_others();
     reporter.finish();

@@ -48,8 +48,8 @@ pub struct Options {
     #[arg(long = "cache", value_name = "DIR|HOST/NAME")]
     caches: Vec<Place>,
     /// Take from registries only what the owner of this key has signed (may be given several times).
-    #[arg(long = "cache-key", value_name = "PUBLIC", env = "ASSEMBLE_CACHE_KEY")]
-    cache_keys: Vec<PublicKey>,
+    #[arg(long = "cache-key", value_name = "PUBLIC", env = "ASSEMBLE_CACHE_KEY", hide_env_values = true, value_parser = |key: &str| Ok::<_, std::convert::Infallible>(Key(key.to_owned())))]
+    cache_keys: Vec<Key>,
     #[command(flatten)]
     pub registries: Registries,
     /// How many builders work at once [default: as many as there are cores, and memory for].
@@ -90,6 +90,20 @@ pub struct Options {
     /// Show what build steps print.
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+/// A key as it was given. It is read here and not by clap, which shows what it cannot read: that may be the
+/// secret one.
+#[derive(Clone)]
+struct Key(String);
+
+impl Key {
+    fn read(&self) -> Result<PublicKey> {
+        self.0.parse().map_err(|_| {
+            Error::new(Kind::Usage, "what `--cache-key` or `ASSEMBLE_CACHE_KEY` gives is no public key")
+                .hint("`assemble cache keygen` writes the public key beside the secret one, which is for `--cache-secret`")
+        })
+    }
 }
 
 /// The command line's words for [`Base`].
@@ -388,11 +402,12 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// The lock, made or mended where that is allowed; the lines say what was done.
+    /// The lock, made or mended where that is allowed, and written if it is to be kept; the lines say what
+    /// was done.
     ///
     /// # Errors
     /// A lock that does not fit and may not be mended.
-    pub fn fitting_lock(&mut self, locked: bool) -> Result<(Lock, Vec<String>)> {
+    pub fn fitting_lock(&mut self, locked: bool, keep: bool) -> Result<(Lock, Vec<String>)> {
         let path = self.lock_path();
         let requirements = self.options.requirements(self.recipes)?;
         let known = self.known.clone();
@@ -419,12 +434,19 @@ impl<'a> Session<'a> {
             )
             .detail(why));
         }
+        if keep {
+            lock::check_writable(&path)?;
+        }
         let made = self.maker()?.make(known.as_ref(), &Update::default())?;
         let mut lines = vec![format!("resolved again: {why}")];
         if known.is_some() {
             lines.extend(lock::difference(known.as_ref(), &made));
         }
-        lock::write(&path, &made)?;
+        if keep {
+            lock::write(&path, &made)?;
+        } else {
+            lines.push(format!("`{}` is left as it is: `assemble lock` writes it", path.display()));
+        }
         self.network = Network::new(&self.places, Some(&made), self.store.folder());
         Ok((made, lines))
     }
@@ -509,7 +531,8 @@ fn cache(
     }
     let client = options.registries.client(crate::cache::patience());
     let cache = Cache::new(client, repository.clone(), events.clone());
-    Ok(cache.with_keys(options.cache_keys.clone(), secret))
+    let keys = options.cache_keys.iter().map(Key::read).collect::<Result<_>>()?;
+    Ok(cache.with_keys(keys, secret))
 }
 
 /// `PATH`, `PATH@COMMIT` or `URL@COMMIT`.

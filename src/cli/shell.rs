@@ -30,7 +30,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
     let variant = session.variant(arguments.variant.as_deref())?;
-    let (lock, _) = session.fitting_lock(false)?;
+    let (lock, _) = session.fitting_lock(false, true)?;
     let image = session.image(&variant, &lock)?;
     let node = find(&image.graph, &arguments.step)?;
     let mut reporter = Some(reporter);

@@ -102,6 +102,18 @@ fn check(lock: &Lock) -> Result<()> {
     Ok(())
 }
 
+/// Whether a lock can be written here: what it takes minutes to find out should not be lost.
+///
+/// # Errors
+/// It cannot.
+pub fn check_writable(path: &Path) -> Result<()> {
+    Draft::new(path).map(drop).map_err(|error| {
+        error
+            .within(format!("`{}` cannot be written", path.display()))
+            .hint("`--locked` needs a lock that fits, and writes none")
+    })
+}
+
 /// Writes a lock, whole or not at all.
 ///
 /// # Errors

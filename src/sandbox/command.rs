@@ -79,8 +79,6 @@ pub struct Runner {
 
 impl Runner {
     pub fn new(root: Root, limits: Limits, terminal: Option<File>) -> Self {
-        // Before the first of their namespaces: it remembers the limit.
-        limits.limit_namespaces();
         Self { root, limits, terminal, log: 0 }
     }
 
@@ -129,12 +127,15 @@ impl Runner {
         let namespaces = UnshareFlags::NEWUSER | UnshareFlags::NEWPID | UnshareFlags::NEWNS;
         let terminal = self.terminal.as_ref().map(File::try_clone).transpose()?;
         self.root.leave()?;
-        let forked = raw::fork_into(namespaces);
+        let forked = self.limits.in_namespaces(|| raw::fork_into(namespaces));
         if !matches!(forked, Ok(None)) {
             self.root.enter()?;
         }
-        match forked.map_err(|error| {
-            Error::new(Kind::Machine, "the sandbox cannot make namespaces for a command").detail(error)
+        match forked.map_err(|error| match limits::suspected(std::iter::once(&error.to_string())) {
+            Some(name) => limits::blame(command.failed(&error.to_string()), name),
+            None => {
+                Error::new(Kind::Machine, "the sandbox cannot make namespaces for a command").detail(error)
+            }
         })? {
             None => {
                 drop(mapped_writer);
@@ -269,6 +270,12 @@ pub(super) fn cannot_start(command: &Command, error: &io::Error) -> Error {
             Error::new(Kind::Build, format!("`{text}` cannot start: `{program}` may not be executed"))
                 .hint("is the store on a file system that is mounted `noexec`?")
         }
-        _ => Error::new(Kind::Build, format!("`{text}` cannot start")).detail(error),
+        _ => {
+            let failed = Error::new(Kind::Build, format!("`{text}` cannot start")).detail(error);
+            match limits::suspected(std::iter::once(&error.to_string())) {
+                Some(name) => limits::blame(failed, name),
+                None => failed,
+            }
+        }
     }
 }

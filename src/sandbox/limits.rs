@@ -20,6 +20,9 @@ pub const INTERVAL: Duration = Duration::from_millis(200);
 /// A step ends before the disk has less free than this, in bytes and in files.
 const RESERVE: (u64, u64) = (256 << 20, 1000);
 
+/// What the helper may take of memory, in bytes, however little the step may.
+const HELPER_MEMORY: u64 = 1 << 30;
+
 /// What `ulimit -n` says inside; a program may raise it to [`Limits::open_files`].
 const OPEN_FILES_AT_FIRST: u64 = 1024;
 
@@ -86,18 +89,29 @@ impl Limits {
     }
 
     /// Limits the memory of this process, where nothing else may: what it reads was left by a hostile step.
+    /// What it needs for unpacking is not the step's.
     pub(super) fn limit_helper(&self) {
-        set(Resource::Data, self.memory, self.memory);
+        let memory = self.memory.max(HELPER_MEMORY);
+        set(Resource::Data, memory, memory);
     }
 
-    /// Limits the processes of user namespaces that this process makes from now on. Half of what the caller
-    /// may have of signals and messages is left to the caller: the kernel counts them for both together.
-    pub(super) fn limit_namespaces(&self) {
-        set(Resource::Nproc, self.processes, self.processes);
-        for resource in [Resource::Sigpending, Resource::Msgqueue] {
-            let half = getrlimit(resource).current.unwrap_or(u64::MAX) / 2;
-            set(resource, half, half);
+    /// Makes namespaces by `make`: a user namespace remembers the limits of its maker, which are these
+    /// meanwhile. Half of what the caller may have of signals and messages is left to the caller: the kernel
+    /// counts them for both together.
+    pub(super) fn in_namespaces<T>(&self, make: impl FnOnce() -> T) -> T {
+        let half = |resource| getrlimit(resource).current.unwrap_or(u64::MAX) / 2;
+        let limits = [
+            (Resource::Nproc, self.processes),
+            (Resource::Sigpending, half(Resource::Sigpending)),
+            (Resource::Msgqueue, half(Resource::Msgqueue)),
+        ];
+        let before = limits.map(|(resource, _)| (resource, getrlimit(resource)));
+        limits.iter().for_each(|(resource, limit)| set(*resource, *limit, u64::MAX));
+        let made = make();
+        for (resource, limit) in before {
+            setrlimit(resource, limit).expect("what was allowed before is allowed");
         }
+        made
     }
 
     /// Limits this process and those that it starts.
