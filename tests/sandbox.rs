@@ -968,7 +968,7 @@ fn a_limit_is_the_step_s_own() {
     // Configuring them is.
     let error = unpacked("processes=1").unwrap_err();
     assert!(error.hint_text().unwrap_or_default().contains("`--limit processes=NUMBER`"), "{error}");
-    let error = limited("open-files", "open-files=4", "true");
+    let error = limited("open-files", "open-files=3", "busybox cp /bin/busybox /copy");
     assert!(error.hint_text().unwrap_or_default().contains("`--limit open-files=NUMBER`"), "{error}");
 }
 
