@@ -214,7 +214,7 @@ fn a_folder_that_one_step_changes_is_not_undone_by_another_that_found_it_otherwi
 
     scene.run("open", &[debian, made], "chmod 777 /srv");
     let error = refused(scene.whole(), &["two layers disagree about the folder `/srv`", "`closed`", "0777"]);
-    assert!(error.hint_text().unwrap().contains("Image::meant.owners"));
+    assert!(error.hint_text().unwrap().contains("ImageRecipe::counts"));
     for (owner, mode) in [(2, 0o700), (4, 0o777)] {
         let mut image = scene.image();
         image.meant.owners.insert(path("srv"), scene.layers[owner].tree);
@@ -235,7 +235,7 @@ fn a_file_has_one_owner() {
             "`/usr/local/bin/pip` stands in two layers, and neither is made over the other",
             "`pip and poetry` (step), from `pip-1.0-py3-none-any.whl`",
             "`thief 1.0` (step), from `thief-1.0-py3-none-any.whl`",
-            "Image::meant.owners",
+            "ImageRecipe::counts",
         ],
     );
     for (owner, text) in [(pip, "a"), (thief, "b")] {
@@ -287,7 +287,7 @@ fn two_wheels_of_one_layer_with_one_file_are_both_named() {
     let wheels = [(one.0.as_str(), one.1), (other.0.as_str(), other.1)];
     scene.wheels("small ones", &wheels);
     let text = refused(scene.whole(), &[]).to_string();
-    for part in ["cv2/__init__.py` stands in two wheels", wheels[0].0, wheels[1].0, "wheels::Alone::named"] {
+    for part in ["cv2/__init__.py` stands in two wheels", wheels[0].0, wheels[1].0, "PoetryInstall::alone"] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
@@ -355,7 +355,10 @@ fn an_image_has_no_more_layers_than_engines_take() {
     for number in 0..126 {
         scene.layer(&number.to_string(), literal(&format!("file{number}"), "x"));
     }
-    refused(scene.whole(), &["the image has 126 layers, and engines take no more than 125", "Alone::large"]);
+    refused(
+        scene.whole(),
+        &["the image has 126 layers, and engines take no more than 125", "PoetryInstall::split"],
+    );
     scene.layers.pop();
     scene.whole().unwrap();
 }
@@ -369,7 +372,7 @@ fn a_private_key_is_in_no_layer() {
     let script = format!("printf '{}' >/etc/ssl/private/site.pem", KEY.replace('\n', "\\n"));
     scene.run("site", &[debian], &script);
     let of_step = "the layer `site` holds a private key: `/etc/ssl/private/site.pem`";
-    refused(scene.whole(), &[of_step, "the step made it", "Image::meant.private_keys"]);
+    refused(scene.whole(), &[of_step, "the step made it", "ImageRecipe::private_key"]);
     // Twice: what is in the store is no way around it, nor into a cache.
     refused(scene.whole(), &[of_step]);
     let shared = |image: &Image| scene.bench.engine(|engine| engine.shareable(image, &[])).unwrap();

@@ -299,8 +299,7 @@ pub fn notes(whole: &Whole) -> Vec<String> {
         notes.push(format!("`/{path}` of `{layer}` is made by chance: built again, it differs"));
     }
     for path in &whole.unused {
-        notes
-            .push(format!("`Image::meant` of the recipe names `/{path}`, which is no exception to anything"));
+        notes.push(format!("the recipe makes an exception for `/{path}`, and there is nothing to except"));
     }
     notes
 }

@@ -183,8 +183,8 @@ impl<W: Write> TreeBuilder<W> {
                     .detail(format!("`{first}`"))
                     .detail(format!("`{other}`"))
                     .hint(
-                        "the recipe says which counts: `wheels::Alone::named` gives one of them a layer of \
-                         its own, and `Image::meant.owners` names it for the path",
+                        "the recipe says which counts: `PoetryInstall::alone` gives one of them a layer of \
+                         its own, and `counts_of` names it for the path",
                     )
             }
             _ => Error::new(Kind::Input, format!("two different entries stand at `{path}`")),

@@ -270,7 +270,7 @@ fn private_key(name: &str, path: &TreePath, builder: &Builder<NodeId>) -> Error 
     let (whence, hint) = match builder {
         Builder::UnpackDebs(_) => (
             "a package's script made it: each container would have the same one, and so has whoever has the image",
-            "`debian::unpack_set_without` leaves it out; a container makes its own at its first start",
+            "`Packages::without` leaves it out; a container makes its own at its first start",
         ),
         Builder::Run(_) => (
             "the step made it: each container would have the same one, and so has whoever has the image",
@@ -283,7 +283,7 @@ fn private_key(name: &str, path: &TreePath, builder: &Builder<NodeId>) -> Error 
     };
     Error::new(Kind::Input, format!("the layer `{name}` holds a private key: `/{path}`"))
         .detail(whence)
-        .hint(format!("{hint}. If it is meant, `Image::meant.private_keys` of the recipe names it"))
+        .hint(format!("{hint}. If it is meant, `ImageRecipe::private_key` names it"))
 }
 
 fn check_count(image: &Image) -> Result<()> {
@@ -294,7 +294,7 @@ fn check_count(image: &Image) -> Result<()> {
     let message = format!("the image has {count} layers, and engines take no more than {MOST_LAYERS}");
     Err(Error::new(Kind::Input, message)
         .detail("Docker holds 127 at most, and two of them are the container's")
-        .hint("let wheels share a layer: a larger `Alone::large` of the recipe; a base image's count too"))
+        .hint("let wheels share a layer: a larger size for `PoetryInstall::split`; a base image's count too"))
 }
 
 /// The derivations that the layer at `place` is made over. A base image's layers are made one over the other.

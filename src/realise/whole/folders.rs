@@ -112,6 +112,6 @@ fn two_words(view: &View<'_>, mine: &Known<'_>, truth: &Known<'_>) -> Error {
     };
     let message = format!("two layers disagree about the folder `/{}`", mine.entry.path);
     Error::new(Kind::Input, message).detail(say(truth)).detail(say(mine)).hint(
-        "run one of the steps over the other; or the recipe says whose word counts: `Image::meant.owners`",
+        "run one of the steps over the other; or the recipe says whose word counts: `ImageRecipe::counts`",
     )
 }

@@ -183,8 +183,8 @@ impl<'a> Check<'a> {
             error = error.detail(more);
         }
         error.hint(
-            "the recipe says whose counts: `Image::meant.owners`; a distribution that shares its layer with \
-             others is given one of its own by `wheels::Alone::named`",
+            "the recipe says whose counts: `ImageRecipe::counts`; a distribution that shares its layer with \
+             others is given one of its own by `alone`, and named by `counts_of`",
         )
     }
 
