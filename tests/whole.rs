@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         a_folder_that_one_step_changes_is_not_undone_by_another_that_found_it_otherwise,
         a_file_has_one_owner,
         the_same_file_twice_is_one_file,
+        contents_that_decided_are_looked_at_again,
         two_wheels_of_one_layer_with_one_file_are_both_named,
         what_is_made_over_something_lies_above_it,
         what_a_step_removes_is_not_another_s,
@@ -259,6 +260,26 @@ fn a_file_has_one_owner() {
             assert_eq!(unused, [path("etc/no.key"), path("usr/local/bin/pipp")]);
         }
     }
+}
+
+/// An image whose files hold something else is not checked anew, but where what they held decided.
+fn contents_that_decided_are_looked_at_again() {
+    let mut scene = Scene::new();
+    let layers = [("one", "etc/x", "a"), ("two", "etc/x", "a"), ("three", "srv/y", "1")];
+    for (name, path, text) in layers {
+        scene.layer(name, literal(path, text));
+    }
+    let image = scene.image();
+    scene.realise(&image).unwrap();
+    let with = |place: usize, path: &str, text: &str| {
+        let mut image = image.clone();
+        image.layers[place].tree = image.graph.add(layers[place].0, literal(path, text));
+        scene.realise(&image)
+    };
+    with(2, "srv/y", "2").unwrap();
+    refused(with(1, "etc/x", "b"), &["`/etc/x` stands in two layers"]);
+    // Another path is another image.
+    refused(with(2, "etc/x", "b"), &["`/etc/x` stands in two layers"]);
 }
 
 fn the_same_file_twice_is_one_file() {

@@ -235,8 +235,17 @@ impl Pax {
             b"gid" => drop(self.numbers.insert("gid", number("gid", value)?)),
             // A fraction is dropped; a time before 1970 is 1970.
             b"mtime" => {
-                let seconds: f64 = number("mtime", value)?;
-                self.numbers.insert("mtime", seconds.max(0.0) as u64);
+                let digits = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+                let unsigned = value.strip_prefix(b"-").unwrap_or(value);
+                let (seconds, fraction) = match unsigned.iter().position(|byte| *byte == b'.') {
+                    Some(point) => (&unsigned[..point], &unsigned[point + 1..]),
+                    None => (unsigned, &b"0"[..]),
+                };
+                if !digits(seconds) || !digits(fraction) {
+                    return Err(damaged("a PAX record `mtime` is no number"));
+                }
+                let seconds = if unsigned.len() < value.len() { 0 } else { number("mtime", seconds)? };
+                self.numbers.insert("mtime", seconds);
             }
             _ if name.starts_with(b"GNU.sparse.") => return Err(sparse()),
             _ => {

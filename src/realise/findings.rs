@@ -5,6 +5,7 @@
 //! that a step left, and those that a package's script wrote, which the one constant time tells from those
 //! that a package brought.
 
+use assemble_layers::derivation::ANY_TAGS;
 use assemble_layers::tree::MTIME;
 use assemble_layers::{Builder, Kind as EntryKind, NodeId, Tree, TreePath};
 
@@ -34,6 +35,8 @@ pub(super) fn of_tree(
     let sandboxed = match builder {
         Builder::UnpackDebs(_) | Builder::Run(_) => true,
         Builder::Files(_) => false,
+        // A wheel that is no file of an index was made by a step here.
+        Builder::UnpackWheels(it) if it.wheels.iter().any(|wheel| wheel.filename.ends_with(ANY_TAGS)) => true,
         _ => return Ok(findings),
     };
     // A file that a package brought has the time that its package gives it.
@@ -72,7 +75,7 @@ fn is_private_key(bytes: &[u8]) -> bool {
     let mut inside = false;
     let mut body = false;
     for line in bytes.split(|byte| *byte == b'\n') {
-        let line = line.trim_ascii_end();
+        let line = line.trim_ascii();
         if border(line, b"-----BEGIN ") {
             (inside, body) = (true, false);
         } else if border(line, b"-----END ") {

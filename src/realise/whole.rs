@@ -8,7 +8,9 @@
 //!   seen; else it is an error, unless the recipe says whose word counts.
 //! - **A private key is in no layer**, unless the recipe says that it may be.
 //!
-//! What was found is remembered by the layers' diffIDs, so an image that did not change is not looked at.
+//! What was found is remembered by the layers' diffIDs, so an image that did not change is not looked at. Of
+//! a layer of files it is remembered by all but their contents, unless these decided something: a changed
+//! line of the application changes nothing else.
 
 mod folders;
 mod owners;
@@ -18,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use assemble_layers::amend::{Amend, Folder};
-use assemble_layers::derivation::Node;
+use assemble_layers::derivation::{FileEntry, FileSource, Node};
 use assemble_layers::encode::Encoder;
 use assemble_layers::image::MOST_LAYERS;
 use assemble_layers::{Builder, DiffId, Image, NodeId, Sha256, Tree, TreePath};
@@ -29,7 +31,7 @@ use crate::store::{Findings, Outcome, Record, Store};
 use crate::{Error, Kind, Result};
 
 /// Raised when the same layers are judged otherwise.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What is known to be made by chance, by the layer's name: another machine has other bytes.
 pub type ByChance = Vec<(String, TreePath)>;
@@ -81,6 +83,8 @@ struct Mended {
 #[derive(Serialize, Deserialize)]
 struct Note {
     about: Sha256,
+    /// The paths whose contents were compared.
+    compared: BTreeSet<TreePath>,
     verdict: Verdict,
 }
 
@@ -124,11 +128,34 @@ impl Engine<'_> {
     /// The image with its layers mended, as the last check of the same layers found it; as it was declared
     /// where it is not known yet.
     pub(super) fn mended(&self, image: &Image, layers: &[DiffId]) -> Image {
-        let about = about(image, layers);
-        match self.store.note::<Note>(&note_name(image)) {
-            Some(note) if note.about == about => mend(image, &note.verdict),
-            _ => image.clone(),
+        self.known_verdict(image, layers).map_or_else(|| image.clone(), |verdict| mend(image, &verdict))
+    }
+
+    fn known_verdict(&self, image: &Image, layers: &[DiffId]) -> Option<Verdict> {
+        let note = self.store.note::<Note>(&note_name(image))?;
+        (note.about == self.about(image, layers, &note.compared)).then_some(note.verdict)
+    }
+
+    /// All that a verdict depends on: what a layer is made over is part of how its content came about.
+    fn about(&self, image: &Image, layers: &[DiffId], compared: &BTreeSet<TreePath>) -> Sha256 {
+        let mut encoder = Encoder::default();
+        encoder.put("assemble whole").put(&VERSION).put(&(layers.len() as u64));
+        let place = |node: NodeId| image.layers.iter().position(|layer| layer.tree == node);
+        for (index, diff_id) in layers.iter().enumerate() {
+            let node = image.graph.node(image.layers[index].tree);
+            let lower = lower(image, index);
+            let places: Vec<u64> = lower.iter().filter_map(|node| place(*node)).map(|it| it as u64).collect();
+            encoder
+                .put(&without_contents(&node.builder, compared).unwrap_or(diff_id.0))
+                .put(node.builder.name())
+                .put(&node.name)
+                .put(&(lower.len() as u64))
+                .put(&places);
         }
+        let owners =
+            image.meant.owners.iter().map(|(path, node)| (path.clone(), place(*node).map(|it| it as u64)));
+        encoder.put(&owners.collect::<BTreeMap<_, _>>());
+        encoder.finish()
     }
 }
 
@@ -185,20 +212,18 @@ impl<'a> Realisation<'a> {
     }
 
     fn verdict(&self, image: &Image, diff_ids: &[DiffId]) -> Result<Verdict> {
-        let store = self.engine.store;
-        let about = about(image, diff_ids);
-        if let Some(note) = store.note::<Note>(&note_name(image))
-            && note.about == about
-        {
-            return Ok(note.verdict);
+        if let Some(known) = self.engine.known_verdict(image, diff_ids) {
+            return Ok(known);
         }
         let view = self.view(image)?;
         let mut verdict = Verdict::default();
-        owners::check(self, &view, &mut verdict)?;
+        let compared = owners::check(self, &view, &mut verdict)?;
         folders::check(&view, &mut verdict)?;
         let decided = view.decided.into_inner();
         verdict.unused = image.meant.owners.keys().filter(|path| !decided.contains(path)).cloned().collect();
-        store.put_note(&note_name(image), &Note { about, verdict: verdict.clone() })?;
+        let about = self.engine.about(image, diff_ids, &compared);
+        let note = Note { about, compared, verdict: verdict.clone() };
+        self.engine.store.put_note(&note_name(image), &note)?;
         Ok(verdict)
     }
 
@@ -309,26 +334,24 @@ fn lower(image: &Image, place: usize) -> Vec<NodeId> {
     }
 }
 
-/// All that a verdict depends on: what a layer is made over is part of how its content came about.
-fn about(image: &Image, layers: &[DiffId]) -> Sha256 {
+/// Everything of a layer of files but what stands in them; of those at these paths that, too. `None` where
+/// the derivation does not say it.
+fn without_contents(builder: &Builder<NodeId>, but: &BTreeSet<TreePath>) -> Option<Sha256> {
+    let Builder::Files(files) = builder else { return None };
     let mut encoder = Encoder::default();
-    encoder.put("assemble whole").put(&VERSION).put(&(layers.len() as u64));
-    let place = |node: NodeId| image.layers.iter().position(|layer| layer.tree == node);
-    for (index, diff_id) in layers.iter().enumerate() {
-        let node = image.graph.node(image.layers[index].tree);
-        let lower = lower(image, index);
-        let places: Vec<u64> = lower.iter().filter_map(|node| place(*node)).map(|it| it as u64).collect();
-        encoder
-            .put(&diff_id.0)
-            .put(node.builder.name())
-            .put(&node.name)
-            .put(&(lower.len() as u64))
-            .put(&places);
+    encoder.put("files");
+    for FileEntry { path, mode, source } in &files.entries {
+        encoder.put(path).put(mode);
+        match source {
+            FileSource::Directory => encoder.put("directory"),
+            FileSource::Symlink(target) => encoder.put("symlink").put(&target.0[..]),
+            FileSource::Literal(_) | FileSource::Project { .. } if !but.contains(path) => encoder.put("file"),
+            FileSource::Literal(bytes) => encoder.put("content").put(&Sha256::of(&bytes.0)),
+            FileSource::Project { sha256, .. } => encoder.put("content").put(sha256),
+            FileSource::Tree { .. } => return None,
+        };
     }
-    let owners =
-        image.meant.owners.iter().map(|(path, node)| (path.clone(), place(*node).map(|it| it as u64)));
-    encoder.put(&owners.collect::<BTreeMap<_, _>>());
-    encoder.finish()
+    Some(encoder.finish())
 }
 
 fn note_name(image: &Image) -> String {

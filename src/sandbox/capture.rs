@@ -82,6 +82,10 @@ impl<'a> Capture<'a> {
 
     /// Writes the output's tar to a file.
     pub fn take(mut self, output: Option<&Output>, tar: fs_err::File) -> Result<Captured> {
+        if matches!(output, Some(Output::Difference)) {
+            scrub::rewrite(&self.snapshot)?;
+        }
+        // After the last that is written in the root.
         self.ended = now(&tar)?;
         let (base, mut found) = match output {
             None => (Folder::open(b"")?, Vec::new()),
@@ -101,7 +105,6 @@ impl<'a> Capture<'a> {
     }
 
     fn difference(&mut self) -> Result<(Folder, Vec<Found>)> {
-        scrub::rewrite(&self.snapshot)?;
         let root = Folder::open(b"")?;
         Self::check_root(&root)?;
         let mut lower = std::mem::take(&mut self.snapshot.entries);

@@ -10,7 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use fs_err as fs;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid,
+};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
@@ -64,8 +66,8 @@ struct Made {
     name: Vec<u8>,
     flags: AtFlags,
     /// The link that stood there and led nowhere, as `/etc/resolv.conf` does where systemd-resolved
-    /// was installed.
-    instead_of: Option<CString>,
+    /// was installed, and whose it was.
+    instead_of: Option<(CString, Stat)>,
 }
 
 impl Mountpoints {
@@ -101,8 +103,9 @@ impl Mountpoints {
             None => rustix::io::dup(root)?,
         };
         let name = path.file_name().unwrap_or_default().as_bytes().to_vec();
-        let instead_of = rustix::fs::readlinkat(&parent, &name[..], Vec::new()).ok();
-        if instead_of.is_some() {
+        let mut instead_of = None;
+        if let Ok(target) = rustix::fs::readlinkat(&parent, &name[..], Vec::new()) {
+            instead_of = Some((target, rustix::fs::statat(&parent, &name[..], AtFlags::SYMLINK_NOFOLLOW)?));
             rustix::fs::unlinkat(&parent, &name[..], AtFlags::empty())?;
         }
         let flags = if folder {
@@ -128,7 +131,7 @@ impl Mountpoints {
                 Err(error) => return Err(io::Error::from(error).into()),
             }
             let removed = rustix::fs::unlinkat(&parent, &name[..], flags).and_then(|()| match instead_of {
-                Some(target) => rustix::fs::symlinkat(target, &parent, &name[..]),
+                Some((target, stat)) => put_back(&parent, &name, &target, &stat),
                 None => Ok(()),
             });
             match removed {
@@ -139,6 +142,18 @@ impl Mountpoints {
         }
         Ok(())
     }
+}
+
+/// Makes a link again as it was.
+fn put_back(parent: &OwnedFd, name: &[u8], target: &CString, stat: &Stat) -> rustix::io::Result<()> {
+    rustix::fs::symlinkat(target, parent, name)?;
+    let (user, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::chownat(parent, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ },
+    };
+    rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// What something is always mounted on is a folder itself: a link that a command left there would put the

@@ -12,11 +12,16 @@ use crate::realise::Realisation;
 use crate::{Error, Kind, Result};
 
 /// Checks that no layer hides what another one brings, unless it is made over it or the recipe says so.
+/// Returns the paths whose contents were compared.
 ///
 /// # Errors
 /// One that does.
-pub(super) fn check(run: &Realisation<'_>, view: &View<'_>, verdict: &mut Verdict) -> Result<()> {
-    let mut check = Check { run, view, present: BTreeSet::new() };
+pub(super) fn check(
+    run: &Realisation<'_>,
+    view: &View<'_>,
+    verdict: &mut Verdict,
+) -> Result<BTreeSet<TreePath>> {
+    let mut check = Check { run, view, present: BTreeSet::new(), compared: BTreeSet::new() };
     let mut shadowed: BTreeMap<(usize, usize), Vec<TreePath>> = BTreeMap::new();
     let mut conflicts: BTreeMap<(usize, usize), Vec<TreePath>> = BTreeMap::new();
     for (path, holders) in check.shared() {
@@ -50,7 +55,7 @@ pub(super) fn check(run: &Realisation<'_>, view: &View<'_>, verdict: &mut Verdic
             count: paths.len(),
         })
         .collect();
-    Ok(())
+    Ok(check.compared)
 }
 
 /// Two layers that hold a path, by their places.
@@ -64,6 +69,8 @@ struct Check<'a> {
     view: &'a View<'a>,
     /// Layers whose contents were made present.
     present: BTreeSet<usize>,
+    /// Paths whose contents have decided something.
+    compared: BTreeSet<TreePath>,
 }
 
 type Holders<'a> = Vec<(usize, &'a Entry)>;
@@ -110,6 +117,7 @@ impl<'a> Check<'a> {
         };
         match (kind(low), kind(high)) {
             (Some(EntryKind::File(one)), Some(EntryKind::File(other))) => {
+                self.compared.insert(path.clone());
                 if one == other || one.size() != other.size() || one.size() == 0 {
                     return Ok(one.size() == other.size());
                 }
