@@ -9,8 +9,9 @@
 //! assemble.lock ──┘    (keys)      store│substitute│build    (digest)   archive│folder│engine│registry
 //! ```
 //!
-//! A recipe is a pure function from the lock and the project's files to an image: a graph of
-//! *derivations* (build steps as plain data) and an order of layers. Realising computes each
+//! A recipe names *parts*; each says what it asks the lock for and, with the lock's answer, which
+//! *derivations* (build steps as plain data) it becomes. So a recipe is a pure function from the lock and
+//! the project's files to an image: a graph of derivations and an order of layers. Realising computes each
 //! derivation's *key* from its arguments and from what its inputs **are** (a file's SHA-256, a tree's
 //! diffID), and looks the key up: in the store, in caches, or else it builds. What comes out of a
 //! builder is a *tree*: sorted entries whose contents are references into the store. Packing a tree
@@ -20,14 +21,15 @@
 //!
 //! `cli::image::run` is the main road: [`cli`] → [`lock::read`] → [`project::read`] → the recipe →
 //! [`realise::Engine::realise`] → [`oci::assemble`] → [`deliver`]. To add an image, write a recipe
-//! (`examples/small.rs` is the smallest whole one); to add a kind of step, a case of
-//! `layers::Builder` and its function in `realise::build`.
+//! (`examples/small.rs` is the smallest whole one); to add a kind of part, an implementation of
+//! [`recipe::Part`]; to add a kind of step, a case of `layers::Builder` and its function in
+//! `realise::build`.
 //!
 //! # Code map
 //!
 //! | module | what it knows |
 //! |---|---|
-//! | crate `assemble-layers` | what a layer **is**: digests, trees, derivations, keys, the lock. No I/O, no clock, no environment |
+//! | crate `assemble-layers` | what a layer **is**: digests, trees, derivations, keys, the lock; and [`recipe`], what recipes are written with. No I/O, no clock, no environment |
 //! | program `src/bin/assemble` | SpectralMC's images; the library knows nothing of them |
 //! | [`cli`] | the terminal, the environment, exit codes; one file a verb |
 //! | [`lock`] | making `assemble.lock`: Debian (signed indexes, apt's choice), Python (real Poetry, in the sandbox, before an index of ours) |
@@ -68,6 +70,13 @@
 //!
 //! # Decisions that differ from the first design, and why
 //!
+//! - **A part has two faces, and is asked, not run twice**: what it requires and what it becomes are two
+//!   methods of one value ([`recipe::Part`]), so they cannot name two things. Handles are values that share
+//!   what they stand for; nothing is registered with a recipe, so what no image uses is not locked.
+//! - **What a part stands on is said by the part**, and is added below it in every image and root; layers
+//!   are ordered by whether they seldom change. A recipe can keep its own order.
+//! - **A set of packages names the sets below it** in the lock. When each was over all before it, a package
+//!   that Poetry's own set had was missing in a later layer that needs it, and nobody would have said so.
 //! - **No overlay in the sandbox.** A root is a plain folder and a snapshot of inodes and change
 //!   times; what changed is compared with the tree it came from. It needs no support from the file
 //!   system, works in containers, and makes "equal entries are dropped" the rule, not a clean-up.
