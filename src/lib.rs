@@ -32,7 +32,7 @@
 //! | crate `assemble-layers` | what a layer **is**: digests, trees, derivations, keys, the lock; and [`recipe`], what recipes are written with. No I/O, no clock, no environment |
 //! | program `src/bin/assemble` | SpectralMC's images; the library knows nothing of them |
 //! | [`cli`] | the terminal, the environment, exit codes; one file a verb |
-//! | [`lock`] | making `assemble.lock`: Debian (signed indexes, apt's choice), Python (real Poetry, in the sandbox, before an index of ours) |
+//! | [`lock`] | making `assemble.lock`: Debian (signed indexes, apt's choice), Python (real Poetry, in the sandbox, before an index of ours), files of addresses |
 //! | [`project`] | the project's files, `.dockerignore`, what has changed |
 //! | [`realise`] | keys, records, early cut-off, running builders at once; sends events, never prints |
 //! | [`store`] | blobs, trees, records on disk; [`store::Substituter`], the trait of whatever results can be taken from |

@@ -107,6 +107,7 @@ impl Recipes for Two {
             git: [].into(),
             gpu: Vec::new(),
             base: [].into(),
+            url: [].into(),
         })
     }
 
@@ -174,6 +175,7 @@ impl Machine {
             python: Python::default(),
             gpu: Vec::new(),
             base: [].into(),
+            url: [].into(),
         };
         assemble::lock::write(&project.join("assemble.lock"), &lock).unwrap();
         Self { folder }

@@ -190,6 +190,7 @@ fn any_builder() -> impl Strategy<Value = Builder<Sha256>> {
     let origin = prop_oneof![
         (word(), word()).prop_map(|(suite, path)| Origin::Debian { suite, path }),
         (word(), prop::option::of(word())).prop_map(|(project, source)| Origin::Python { project, source }),
+        word().prop_map(|url| Origin::Url { url }),
     ];
     let fetch = (word(), input(), 0..2u64, origin)
         .prop_map(|(file, sha256, size, origin)| Builder::Fetch(Fetch { file, sha256, size, origin }));
@@ -224,6 +225,7 @@ fn any_builder() -> impl Strategy<Value = Builder<Sha256>> {
             size
         }),
         (input(), tree_path()).prop_map(|(tree, path)| FileSource::Tree { tree, path }),
+        input().prop_map(|file| FileSource::Fetched { file }),
     ];
     let entry =
         (tree_path(), 0..2u32, source).prop_map(|(path, mode, source)| FileEntry { path, mode, source });

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         a_file_has_one_owner,
         the_same_file_twice_is_one_file,
         contents_that_decided_are_looked_at_again,
+        a_file_that_was_fetched_is_laid_as_it_is,
         two_wheels_of_one_layer_with_one_file_are_both_named,
         what_is_made_over_something_lies_above_it,
         what_a_step_removes_is_not_another_s,
@@ -260,6 +261,21 @@ fn a_file_has_one_owner() {
             assert_eq!(unused, [path("etc/no.key"), path("usr/local/bin/pipp")]);
         }
     }
+}
+
+fn a_file_that_was_fetched_is_laid_as_it_is() {
+    let mut scene = Scene::new();
+    scene.bench.store.put_bytes(b"a jar").unwrap();
+    let file = scene.graph.add("tool", Builder::Fetch(fetch("tool.jar", b"a jar")));
+    let entry = FileEntry { path: path("opt/tool.jar"), mode: 0o755, source: FileSource::Fetched { file } };
+    scene.layer("tool", Builder::Files(Files { entries: vec![entry] }));
+    let whole = scene.whole().unwrap();
+    let Entry { kind: EntryKind::File(content), mode: 0o755, .. } = seen(&scene, &whole, "opt/tool.jar")
+    else {
+        panic!("no such file");
+    };
+    let bytes = scene.bench.contents(|contents| contents.to_vec(&path("x"), &content)).unwrap();
+    assert_eq!(bytes, b"a jar");
 }
 
 /// An image whose files hold something else is not checked anew, but where what they held decided.

@@ -46,7 +46,7 @@ pub struct Fetch {
     pub origin: Origin,
 }
 
-/// Which kind of place serves a locked file. Never an address: those are configuration.
+/// Which kind of place serves a locked file. Never an address that is the machine's: those are configuration.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "from")]
 pub enum Origin {
@@ -54,6 +54,8 @@ pub enum Origin {
     Debian { suite: String, path: String },
     /// A Python index: a source named in `pyproject.toml`, or the default index.
     Python { project: String, source: Option<String> },
+    /// The address at which a recipe names the file.
+    Url { url: String },
 }
 
 /// The files of a commit, as its objects hold them: nothing is checked out, so no filter, line ending
@@ -168,6 +170,10 @@ pub enum FileSource<Input> {
         tree: Input,
         path: TreePath,
     },
+    /// A locked file, as it is.
+    Fetched {
+        file: Input,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -269,7 +275,7 @@ impl<Input> Builder<Input> {
             Self::Fetch(_) | Self::Git(_) | Self::ImageLayer(_) => Vec::new(),
             Self::UnpackDebs(it) => it.over.iter().chain(it.packages.iter().map(|deb| &deb.file)).collect(),
             Self::UnpackWheels(it) => it.wheels.iter().map(|wheel| &wheel.file).collect(),
-            Self::Files(it) => it.entries.iter().filter_map(|entry| entry.source.tree()).collect(),
+            Self::Files(it) => it.entries.iter().filter_map(|entry| entry.source.input()).collect(),
             Self::Run(it) => it.root.iter().chain(it.files.iter().map(|file| &file.file)).collect(),
             Self::Amend(it) => vec![&it.tree],
         }
@@ -362,9 +368,9 @@ impl<Input> Builder<Input> {
 }
 
 impl<Input> FileSource<Input> {
-    fn tree(&self) -> Option<&Input> {
+    fn input(&self) -> Option<&Input> {
         match self {
-            Self::Tree { tree, .. } => Some(tree),
+            Self::Tree { tree: input, .. } | Self::Fetched { file: input } => Some(input),
             _ => None,
         }
     }
@@ -381,6 +387,7 @@ impl<Input> FileSource<Input> {
                 FileSource::Project { path: path.clone(), sha256: *sha256, size: *size }
             }
             Self::Tree { tree, path } => FileSource::Tree { tree: replace(tree)?, path: path.clone() },
+            Self::Fetched { file } => FileSource::Fetched { file: replace(file)? },
         })
     }
 }
@@ -461,6 +468,7 @@ impl Encode for FileEntry<Sha256> {
             // Where in the project it stood is no part of what it is.
             FileSource::Project { sha256, size, .. } => encoder.put("project").put(sha256).put(size),
             FileSource::Tree { tree, path } => encoder.put("tree").put(tree).put(path),
+            FileSource::Fetched { file } => encoder.put("fetched").put(file),
         };
     }
 }

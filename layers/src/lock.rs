@@ -28,6 +28,18 @@ pub struct Requirements {
     /// `NAME@DIGEST` or both.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base: BTreeMap<String, String>,
+    /// Files by their addresses, by the recipes' names for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub url: BTreeMap<String, String>,
+}
+
+/// A file at an address, as it was when the lock was made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UrlFile {
+    pub sha256: Sha256,
+    /// In bytes.
+    pub size: u64,
 }
 
 /// A repository at a commit.
@@ -109,6 +121,9 @@ pub struct Lock {
     /// By the names of [`Requirements::base`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub base: BTreeMap<String, BaseImage>,
+    /// By the names of [`Requirements::url`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub url: BTreeMap<String, UrlFile>,
 }
 
 /// An image of a registry, as it was when the lock was made.

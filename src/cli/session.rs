@@ -74,6 +74,9 @@ pub struct Options {
     /// submodules too (may be given several times).
     #[arg(long = "git-mirror", value_name = "FROM=TO")]
     git_mirrors: Vec<Mirror>,
+    /// Fetch the recipes' files whose address begins with FROM from TO (may be given several times).
+    #[arg(long = "url-mirror", value_name = "FROM=TO")]
+    url_mirrors: Vec<Mirror>,
     /// Build one of the recipes' sources from another repository: a folder as it is committed there,
     /// or an address or a folder at a commit (may be given several times).
     #[arg(long = "source", value_name = "NAME=PATH|URL@COMMIT", value_parser = pair)]
@@ -274,6 +277,7 @@ impl<'a> Session<'a> {
             debian_mirror: options.debian_mirror.clone(),
             debian_snapshot: options.debian_snapshot.clone(),
             git_mirrors: options.git_mirrors.clone(),
+            url_mirrors: options.url_mirrors.clone(),
             allow_expired: options.allow_expired,
             offline: options.offline,
             registries: options.registries.settings(Patience::default()),

@@ -20,6 +20,7 @@ use std::io::{Read, Seek};
 use std::path::Path;
 use std::sync::Arc;
 
+use assemble_layers::Sha256;
 use assemble_layers::derivation::{Fetch, Origin};
 use assemble_layers::digest::Hasher;
 use reqwest::StatusCode;
@@ -53,6 +54,8 @@ pub struct Configuration {
     pub sources: BTreeMap<String, String>,
     /// Sources that the lock was made without.
     pub substituted: Vec<String>,
+    /// `--url-mirror FROM=TO`.
+    pub url_mirrors: Vec<git::Mirror>,
     /// `--debian-mirror`.
     pub debian_mirror: Option<String>,
     /// `--debian-snapshot`.
@@ -74,6 +77,7 @@ pub struct Fetcher {
     archives: Archives,
     indexes: Indexes,
     default_index: DefaultIndex,
+    url_mirrors: Vec<git::Mirror>,
     offline: bool,
 }
 
@@ -105,6 +109,7 @@ impl Fetcher {
                 &configuration.substituted,
             )?,
             default_index,
+            url_mirrors: configuration.url_mirrors,
             offline: configuration.offline,
         })
     }
@@ -147,8 +152,35 @@ impl Fetcher {
                     }
                 }
             }
+            Origin::Url { url } => {
+                match self.client.download(&self.address_of(url)?, wanted, into, progress) {
+                    Ok(()) => return Ok(()),
+                    Err(error) if error.kind() == Kind::Network => errors.push(error),
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Err(nowhere(file, errors))
+    }
+
+    /// Where the file at an address that a recipe names is fetched: there, or in the first mirror that is for
+    /// it.
+    ///
+    /// # Errors
+    /// What is no address.
+    fn address_of(&self, url: &str) -> Result<Address> {
+        let mirrored = self.url_mirrors.iter().find_map(|mirror| mirror.of(url));
+        Address::parse(mirrored.as_deref().unwrap_or(url)).map_err(|error| error.within("of a recipe's file"))
+    }
+
+    /// Copies the file at an address that a recipe names into `into`; its digest.
+    ///
+    /// # Errors
+    /// Those of the network and the disk; a file of more than `limit` bytes.
+    pub fn copy(&self, url: &str, limit: u64, into: &mut fs_err::File) -> Result<Sha256> {
+        let address = self.address_of(url)?;
+        self.online(&address.to_string())?;
+        self.client.copy(&address, limit, into)
     }
 
     /// What an index lists of a project: the default index, or a source of `pyproject.toml`. The status,
@@ -278,6 +310,10 @@ fn nowhere(file: &Fetch, errors: Vec<Error>) -> Error {
             let source = source.as_deref().unwrap_or(python::DEFAULT);
             error.hint(format!("`--index {source}=URL` points the source elsewhere; the file's digest stays"))
         }
+        Origin::Url { .. } => error.hint(
+            "`--url-mirror FROM=TO` takes it from elsewhere; its digest stays. `assemble lock --update NAME` \
+             takes what is there now",
+        ),
         Origin::Debian { .. } => error.hint(format!(
             "mirrors drop superseded versions: `{}` names a snapshot archive, `{}` another mirror; \
              `assemble lock` locks what is there now",

@@ -37,6 +37,8 @@ pub struct Places {
     pub debian_snapshot: Option<String>,
     /// `--git-mirror FROM=TO`.
     pub git_mirrors: Vec<git::Mirror>,
+    /// `--url-mirror FROM=TO`.
+    pub url_mirrors: Vec<git::Mirror>,
     pub allow_expired: bool,
     pub offline: bool,
     /// How registries are spoken to.
@@ -68,6 +70,7 @@ impl Network {
                 .map(clone)
                 .collect(),
             substituted: substituted.into_iter().map(str::to_owned).collect(),
+            url_mirrors: places.url_mirrors.clone(),
             debian_mirror: places.debian_mirror.clone(),
             debian_snapshot: places.debian_snapshot.clone(),
             timestamp: lock.map_or(0, |lock| lock.created),

@@ -65,6 +65,32 @@ fn the_snapshot_has_what_the_mirror_dropped() {
     assert_eq!(paths.len(), 3);
 }
 
+/// What a recipe's address has when it is locked is what is fetched ever after, from there or from a mirror.
+#[test]
+fn a_file_at_an_address() {
+    let server = Server::start(|_, request| match request.path.as_str() {
+        "/mirror/tool.jar" => ok(BYTES),
+        _ => reply("404 Not Found\r\nContent-Length: 0", b""),
+    });
+    let url = "https://tools.example/1.0/tool.jar";
+    let mut fetcher = fetcher(&server, false);
+    let to = server.address("/mirror/").to_string();
+    fetcher.url_mirrors = vec![format!("https://tools.example/1.0/={to}").parse().unwrap()];
+    let folder = TempDir::new().unwrap();
+    let mut file = fs_err::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(folder.path().join("file"))
+        .unwrap();
+    assert_eq!(fetcher.copy(url, 1000, &mut file).unwrap(), Sha256::of(BYTES));
+    assert!(fetcher.copy(url, 3, &mut file).is_err());
+    let file = locked(Origin::Url { url: url.into() });
+    assert_eq!(fetch(&fetcher, &file).unwrap(), BYTES);
+    let other = Fetch { sha256: Sha256::of(b"other"), ..file };
+    assert!(fetch(&fetcher, &other).unwrap_err().hint_text().unwrap().contains("--url-mirror"));
+}
+
 #[test]
 fn a_python_file_by_its_page() {
     let server = Server::start(|_, request| match request.path.as_str() {

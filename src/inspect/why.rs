@@ -93,6 +93,7 @@ fn inputs(graph: &Graph, node: NodeId) -> Inputs {
                 }
                 FileSource::Directory => (format!("/{}", entry.path), String::new()),
                 FileSource::Tree { path, .. } => (format!("/{}", entry.path), path.to_string()),
+                FileSource::Fetched { .. } => (format!("/{}", entry.path), String::new()),
             };
             inputs.insert(name, format!("{digest} {:o}", entry.mode));
         }

@@ -46,5 +46,8 @@ fn contents(lock: &Lock) -> BTreeMap<(&str, String), (String, String)> {
     let bases = lock.base.iter().map(|(name, image)| {
         (("base", name.clone()), (image.repository.clone(), image.manifest.to_string()))
     });
-    debs.chain(distributions).chain(gpus).chain(bases).collect()
+    let urls = lock.url.iter().map(|(name, file)| {
+        (("url", name.clone()), (format!("{} bytes", file.size), file.sha256.to_string()))
+    });
+    debs.chain(distributions).chain(gpus).chain(bases).chain(urls).collect()
 }

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 use assemble_layers::derivation::NodeId;
 use assemble_layers::lock::{
-    BaseImage, Debian, DebianRequirements, DebianSet, Lock, Python, Requirements, ServedBy, VERSION,
+    BaseImage, Debian, DebianRequirements, DebianSet, Lock, Python, Requirements, ServedBy, UrlFile, VERSION,
 };
 use assemble_layers::{BlobDigest, Graph, base_image, debian as debian_graph};
 use tempfile::TempDir;
 
 use super::debian::Installed;
 use super::python::{self, Question};
-use super::{Manifest, base, debian, gpu};
+use super::{Manifest, base, debian, gpu, url};
 use crate::fetch::debian::apt_sources;
 use crate::fetch::python::DEFAULT;
 use crate::fetch::{Machine, Network, Places};
@@ -34,11 +34,12 @@ impl Update {
         self.names.iter().filter(|name| is_debian(known, name)).cloned().collect()
     }
 
-    /// Whatever is no package of Debian's and no base image; an unknown name is refused where Python is
-    /// resolved.
+    /// Whatever is no package of Debian's, no base image and no file of an address; an unknown name is refused
+    /// where Python is resolved.
     fn of_python(&self, known: Option<&Lock>) -> Vec<String> {
         let other = |name: &&String| {
-            !is_debian(known, name) && !known.is_some_and(|lock| lock.base.contains_key(name.as_str()))
+            let is_named = |lock: &Lock| lock.base.contains_key(*name) || lock.url.contains_key(*name);
+            !is_debian(known, name) && !known.is_some_and(is_named)
         };
         self.names.iter().filter(other).cloned().collect()
     }
@@ -78,6 +79,7 @@ impl Maker<'_> {
             python: Python::default(),
             gpu: Vec::new(),
             base: self.base_images(known, update)?,
+            url: self.urls(known, update)?,
         };
         say("resolving debian");
         self.resolve_debian(&mut lock, known, update)?;
@@ -126,6 +128,23 @@ impl Maker<'_> {
             Ok((name.clone(), image))
         });
         images.collect()
+    }
+
+    /// What the files at the recipes' addresses are. One that is asked for as before stays, but for `update`.
+    fn urls(&self, known: Option<&Lock>, update: &Update) -> Result<BTreeMap<String, UrlFile>> {
+        let network = Network::new(self.places, None, self.engine.store.folder());
+        let asked = self.requirements.url.iter();
+        let files = asked.map(|(name, address)| {
+            let same = known.filter(|lock| lock.requirements.url.get(name) == Some(address));
+            if let Some(kept) =
+                same.and_then(|lock| lock.url.get(name)).filter(|_| !update.names.contains(name))
+            {
+                return Ok((name.clone(), kept.clone()));
+            }
+            self.engine.send(Event::Building { name: format!("looking at {name}") });
+            Ok((name.clone(), url::look(network.fetcher()?, self.engine.store, address)?))
+        });
+        files.collect()
     }
 
     /// Debian's packages: those over nothing, and those over each base image.

@@ -9,6 +9,7 @@ mod index;
 mod make;
 mod manifest;
 mod python;
+mod url;
 
 pub use difference::difference;
 pub use export::poetry_lock;
@@ -150,6 +151,9 @@ pub fn outdated(lock: &Lock, requirements: &Requirements, manifest: &Manifest) -
     }
     if lock.requirements.base != requirements.base {
         reasons.push("the recipe builds upon other images".to_owned());
+    }
+    if lock.requirements.url != requirements.url {
+        reasons.push("the recipe asks for files of other addresses".to_owned());
     }
     reasons.extend(gpu::unread(lock).map(|library| format!("which GPUs `{library}` is for is not recorded")));
     if lock.manifest != manifest.digest {

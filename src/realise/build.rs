@@ -51,9 +51,11 @@ impl Realisation<'_> {
                 Err(Error::new(Kind::Internal, format!("`{name}` is what it is, and is not built")))
             }
             Builder::Files(files) => {
-                for tree in self.graph.node(node).builder.inputs() {
-                    self.tree_with_content(*tree)?;
-                }
+                let is_file = |input: &NodeId| matches!(self.graph.node(*input).builder, Builder::Fetch(_));
+                let inputs = self.graph.node(node).builder.inputs().into_iter().copied();
+                let (fetched, trees): (Vec<_>, Vec<_>) = inputs.partition(is_file);
+                self.fetch_inputs(fetched.into_iter())?;
+                trees.into_iter().try_for_each(|tree| self.tree_with_content(tree).map(drop))?;
                 self.work_on(node, key, || self.files(files))
             }
             Builder::Git(git) => self.work_on(node, key, || self.git(name, git)),
@@ -341,6 +343,14 @@ impl Realisation<'_> {
                     }
                     FileSource::Tree { tree, path: source } => {
                         let content = self.content_of(*tree, source)?;
+                        builder.stored(path, content, entry.mode, contents)?;
+                    }
+                    FileSource::Fetched { file } => {
+                        let Builder::Fetch(fetch) = &self.graph.node(*file).builder else {
+                            return Err(Error::new(Kind::Internal, format!("`{path}` is no fetched file")));
+                        };
+                        let content =
+                            Content::Plain { blob: BlobDigest(fetch.sha256), offset: 0, length: fetch.size };
                         builder.stored(path, content, entry.mode, contents)?;
                     }
                 }

@@ -348,7 +348,7 @@ fn without_contents(builder: &Builder<NodeId>, but: &BTreeSet<TreePath>) -> Opti
             FileSource::Literal(_) | FileSource::Project { .. } if !but.contains(path) => encoder.put("file"),
             FileSource::Literal(bytes) => encoder.put("content").put(&Sha256::of(&bytes.0)),
             FileSource::Project { sha256, .. } => encoder.put("content").put(sha256),
-            FileSource::Tree { .. } => return None,
+            FileSource::Tree { .. } | FileSource::Fetched { .. } => return None,
         };
     }
     Some(encoder.finish())

@@ -2,10 +2,12 @@
 
 use std::rc::Rc;
 
+use super::packages::agree;
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told};
 use super::{RecipeError, Result};
-use crate::derivation::{self, FileEntry, FileSource};
+use crate::derivation::{self, Fetch, FileEntry, FileSource, Origin};
 use crate::image::Layer;
+use crate::lock::{Requirements, UrlFile};
 use crate::tree::{RawBytes, TreePath};
 use crate::{Builder, NodeId};
 
@@ -32,6 +34,7 @@ enum Source {
     Symlink(String),
     Literal(Vec<u8>),
     Copy { part: AnyPart, path: String },
+    Download(Download),
 }
 
 impl Files {
@@ -62,6 +65,68 @@ impl Files {
     pub fn copy(self, path: &str, part: impl Into<AnyPart>, from: &str) -> Self {
         self.with(path, 0o644, Source::Copy { part: part.into(), path: from.to_owned() })
     }
+
+    /// A file of an address, as it is; `mode` is 0644, or 0755 for a program.
+    #[must_use]
+    pub fn download(self, path: &str, mode: u32, download: &Download) -> Self {
+        self.with(path, mode, Source::Download(download.clone()))
+    }
+}
+
+/// A file at an address. Its digest is found when it is locked, and is what counts ever after.
+#[derive(Clone)]
+pub struct Download(Rc<Address>);
+
+struct Address {
+    name: String,
+    url: String,
+}
+
+impl Download {
+    /// The file at `url`. `name` is the recipe's word for it: `assemble lock --update NAME` takes what is
+    /// there now, `--url-mirror FROM=TO` takes it from elsewhere.
+    pub fn new(name: &str, url: &str) -> Self {
+        Self(Rc::new(Address { name: name.to_owned(), url: url.to_owned() }))
+    }
+
+    /// It as a layer of its own, at `path` (absolute).
+    pub fn at(&self, path: &str) -> Files {
+        Files::new(&self.0.name).download(path, 0o644, self)
+    }
+
+    fn fetch(&self, expansion: &mut Expansion<'_>) -> Result<NodeId> {
+        let Address { name, url } = &*self.0;
+        let missing = || RecipeError(format!("the lock has no file `{name}`"));
+        let UrlFile { sha256, size } = expansion.lock.url.get(name).cloned().ok_or_else(missing)?;
+        let fetch = Fetch { file: name.clone(), sha256, size, origin: Origin::Url { url: url.clone() } };
+        Ok(expansion.graph.add(name, Builder::Fetch(fetch)))
+    }
+}
+
+impl From<Download> for AnyPart {
+    fn from(download: Download) -> Self {
+        Self::of(&download.0)
+    }
+}
+
+impl Part for Address {
+    fn require(&self, requirements: &mut Requirements) -> Result<()> {
+        let host =
+            self.url.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
+        if host.contains('@') {
+            return Err(RecipeError(format!(
+                "the address of `{}` holds a login: the lock and the image would, too; `--url-mirror` may have one",
+                self.name
+            )));
+        }
+        let known = requirements.url.insert(self.name.clone(), self.url.clone());
+        agree(known.is_none_or(|known| known == self.url), "file", &self.name)
+    }
+
+    fn expand(&self, _expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
+        // A file is no layer until it has a path.
+        Ok(Vec::new())
+    }
 }
 
 impl Named for Files {
@@ -89,6 +154,7 @@ impl Own {
                 [tree] => FileSource::Tree { tree, path: inside(path)? },
                 _ => return Err(RecipeError(format!("`{path}` is copied from what is not one layer"))),
             },
+            Source::Download(download) => FileSource::Fetched { file: download.fetch(expansion)? },
         };
         Ok(FileEntry { path: inside(&self.path)?, mode: self.mode, source })
     }
@@ -98,17 +164,19 @@ impl Own {
             Source::Symlink(target) => format!("ln -s {target} {}", self.path),
             Source::Literal(_) => format!("write {}", self.path),
             Source::Copy { path, .. } => format!("cp {path} {}", self.path),
+            Source::Download(download) => format!("curl --output {} {}", self.path, download.0.url),
         }
     }
 }
 
 impl Part for Data {
     fn made_with(&self) -> Vec<AnyPart> {
-        let copied = |own: &Own| match &own.source {
+        let used = |own: &Own| match &own.source {
             Source::Copy { part, .. } => Some(part.clone()),
+            Source::Download(download) => Some(download.into()),
             _ => None,
         };
-        self.entries.iter().filter_map(copied).collect()
+        self.entries.iter().filter_map(used).collect()
     }
 
     fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
@@ -118,7 +186,7 @@ impl Part for Data {
         let step = self.told.step.clone().unwrap_or_else(|| self.name.clone());
         let created_by = self.told.history.clone().unwrap_or_else(history);
         // A copy is as stable as what it is of.
-        let low = self.made_with().is_empty();
+        let low = !self.entries.iter().any(|own| matches!(own.source, Source::Copy { .. }));
         Ok(vec![Laid { layer: Layer { tree, step, created_by }, low }])
     }
 }

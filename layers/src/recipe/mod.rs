@@ -36,7 +36,7 @@ mod source;
 
 pub use command::Command;
 pub use declare::{Gpus, ImageRecipe};
-pub use files::Files;
+pub use files::{Download, Files};
 pub use packages::{Archive, Packages, RegistryImage};
 pub use part::{AnyPart, Expansion, Laid, Named, Part, Told};
 pub use program::{Declared, Program, variant};

@@ -2,7 +2,7 @@ use super::*;
 use crate::digest::Sha256;
 use crate::lock::{
     Deb, Debian, Distribution, File, FileKind, Lock, Python as LockedPython, PythonGroup, RootPackage,
-    VERSION,
+    UrlFile, VERSION,
 };
 use crate::project::{Project, ProjectFile, ProjectFileKind};
 use crate::tree::TreePath;
@@ -75,6 +75,11 @@ fn locked(requirements: Requirements) -> Lock {
         },
         gpu: Vec::new(),
         base: [].into(),
+        url: requirements
+            .url
+            .keys()
+            .map(|name| (name.clone(), UrlFile { sha256: Sha256::of(b""), size: 1 }))
+            .collect(),
         requirements,
     }
 }
@@ -212,6 +217,20 @@ fn a_lock_without_a_set_is_no_image_without_it() {
     lock.requirements.debian.sets.pop();
     let error = program.image("one", &lock, &project()).unwrap_err().to_string();
     assert_eq!(error, "the lock has no set of packages `system`");
+}
+
+#[test]
+fn a_file_of_an_address_is_locked_and_laid() {
+    let image = || {
+        let jar = Download::new("tool", "https://example/tool.jar");
+        ImageRecipe::new("x").layer(jar.at("/opt/tool/tool.jar").history("the tool"))
+    };
+    assert_eq!(asked(image).url["tool"], "https://example/tool.jar");
+    let realised = realised(image).unwrap();
+    assert_eq!(names(&realised), ["tool"]);
+    let login = || ImageRecipe::new("x").layer(Download::new("a", "https://me:pw@example/a").at("/a"));
+    let error = program(login).requirements(Base::Archive).unwrap_err().to_string();
+    assert!(error.contains("login") && !error.contains("pw"), "{error}");
 }
 
 #[test]

@@ -26,6 +26,13 @@ impl FromStr for Mirror {
     }
 }
 
+impl Mirror {
+    /// Where what has this address is instead, if the mirror is for it.
+    pub fn of(&self, address: &str) -> Option<String> {
+        Some(format!("{}{}", self.to, address.strip_prefix(&self.from)?))
+    }
+}
+
 /// An address, or a folder of this machine. It prints without credentials.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
@@ -115,9 +122,7 @@ impl Place {
     /// # Errors
     /// A mirror that is no address.
     pub fn mirrored(&self, mirrors: &[Mirror]) -> Result<Self> {
-        let fits =
-            |mirror: &Mirror| Some(format!("{}{}", mirror.to, self.address.strip_prefix(&mirror.from)?));
-        match mirrors.iter().find_map(fits) {
+        match mirrors.iter().find_map(|mirror| mirror.of(&self.address)) {
             Some(address) => Self::given(&address),
             None => Ok(self.clone()),
         }
