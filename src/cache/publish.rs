@@ -26,6 +26,10 @@ use crate::registry::{Access, Put, Remote, Seen, Which};
 use crate::store::{Outcome, Packed, Store};
 use crate::{Error, Kind, Result};
 
+/// How long a registry is given that says, of blobs which it has just taken, that it has none: Debian's does so
+/// while another publisher of the same blob moves its copy into place.
+const MISSING: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
+
 /// What publishing came to.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Published {
@@ -242,7 +246,9 @@ impl Cache {
             Some(seen) if replaces != Some(seen.digest) => Put::Moved,
             _ => self.put_over(remote, draft, before.as_ref())?,
         };
-        if let Put::BlobsMissing(digests, _) = &put {
+        for pause in MISSING {
+            let Put::BlobsMissing(digests, _) = &put else { break };
+            std::thread::sleep(pause);
             // It said that it had them: they are sent all the same.
             let named = |blob: &&Packed| digests.is_empty() || digests.contains(&blob.digest);
             uploads.send_all(draft.blobs.iter().filter(named).copied())?;
