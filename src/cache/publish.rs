@@ -22,13 +22,9 @@ use super::trouble::Trouble;
 use super::{Cache, Known, lock};
 use crate::deliver::{Mounts, Source, Uploads, at_once};
 use crate::realise::{Held, Shareable};
-use crate::registry::{Access, Put, Remote, Seen, Which};
+use crate::registry::{Access, Put, Remote, SETTLING, Seen, Which};
 use crate::store::{Outcome, Packed, Store};
 use crate::{Error, Kind, Result};
-
-/// How long a registry is given that says, of blobs which it has just taken, that it has none: Debian's does so
-/// while another publisher of the same blob moves its copy into place.
-const MISSING: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
 
 /// What publishing came to.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -246,7 +242,7 @@ impl Cache {
             Some(seen) if replaces != Some(seen.digest) => Put::Moved,
             _ => self.put_over(remote, draft, before.as_ref())?,
         };
-        for pause in MISSING {
+        for pause in SETTLING {
             let Put::BlobsMissing(digests, _) = &put else { break };
             std::thread::sleep(pause);
             // It said that it had them: they are sent all the same.

@@ -11,7 +11,7 @@ use super::mounts::Mounts;
 use super::upload::{Outcome, Source, Uploads, distinct};
 use crate::oci::{Assembled, Reference};
 use crate::realise::Event;
-use crate::registry::{Access, Client, Manifest, Put, Remote, Seen, Which};
+use crate::registry::{Access, Client, Manifest, Put, Remote, SETTLING, Seen, Which};
 use crate::store::{Packed, Store};
 use crate::{Error, Kind, Result};
 
@@ -236,7 +236,7 @@ impl Transfer<'_> {
     /// Moves the tag, which is asked about once more where it may not have been moved by others.
     fn publish(&self, destination: &Destination) -> Result<()> {
         let manifest = &self.push.parts.manifest;
-        let mut promised = false;
+        let mut pauses = SETTLING.iter();
         loop {
             let before = match destination.condition {
                 Condition::Always => None,
@@ -257,11 +257,12 @@ impl Transfer<'_> {
                     found => return Err(destination.moved(found)),
                 },
                 // It said that it had them, or that it had mounted them: they are sent all the same.
-                Put::BlobsMissing(digests, _) if !promised => {
-                    promised = true;
-                    self.resend(&digests)?;
-                }
-                Put::BlobsMissing(_, why) => {
+                Put::BlobsMissing(digests, why) => {
+                    if let Some(pause) = pauses.next() {
+                        std::thread::sleep(*pause);
+                        self.resend(&digests)?;
+                        continue;
+                    }
                     let message = format!("`{}` loses blobs that it was sent", destination.reference);
                     return Err(Error::new(Kind::Network, message)
                         .detail(why)

@@ -1,6 +1,7 @@
 //! Manifests: small documents, by tag or by digest.
 
 use std::io::Read;
+use std::time::Duration;
 
 use assemble_layers::{BlobDigest, Sha256};
 use reqwest::blocking::Body;
@@ -58,6 +59,10 @@ pub struct Seen {
     pub digest: BlobDigest,
     etag: Option<String>,
 }
+
+/// How long a registry is given before blobs are sent again of which it says, though it has just taken them,
+/// that it has none: Debian's does so while another publisher of the same blob moves its copy into place.
+pub const SETTLING: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
 
 /// What became of a manifest that was sent.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -28,7 +28,7 @@ mod verified;
 pub use blob::BlobStream;
 pub(crate) use credential::find as find_credential;
 pub(crate) use login::challenge;
-pub use manifest::{Manifest, Put, Seen, Which};
+pub use manifest::{Manifest, Put, SETTLING, Seen, Which};
 pub use upload::{Blob, Sent};
 pub use verified::Verified;
 
