@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Result;
 use super::files::inside;
 use super::packages::texts;
-use super::part::{AnyPart, Expansion, Laid, Named, Part, Told};
+use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use crate::Builder;
 use crate::derivation::{Cache, Effort, Jobs, Output, Run};
 use crate::image::Layer;
@@ -96,17 +96,7 @@ impl Command {
     }
 }
 
-impl Named for Command {
-    fn told(&mut self) -> &mut Told {
-        &mut self.data().told
-    }
-}
-
-impl From<Command> for AnyPart {
-    fn from(command: Command) -> Self {
-        Self::of(&command.0)
-    }
-}
+handle!(Command, named);
 
 impl Data {
     fn effort(&self) -> Result<Effort> {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::packages::agree;
-use super::part::{AnyPart, Expansion, Laid, Named, Part, Told};
+use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use super::{RecipeError, Result};
 use crate::derivation::{self, Fetch, FileEntry, FileSource, Origin};
 use crate::image::Layer;
@@ -103,11 +103,7 @@ impl Download {
     }
 }
 
-impl From<Download> for AnyPart {
-    fn from(download: Download) -> Self {
-        Self::of(&download.0)
-    }
-}
+handle!(Download);
 
 impl Part for Address {
     fn require(&self, requirements: &mut Requirements) -> Result<()> {
@@ -129,17 +125,7 @@ impl Part for Address {
     }
 }
 
-impl Named for Files {
-    fn told(&mut self) -> &mut Told {
-        &mut Rc::make_mut(&mut self.0).told
-    }
-}
-
-impl From<Files> for AnyPart {
-    fn from(files: Files) -> Self {
-        Self::of(&files.0)
-    }
-}
+handle!(Files, named);
 
 pub(super) fn inside(path: &str) -> Result<TreePath> {
     Ok(TreePath::new(path.trim_start_matches('/'))?)

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::part::{AnyPart, Expansion, Laid, Named, Part, Told};
+use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use super::{Files, RecipeError, Result};
 use crate::image::Layer;
 use crate::lock::{DebianSet, Requirements};
@@ -68,11 +68,7 @@ impl RegistryImage {
     }
 }
 
-impl From<RegistryImage> for AnyPart {
-    fn from(image: RegistryImage) -> Self {
-        Self::of(&image.0)
-    }
-}
+handle!(RegistryImage);
 
 impl Part for Registry {
     fn require(&self, requirements: &mut Requirements) -> Result<()> {
@@ -168,11 +164,7 @@ impl Packages {
     }
 }
 
-impl Named for Packages {
-    fn told(&mut self) -> &mut Told {
-        &mut Rc::make_mut(&mut self.0).told
-    }
-}
+handle!(@named Packages);
 
 impl From<Packages> for AnyPart {
     fn from(packages: Packages) -> Self {

@@ -9,6 +9,30 @@ use crate::lock::{Lock, Requirements};
 use crate::project::Project;
 use crate::{Graph, NodeId};
 
+/// What a handle can do because it stands for a part that its copies share: be one part among others, and,
+/// with `named`, take its words from the recipe.
+macro_rules! handle {
+    ($handle:ident) => {
+        impl From<$handle> for AnyPart {
+            fn from(handle: $handle) -> Self {
+                Self::of(&handle.0)
+            }
+        }
+    };
+    ($handle:ident, named) => {
+        handle!($handle);
+        handle!(@named $handle);
+    };
+    (@named $handle:ident) => {
+        impl Named for $handle {
+            fn told(&mut self) -> &mut Told {
+                &mut Rc::make_mut(&mut self.0).told
+            }
+        }
+    };
+}
+pub(super) use handle;
+
 /// Something that a recipe names.
 pub trait Part {
     /// What it stands on: whoever has it in a root or in an image has these, too.

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::packages::{agree, require_set, texts};
-use super::part::{AnyPart, Expansion, Laid, Named, Part, Told};
+use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use super::{Packages, RecipeError, Result};
 use crate::application;
 use crate::derivation::{Cache, Effort, Jobs, Layout, Relocation};
@@ -127,17 +127,7 @@ struct ToolsData {
     told: Told,
 }
 
-impl Named for Tools {
-    fn told(&mut self) -> &mut Told {
-        &mut Rc::make_mut(&mut self.0).told
-    }
-}
-
-impl From<Tools> for AnyPart {
-    fn from(tools: Tools) -> Self {
-        Self::of(&tools.0)
-    }
-}
+handle!(Tools, named);
 
 impl Part for ToolsData {
     fn over(&self) -> Vec<AnyPart> {
@@ -247,11 +237,7 @@ impl PoetryInstall {
     }
 }
 
-impl From<PoetryInstall> for AnyPart {
-    fn from(install: PoetryInstall) -> Self {
-        Self::of(&install.0)
-    }
-}
+handle!(PoetryInstall);
 
 impl Part for PoetryData {
     fn over(&self) -> Vec<AnyPart> {
@@ -323,17 +309,7 @@ impl Collection {
     }
 }
 
-impl Named for Collection {
-    fn told(&mut self) -> &mut Told {
-        &mut Rc::make_mut(&mut self.0).told
-    }
-}
-
-impl From<Collection> for AnyPart {
-    fn from(collection: Collection) -> Self {
-        Self::of(&collection.0)
-    }
-}
+handle!(Collection, named);
 
 impl CollectionData {
     fn layout(&self, lock: &Lock) -> Result<Layout> {
@@ -395,11 +371,7 @@ struct ManifestData {
     folder: String,
 }
 
-impl From<Manifest> for AnyPart {
-    fn from(manifest: Manifest) -> Self {
-        Self::of(&manifest.0)
-    }
-}
+handle!(Manifest);
 
 impl Part for ManifestData {
     fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
@@ -417,11 +389,7 @@ struct ApplicationData {
     folder: String,
 }
 
-impl From<Application> for AnyPart {
-    fn from(application: Application) -> Self {
-        Self::of(&application.0)
-    }
-}
+handle!(Application);
 
 impl Part for ApplicationData {
     fn over(&self) -> Vec<AnyPart> {

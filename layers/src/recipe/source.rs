@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::files::inside;
 use super::packages::agree;
-use super::part::{AnyPart, Expansion, Laid, Named, Part, Told};
+use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use super::{RecipeError, Result};
 use crate::Builder;
 use crate::derivation::{ANY_TAGS, Git, Layout, UnpackWheels, WheelInput};
@@ -33,11 +33,7 @@ impl GitFiles {
     }
 }
 
-impl From<GitFiles> for AnyPart {
-    fn from(files: GitFiles) -> Self {
-        Self::of(&files.0)
-    }
-}
+handle!(GitFiles);
 
 impl Part for Repository {
     fn require(&self, requirements: &mut Requirements) -> Result<()> {
@@ -83,17 +79,7 @@ impl Wheel {
     }
 }
 
-impl Named for Wheel {
-    fn told(&mut self) -> &mut Told {
-        &mut Rc::make_mut(&mut self.0).told
-    }
-}
-
-impl From<Wheel> for AnyPart {
-    fn from(wheel: Wheel) -> Self {
-        Self::of(&wheel.0)
-    }
-}
+handle!(Wheel, named);
 
 impl Built {
     fn scheme(&self, expansion: &Expansion<'_>) -> Result<Scheme> {
