@@ -10,9 +10,10 @@ use assemble_layers::{BlobDigest, Builder, Image, Recipes};
 use serde_json::json;
 
 use super::choice::{Choice, Declared};
+use super::options::Options;
 use super::push;
 use super::report::{self, Reporter, Step};
-use super::session::{Options, Session};
+use super::session::Session;
 use crate::cache::Published;
 use crate::deliver::docker::{Engine, Loaded};
 use crate::deliver::{Built, Destination, Push, Pushed};
@@ -45,7 +46,7 @@ pub struct Arguments {
     pushing: push::Options,
     /// Publish the results to a repository of a registry, and take from it what it has (may be given
     /// several times).
-    #[arg(long = "cache-to", value_name = "HOST/NAME", value_parser = super::session::cache_repository)]
+    #[arg(long = "cache-to", value_name = "HOST/NAME", value_parser = super::options::cache_repository)]
     caches_to: Vec<Repository>,
     /// Sign what is published by the key in this file, and take only what is signed; `assemble cache
     /// keygen` makes one.
@@ -56,7 +57,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
     /// Annotate the image's manifest; this changes its digest (may be given several times).
-    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::session::pair)]
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = super::options::pair)]
     annotations: Vec<(String, String)>,
     /// Fail if the lock does not fit, instead of mending it.
     #[arg(long)]

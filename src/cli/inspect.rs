@@ -6,8 +6,9 @@ use assemble_layers::Recipes;
 use assemble_layers::gpu::Capability;
 use serde_json::{Value, json};
 
+use super::options::Options;
 use super::report::Reporter;
-use super::session::{Options, Session};
+use super::session::Session;
 use crate::inspect::Outside;
 use crate::inspect::gpu::{CARDS, Inspection, Library, carries};
 use crate::{Error, Kind, Result};

@@ -2,8 +2,9 @@
 
 use assemble_layers::Recipes;
 
+use super::options::Options;
 use super::report::Reporter;
-use super::session::{Options, Session};
+use super::session::Session;
 use crate::lock::{self, Update};
 use crate::{Error, Kind, Result};
 

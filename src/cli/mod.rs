@@ -7,6 +7,7 @@ mod choice;
 mod image;
 mod inspect;
 mod lock;
+mod options;
 mod plan;
 mod push;
 mod report;

@@ -4,8 +4,9 @@ use assemble_layers::Recipes;
 use serde_json::json;
 
 use super::choice::{Choice, Declared};
+use super::options::Options;
 use super::report::{Reporter, bytes};
-use super::session::{Options, Session};
+use super::session::Session;
 use crate::Result;
 use crate::realise::{Planned, State, Step};
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::options::store_folder;
 use super::report::{self, Reporter};
-use super::session::store_folder;
 use crate::Result;
 use crate::deliver::{Amount, Condition, Destination, Layout, Push, Pushed};
 use crate::fetch::Machine;

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use assemble_layers::{Builder, Graph, NodeId, Recipes};
 
+use super::options::Options;
 use super::report::Reporter;
-use super::session::{Options, Session};
+use super::session::Session;
 use crate::realise::Visit;
 use crate::{Error, Kind, Result};
 
