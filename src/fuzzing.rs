@@ -10,10 +10,12 @@ use assemble_layers::python::Scheme;
 use assemble_layers::{BlobDigest, Key, Sha256, Tree, TreePath};
 
 use crate::bounded::Limited;
-use crate::fetch::Machine;
 use crate::inspect::gpu::{self, Select};
+use crate::net::Machine;
 use crate::pack::{Contents, TreeBuilder, deb, image_layer, wheel, zip};
-use crate::{Error, Kind, cache, debian, deliver, fetch, inspect, lock, oci, project, registry, sandbox};
+use crate::{
+    Error, Kind, cache, debian, deliver, fetch, inspect, lock, net, oci, project, registry, sandbox,
+};
 
 /// What a fuzzed layer may inflate to, in bytes: enough for every path through the readers.
 const INFLATED: u64 = 32 << 20;
@@ -199,7 +201,7 @@ fn version(input: &Input<'_>) -> bool {
     assert_eq!(one.cmp(&one), std::cmp::Ordering::Equal);
     let relations = debian::relation::parse(&text).flat_map(|dependency| dependency.alternatives);
     let shown: Vec<_> = relations.map(|relation| (relation.admits(one), relation.to_string())).collect();
-    !shown.is_empty() || fetch::parse_date(&text).is_some()
+    !shown.is_empty() || net::parse_date(&text).is_some()
 }
 
 fn apt_sources(input: &Input<'_>) -> bool {
@@ -208,7 +210,7 @@ fn apt_sources(input: &Input<'_>) -> bool {
 }
 
 fn simple(input: &Input<'_>, content_type: &str) -> bool {
-    let address = fetch::Address::parse("https://index.example/simple/demo/").expect("an address");
+    let address = net::Address::parse("https://index.example/simple/demo/").expect("an address");
     let page =
         fetch::http::Page { bytes: input.bytes.to_vec(), content_type: content_type.to_owned(), address };
     fetch::python::read_page(&page).is_ok_and(|files| !files.is_empty())
@@ -244,8 +246,8 @@ fn reference(input: &Input<'_>) -> bool {
 
 fn netrc(input: &Input<'_>) -> bool {
     let machine = input.machine(&["netrc", "etc/apt/auth.conf"], &[("NETRC", "/netrc")]);
-    let address = fetch::Address::parse("https://index.example/simple/").expect("an address");
-    fetch::Logins::find(&machine).is_ok_and(|logins| logins.of(&address, false).is_some())
+    let address = net::Address::parse("https://index.example/simple/").expect("an address");
+    net::Logins::find(&machine).is_ok_and(|logins| logins.of(&address, false).is_some())
 }
 
 fn config_json(input: &Input<'_>) -> bool {

@@ -37,6 +37,7 @@
 //! | [`realise`] | keys, records, early cut-off, running builders at once; sends events, never prints |
 //! | [`store`] | blobs, trees, records on disk; [`store::Substituter`], the trait of whatever results can be taken from |
 //! | [`cache`] | the shared cache in a registry: a record as a manifest, taking, publishing, signing |
+//! | [`net`] | addresses, logins, the machine's own settings, HTTP: what `fetch` and `registry` stand on |
 //! | [`fetch`] | locked files by digest, repositories by commit, from addresses found at run time |
 //! | [`sandbox`] | namespaces, materialising and capturing a root, Debian packages in it; the only `unsafe` |
 //! | [`pack`] | tar, gzip, zip, wheels, `.deb`; synchronous, knows `layers` alone |
@@ -161,7 +162,6 @@
 mod bounded;
 mod draft;
 mod error;
-mod http;
 
 pub mod cache;
 pub mod cli;
@@ -172,6 +172,7 @@ pub mod fetch;
 pub mod fuzzing;
 pub mod inspect;
 pub mod lock;
+pub mod net;
 pub mod oci;
 pub mod pack;
 pub mod project;

@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use assemble::cache::{Cache, Pace, Published, SecretKey};
 use assemble::deliver::{Built, Destination, Push, nothing_to_obtain};
-use assemble::fetch::Machine;
 use assemble::fetch::http::Patience;
+use assemble::net::Machine;
 use assemble::realise::{Engine, Event, Had, RealisedLayer, Shareable};
 use assemble::registry::{Client, Settings};
 use assemble::store::{Outcome, Substituter};

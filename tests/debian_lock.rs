@@ -10,8 +10,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use assemble::fetch::{Configuration, Fetcher, Machine};
+use assemble::fetch::{Configuration, Fetcher};
 use assemble::lock::debian::{Installed, Request, resolve};
+use assemble::net::Machine;
 use assemble_layers::lock::{Deb, DebianRequirements, DebianSet};
 use tempfile::TempDir;
 

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::Command;
 
 use assemble::deliver::{Built, Layout, Push, Source, nothing_to_obtain, to_file};
-use assemble::fetch::Machine;
+use assemble::net::Machine;
 use assemble::oci::Assembled;
 use assemble::registry::{Client, Settings};
 use assemble_layers::derivation::Layout as WheelLayout;

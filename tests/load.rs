@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use assemble::deliver::docker::{self, Engine, Loaded};
 use assemble::deliver::{Built, nothing_to_obtain};
-use assemble::fetch::Machine;
+use assemble::net::Machine;
 use assemble::oci::{Assembled, blob_path};
 use assemble::{Kind, Result};
 use assemble_layers::Builder;

@@ -42,8 +42,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assemble::deliver::{Built, Condition, Destination, Parts, Push, Pushed, Source, nothing_to_obtain};
-use assemble::fetch::Machine;
 use assemble::fetch::http::Patience;
+use assemble::net::Machine;
 use assemble::oci::Assembled;
 use assemble::registry::{Access, Blob, Client, Sent, Settings, Which};
 use assemble::{Error, Kind, Result};

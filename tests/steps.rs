@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use assemble::Kind;
 use assemble::cache::Cache;
-use assemble::fetch::Machine;
+use assemble::net::Machine;
 use assemble::oci::Repository;
 use assemble::realise::{Engine, Event, Had, NoFetcher, RealisedLayer, Visit};
 use assemble::registry::{Client, Settings};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::document::Document;
 use super::trouble::Trouble;
 use super::{Cache, failure, lock};
-use crate::http::Patience;
+use crate::net::http::Patience;
 use crate::registry::Access;
 use crate::store::Packed;
 use crate::{Error, Kind, Result};

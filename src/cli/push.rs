@@ -8,8 +8,8 @@ use super::options::store_folder;
 use super::report::{self, Reporter};
 use crate::Result;
 use crate::deliver::{Amount, Condition, Destination, Layout, Push, Pushed};
-use crate::fetch::Machine;
-use crate::http::Patience;
+use crate::net::Machine;
+use crate::net::http::Patience;
 use crate::registry::{Client, Settings};
 use crate::store::Store;
 

@@ -14,9 +14,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::address::Address;
-use super::machine::Machine;
 use crate::error::{Error, Kind, Result};
+use crate::net::Address;
+use crate::net::Machine;
 
 pub const MIRROR: &str = "ASSEMBLE_DEBIAN_MIRROR";
 pub const SNAPSHOT: &str = "ASSEMBLE_DEBIAN_SNAPSHOT";
@@ -183,7 +183,7 @@ fn is_security(suite: &str) -> bool {
 
 /// `20250520T000000Z`.
 fn snapshot_name(seconds: u64) -> String {
-    let (year, month, day) = super::date::civil(seconds / DAY);
+    let (year, month, day) = crate::net::civil(seconds / DAY);
     let rest = seconds % DAY;
     format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }

@@ -1,6 +1,6 @@
 //! HTTP: whole pages into memory, and large files into a `.part` file that survives the run.
 //!
-//! What passes is tried again, as `crate::http` has it. What does not pass is an error that names
+//! What passes is tried again, as `crate::net::http` has it. What does not pass is an error that names
 //! the host and what to do, and never a login. One connection a request: downloads run beside each
 //! other, and a stall of one must not hold up the rest. A host that never answered is given up for good:
 //! hundreds of files that each wait for it would take an hour to say the same.
@@ -15,13 +15,13 @@ use assemble_layers::digest::{Hasher, Sha256};
 use reqwest::blocking::Response;
 use reqwest::{Method, StatusCode, header};
 
-use super::address::Address;
-use super::login::Logins;
-use super::machine::Machine;
 use crate::error::{Error, Kind, Result};
-use crate::http::{self, Failure, Way, asked_pause, innermost, passes, passing};
+use crate::net::Address;
+use crate::net::Logins;
+use crate::net::Machine;
+use crate::net::http::{self, Failure, Way, asked_pause, innermost, passes, passing};
 
-pub use crate::http::Patience;
+pub use crate::net::http::Patience;
 
 const REDIRECTS: usize = 10;
 

@@ -4,13 +4,9 @@
 //! run time, and tried in order until one serves the very bytes. Synchronous: the engine calls from
 //! many threads.
 
-mod address;
-mod date;
 pub mod debian;
 pub mod git;
 pub mod http;
-mod login;
-mod machine;
 mod network;
 mod pip;
 pub mod python;
@@ -26,13 +22,9 @@ use assemble_layers::digest::Hasher;
 use reqwest::StatusCode;
 
 use crate::error::{Error, Kind, Result};
-use crate::http::Way;
+use crate::net::http::Way;
+use crate::net::{Address, Machine};
 
-pub use address::Address;
-pub(crate) use address::decode;
-pub(crate) use date::parse as parse_date;
-pub(crate) use login::Logins;
-pub use machine::Machine;
 pub use network::{Network, Places};
 
 use debian::{Archive, Archives, BaseSources, NamedBy};

@@ -10,11 +10,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::address::Address;
-use super::machine::Machine;
 use crate::error::{Error, Kind, Result};
-use crate::http::tls::{Identity, Keys, certificates_of};
-use crate::http::{Proxy, Way};
+use crate::net::Address;
+use crate::net::Machine;
+use crate::net::http::tls::{Identity, Keys, certificates_of};
+use crate::net::http::{Proxy, Way};
 
 /// Sections that count for `pip install`, the later before the earlier.
 const SECTIONS: [&str; 2] = ["global", "install"];

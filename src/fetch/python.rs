@@ -17,11 +17,11 @@ use assemble_layers::digest::Sha256;
 use reqwest::StatusCode;
 use serde::Deserialize;
 
-use super::address::Address;
 use super::http::{Client, Page, refusal};
-use super::machine::Machine;
 use super::pip::Settings;
 use crate::error::{Error, Kind, Result};
+use crate::net::Address;
+use crate::net::Machine;
 
 /// The name that the default index has in configuration, as Poetry calls it.
 pub const DEFAULT: &str = "pypi";

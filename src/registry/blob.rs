@@ -10,7 +10,7 @@ use reqwest::{Method, StatusCode, header};
 use super::Remote;
 use super::refusal;
 use super::request::{Answered, Request};
-use crate::http::{Failure, innermost, passing};
+use crate::net::http::{Failure, innermost, passing};
 use crate::{Error, Kind, Result};
 
 impl Remote<'_> {

@@ -6,8 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::fetch::Machine;
-use crate::http::tls::{Identity, Keys, certificates_of};
+use crate::net::Machine;
+use crate::net::http::tls::{Identity, Keys, certificates_of};
 use crate::{Error, Kind, Result};
 
 /// What stands there for a registry of these names, `HOST` or `HOST:PORT`.

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::{GeneralPurposeConfig, STANDARD};
 use base64::{alphabet, engine::DecodePaddingMode};
 use serde::Deserialize;
 
-use crate::fetch::Machine;
+use crate::net::Machine;
 use crate::oci::Repository;
 use crate::{Error, Kind, Result};
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::Access;
 use super::credential::{self, Credential};
-use crate::fetch::{Address, Machine};
+use crate::net::{Address, Machine};
 use crate::oci::Repository;
 use crate::{Error, Kind, Result};
 

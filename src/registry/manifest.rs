@@ -10,7 +10,7 @@ use reqwest::{Method, StatusCode, header};
 use super::Remote;
 use super::refusal::{self, Explanation};
 use super::request::{ANSWER, Answered, Request};
-use crate::http::{Failure, innermost, passing};
+use crate::net::http::{Failure, innermost, passing};
 use crate::{Error, Kind, Result};
 
 /// The most that a manifest may have, in bytes: what registries must take (OCI distribution-spec,

@@ -7,7 +7,7 @@
 //!        └─ manifests  by tag or digest, whole in memory, never more than a limit
 //! ```
 //!
-//! What passes is tried again, as `crate::http` has it; a token that has expired is renewed. What a
+//! What passes is tried again, as `crate::net::http` has it; a token that has expired is renewed. What a
 //! registry sends is hostile until its digest is checked, and what it says is shown shortened.
 //!
 //! Architecture invariants: a credential, be it a client's certificate, goes to the registry it is for and
@@ -38,9 +38,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Result;
-use crate::fetch::{Address, Machine};
-use crate::http::tls::Keys;
-use crate::http::{Client as Http, Patience, Way};
+use crate::net::http::tls::Keys;
+use crate::net::http::{Client as Http, Patience, Way};
+use crate::net::{Address, Machine};
 use crate::oci::Repository;
 
 use login::{Login, Scope};

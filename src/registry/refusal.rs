@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use reqwest::blocking::Response;
 use serde::Deserialize;
 
-use crate::fetch::Address;
+use crate::net::Address;
 use crate::{Error, Kind};
 
 /// The most that is read of an answer that explains a refusal, in bytes.

@@ -10,8 +10,8 @@ use super::Remote;
 use super::credential::Credential;
 use super::login::{Answer, Authorization, Challenge, Scope};
 use super::refusal::{self, Explanation};
-use crate::fetch::Address;
-use crate::http::{Failure, asked_pause, innermost, passes, passing};
+use crate::net::Address;
+use crate::net::http::{Failure, asked_pause, innermost, passes, passing};
 use crate::{Error, Kind, Result};
 
 const REDIRECTS: usize = 5;

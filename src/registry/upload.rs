@@ -14,8 +14,8 @@ use super::pieces::{self, Pieces};
 use super::refusal;
 use super::request::{ANSWER, Answered, Request};
 use super::{Access, Remote};
-use crate::fetch::Address;
-use crate::http::{Failure, passes, passing};
+use crate::net::Address;
+use crate::net::http::{Failure, passes, passing};
 use crate::oci::Repository;
 use crate::{Error, Kind, Result};
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use assemble::fetch::Machine;
+use assemble::net::Machine;
 use assemble::registry::{Access, Client, Settings, Which};
 use serde_json::json;
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::http::Socket;
 use super::tls;
-use crate::fetch::Machine;
+use crate::net::Machine;
 use crate::{Error, Kind, Result};
 
 /// An address of an engine's API.

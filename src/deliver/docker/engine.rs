@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::endpoint::Endpoint;
 use super::http::{self, Failure, Payload, Response};
-use crate::fetch::Machine;
+use crate::net::Machine;
 use crate::oci::Reference;
 use crate::{Error, Kind, Result};
 

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::fetch::Machine;
+use crate::net::Machine;
 use crate::{Error, Kind, Result};
 
 /// From a folder with `ca.pem`, `cert.pem` and `key.pem`.

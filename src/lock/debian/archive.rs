@@ -4,8 +4,9 @@ use std::io::Read;
 
 use super::release::{Keyring, Listed, Release, verify};
 use crate::error::{Error, Kind, Result};
+use crate::fetch::Fetcher;
 use crate::fetch::debian::{Archive, NamedBy};
-use crate::fetch::{Address, Fetcher};
+use crate::net::Address;
 
 /// Debian's largest is below one megabyte.
 const LARGEST_RELEASE: u64 = 16 << 20;

@@ -17,7 +17,7 @@ use pgp::packet::Signature;
 use pgp::types::{KeyDetails, VerifyingKey};
 
 use super::index::fields;
-use crate::fetch::parse_date;
+use crate::net::parse_date;
 
 /// What is wrong with a file, in words that go on after its name.
 pub type Wrong = String;

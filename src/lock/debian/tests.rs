@@ -5,8 +5,9 @@ use super::release::tests::Signer;
 use super::resolver::tests::packages;
 use super::*;
 use crate::error::Kind;
+use crate::fetch::Configuration;
 use crate::fetch::server::{Reply, Server, ok, reply};
-use crate::fetch::{Configuration, Machine};
+use crate::net::Machine;
 
 const DAY: u64 = 24 * 60 * 60;
 /// Sat, 11 Jul 2026 10:16:37 UTC.

@@ -34,7 +34,8 @@ use rustix::net::{Shutdown, shutdown};
 use url::Url;
 
 use crate::fetch::python::{DEFAULT, Listed, normalize};
-use crate::fetch::{Address, Fetcher, http};
+use crate::fetch::{Fetcher, http};
+use crate::net::Address;
 use crate::realise::{Engine, Event};
 use crate::{Error, Kind, Result};
 

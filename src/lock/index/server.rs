@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use reqwest::StatusCode;
 use url::Url;
 
-use crate::fetch::decode;
+use crate::net::decode;
 use crate::realise::Permits;
 
 /// Requests at once. Poetry and pip ask with eight threads, and ten.

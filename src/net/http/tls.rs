@@ -21,7 +21,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
 
-use crate::fetch::Machine;
+use crate::net::Machine;
 use crate::{Error, Kind, Result};
 
 /// Where distributions keep the certificates of all authorities in one file.

@@ -17,7 +17,7 @@ use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use url::Url;
 
-use crate::fetch::{Address, Machine, parse_date};
+use crate::net::{Address, Machine, parse_date};
 use crate::{Error, Kind, Result};
 use proxy::Proxies;
 pub use proxy::Proxy;

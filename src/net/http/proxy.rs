@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use url::Url;
 
-use crate::fetch::Machine;
+use crate::net::Machine;
 use crate::{Error, Kind, Result};
 
 /// What the HTTP library can go through.

@@ -81,7 +81,7 @@ impl Address {
     }
 
     /// The folder `name` beside the last one of the path.
-    pub(super) fn sibling(&self, name: &str) -> Result<Self> {
+    pub fn sibling(&self, name: &str) -> Result<Self> {
         let mut this = self.clone();
         let folders = self.0.path().trim_end_matches('/');
         let above = folders.rfind('/').map_or("", |slash| &folders[..slash]);
