@@ -195,20 +195,20 @@ fn one_changed_wheel_is_one_built_layer() {
 fn what_comes_to_the_same_bytes_rebuilds_nothing_after_it() {
     let small = scene_or_return!();
     let store = small.store_copy("cut off");
-    forget(&store, "debian 12");
+    forget(&store, "debian bookworm");
     // Until the base is built nobody knows what stands on it.
     let plan = small.plan(&small.project, &store);
     let state = |name: &str| {
         let layer = plan.iter().find(|layer| layer.name == name).unwrap();
         (layer.state.as_str(), layer.until.as_deref())
     };
-    assert_eq!(state("debian 12"), ("build", None));
-    assert_eq!(state("apt sources"), ("undecided", Some("debian 12")));
-    assert_eq!(state("python and tini"), ("undecided", Some("debian 12")));
+    assert_eq!(state("debian bookworm"), ("build", None));
+    assert_eq!(state("apt sources"), ("undecided", Some("debian bookworm")));
+    assert_eq!(state("python and tini"), ("undecided", Some("debian bookworm")));
     assert_eq!(state("application"), ("reuse", None));
     let built = build(&mut small.image(&store));
     small.assert_same(&built, "the base built again");
-    assert_eq!(built.built(), ["debian 12"]);
+    assert_eq!(built.built(), ["debian bookworm"]);
     assert_eq!(states(small, &small.project, &store), [("*", "reuse")]);
 }
 
