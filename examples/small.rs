@@ -29,8 +29,14 @@ fn tiny(base: Base) -> Result<ImageRecipe> {
     };
     let system = debian.install(["python3", "tini"]).named("system").titled("python and tini");
     let python = Python::of(&system);
-    let image = ImageRecipe::new("small")
-        .layers([&debian, &system])
+    let mut image = ImageRecipe::new("small").layer(&debian);
+    if base == Base::Archive {
+        let sources = debian.apt_sources().step("debian");
+        let below = ImageRecipe::new("small-base").layer(&debian).layer(&sources).command(["/bin/bash"]);
+        image = image.layer(&sources).base(below);
+    }
+    Ok(image
+        .layer(&system)
         .layer(python.tools(["pip", "poetry"]))
         // Wheels from 5 MB on, numpy here, have a layer of their own, which lies low.
         .layer(python.poetry_install().with(["notebook"]).split(5_000_000))
@@ -39,13 +45,5 @@ fn tiny(base: Base) -> Result<ImageRecipe> {
         .env([("PATH", "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin"), ("LANG", "C.UTF-8")])
         .entrypoint(["/usr/bin/tini", "--"])
         .command(["small"])
-        .folder(FOLDER);
-    Ok(match base {
-        Base::Registry => image,
-        Base::Archive => {
-            let sources = debian.apt_sources().step("debian");
-            let below = ImageRecipe::new("small-base").layer(&debian).layer(&sources).command(["/bin/bash"]);
-            image.layer(&sources).base(below)
-        }
-    })
+        .folder(FOLDER))
 }
