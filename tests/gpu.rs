@@ -20,6 +20,7 @@ use assemble_layers::derivation::{FileEntry, FileSource, Files, Layout, UnpackWh
 use assemble_layers::gpu::Promise;
 use assemble_layers::lock::ServedBy;
 use assemble_layers::project::{ProjectFile, ProjectFileKind};
+use assemble_layers::recipe::Base;
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{BlobDigest, Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
 use fatbin::{container, cubin, elf, ptx};
@@ -349,7 +350,7 @@ fn the_binary_variant_promises_what_its_wheel_is_for() {
     };
     let project = Project { files: ["poetry.toml", "pyproject.toml"].map(file).to_vec() };
     let promise = |lock: &Lock| {
-        let image = spectralmc::program().image("binary", lock, &project).unwrap();
+        let image = spectralmc::program().image("binary", Base::Archive, lock, &project).unwrap();
         image.promises[0].to_string()
     };
     let mut lock = committed();

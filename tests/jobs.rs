@@ -115,7 +115,7 @@ impl Recipes for Two {
         Vec::new()
     }
 
-    fn image(&self, variant: &str, _: &Lock, _: &Project) -> Result<Image, RecipeError> {
+    fn image(&self, variant: &str, _: Base, _: &Lock, _: &Project) -> Result<Image, RecipeError> {
         let script = |name: &str| std::env::var(name).unwrap_or_else(|_| "true".to_owned());
         let mut image = support::image(&[]);
         image.variant = variant.to_owned();

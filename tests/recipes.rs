@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use assemble_layers::image::PLATFORM;
 use assemble_layers::project::{ProjectFile, ProjectFileKind};
+use assemble_layers::recipe::Base;
 use assemble_layers::sdist::Build;
 use assemble_layers::wheels::{self, Alone};
 use assemble_layers::{Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
@@ -36,7 +37,7 @@ fn project(code: &[u8]) -> Project {
 }
 
 fn image(variant: &str, lock: &Lock, code: &[u8]) -> Image {
-    spectralmc::program().image(variant, lock, &project(code)).unwrap()
+    spectralmc::program().image(variant, Base::Archive, lock, &project(code)).unwrap()
 }
 
 /// A derivation by all that it is made from, as if each came to its own key.

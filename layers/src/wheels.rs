@@ -70,14 +70,14 @@ pub struct Group<'a> {
     pub build: &'a Build,
 }
 
-/// pip, Poetry and what they need: the one layer that pip answers for.
+/// pip, Poetry and what they need: the one layer that pip answers for, and what a person calls it.
 ///
 /// # Errors
 /// The lock has no tools.
-pub fn tools(graph: &mut Graph, lock: &Lock, build: &Build) -> Result<Layer, RecipeError> {
+pub fn tools(graph: &mut Graph, lock: &Lock, what: &str, build: &Build) -> Result<Layer, RecipeError> {
     let asked_for = &lock.requirements.python.tools;
     let group = Group {
-        what: "pip and poetry",
+        what,
         step: "pip + poetry",
         created_by: &format!("python3 -m pip install --upgrade {}", asked_for.join(" ")),
         layout: Layout::Site(Scheme::debian(&lock.python, PIP)?),

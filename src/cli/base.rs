@@ -42,11 +42,17 @@ impl Recipes for BaseImages<'_> {
         self.0.manifests()
     }
 
-    fn image(&self, variant: &str, lock: &Lock, _project: &Project) -> Result<Image, RecipeError> {
-        self.0.base_image(variant, lock)
+    fn image(
+        &self,
+        variant: &str,
+        base: Base,
+        lock: &Lock,
+        _project: &Project,
+    ) -> Result<Image, RecipeError> {
+        self.0.base_image(variant, base, lock)
     }
 
-    fn base_image(&self, variant: &str, lock: &Lock) -> Result<Image, RecipeError> {
-        self.0.base_image(variant, lock)
+    fn base_image(&self, variant: &str, base: Base, lock: &Lock) -> Result<Image, RecipeError> {
+        self.0.base_image(variant, base, lock)
     }
 }

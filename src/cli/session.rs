@@ -291,7 +291,7 @@ impl<'a> Session<'a> {
     /// A variant that is not there; a project that cannot be read; what the recipe says.
     pub fn image(&self, variant: &str, lock: &Lock) -> Result<Image> {
         let project = project::read(&self.options.project, &self.recipes.manifests(), &self.store)?;
-        let image = self.recipes.image(variant, &self.with_sources(lock)?, &project);
+        let image = self.recipes.image(variant, self.options.base(), &self.with_sources(lock)?, &project);
         image.map_err(|error| {
             Error::new(Kind::Input, error.to_string()).within(format!("`{variant}` cannot be declared"))
         })

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::Result;
 use super::files::inside;
-use super::packages::texts;
+use super::packages::{self, texts};
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use crate::Builder;
 use crate::derivation::{Cache, Effort, Jobs, Output, Run};
@@ -61,8 +61,7 @@ impl Command {
     /// Sets variables of its environment.
     #[must_use]
     pub fn env<'v>(mut self, variables: impl IntoIterator<Item = (&'v str, &'v str)>) -> Self {
-        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        self.data().environment.extend(variables);
+        self.data().environment.extend(packages::variables(variables));
         self
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::packages::texts;
+use super::files::inside;
+use super::packages::{self, texts};
 use super::part::{AnyPart, Expansion, Laid};
 use super::{RecipeError, Result};
 use crate::base_image;
@@ -10,7 +11,7 @@ use crate::gpu::{Promise, Target};
 use crate::image::{Config, Healthcheck, Layer, Meant};
 use crate::lock::{GpuRequirement, Lock, Requirements};
 use crate::project::Project;
-use crate::{Builder, Graph, Image, NodeId, TreePath};
+use crate::{Builder, Image, NodeId};
 
 /// An image, declared. Layers may be named in any order: what they stand on is added below them, and what
 /// seldom changes lies low, for an engine that gets another layer unpacks all that lie above it again.
@@ -110,8 +111,7 @@ impl ImageRecipe {
     /// value may be meant to be read after an earlier one.
     #[must_use]
     pub fn env<'v>(mut self, variables: impl IntoIterator<Item = (&'v str, &'v str)>) -> Self {
-        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        self.config.environment.extend(variables);
+        self.config.environment.extend(packages::variables(variables));
         self
     }
 
@@ -223,11 +223,9 @@ impl ImageRecipe {
     /// # Errors
     /// Parts that ask for two things under one name.
     pub(super) fn require(&self, requirements: &mut Requirements) -> Result<()> {
-        let base = self.base.iter().flat_map(|base| base.parts.clone());
-        let parts: Vec<_> = self.parts.iter().cloned().chain(base).collect();
-        AnyPart::with_all_needed(&parts).iter().try_for_each(|part| part.require(requirements))?;
+        AnyPart::with_all_needed(&self.parts).iter().try_for_each(|part| part.require(requirements))?;
         self.gpus.iter().for_each(|gpus| gpus.require(requirements));
-        Ok(())
+        self.base.iter().try_for_each(|base| base.require(requirements))
     }
 
     /// The image, by what the lock and the project say.
@@ -237,12 +235,14 @@ impl ImageRecipe {
     pub(super) fn expand(self, variant: &str, lock: &Lock, project: &Project) -> Result<Image> {
         let mut expansion = Expansion::new(lock, project);
         let layers = self.ordered(&mut expansion)?;
-        let meant = self.meant(&mut expansion)?;
+        let meant = self.meant(&mut expansion, &layers)?;
+        check_environment(&self.config)?;
+        let base = self.registry_image()?;
         let mut config = self.config;
-        if let Some(image) = layers.iter().find_map(|layer| base_of(&expansion.graph, lock, layer)) {
+        if let Some(base) = base {
+            let image = base_image::locked(lock, &base)?;
             config.environment = base_image::environment(image, config.environment);
         }
-        check_environment(&config)?;
         Ok(Image {
             name: self.name,
             variant: variant.to_owned(),
@@ -276,6 +276,20 @@ impl ImageRecipe {
         self
     }
 
+    /// The recipe's word for the image of a registry that all of it stands on, if it does.
+    fn registry_image(&self) -> Result<Option<String>> {
+        let parts = AnyPart::with_all_below(&self.parts);
+        let names: BTreeSet<_> = parts.iter().filter_map(AnyPart::registry_image).collect();
+        let mut names = names.into_iter();
+        match (names.next(), names.next()) {
+            (Some(one), Some(other)) => {
+                let message = format!("`{}` stands on two images, `{one}` and `{other}`", self.name);
+                Err(RecipeError(message + ": build upon one of them"))
+            }
+            (name, _) => Ok(name.map(str::to_owned)),
+        }
+    }
+
     fn ordered(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Layer>> {
         let mut laid: Vec<Laid> = Vec::new();
         for part in AnyPart::with_all_below(&self.parts) {
@@ -295,7 +309,7 @@ impl ImageRecipe {
         Ok(laid.into_iter().map(|laid| laid.layer).collect())
     }
 
-    fn meant(&self, expansion: &mut Expansion<'_>) -> Result<Meant> {
+    fn meant(&self, expansion: &mut Expansion<'_>, layers: &[Layer]) -> Result<Meant> {
         let mut meant = Meant::default();
         for (path, owner) in &self.owners {
             let (part, distribution) = match owner {
@@ -314,32 +328,33 @@ impl ImageRecipe {
                 };
                 return Err(RecipeError(format!("whose `{path}` counts is not said by one layer: {hint}")));
             };
-            meant.owners.insert(path_inside(path)?, tree);
+            if !layers.iter().any(|layer| layer.tree == tree) {
+                let name = &expansion.graph.node(tree).name;
+                return Err(RecipeError(format!(
+                    "`{name}` is to count at `{path}`, and is no layer of the image"
+                )));
+            }
+            meant.owners.insert(inside(path)?, tree);
         }
-        meant.private_keys = self.private_keys.iter().map(|path| path_inside(path)).collect::<Result<_>>()?;
+        meant.private_keys = self.private_keys.iter().map(|path| inside(path)).collect::<Result<_>>()?;
         Ok(meant)
     }
 }
 
-fn path_inside(path: &str) -> Result<TreePath> {
-    Ok(TreePath::new(path.trim_start_matches('/'))?)
-}
-
-/// The locked image that a layer is of.
-fn base_of<'l>(graph: &Graph, lock: &'l Lock, layer: &Layer) -> Option<&'l crate::lock::BaseImage> {
-    let Builder::ImageLayer(image) = &graph.node(layer.tree).builder else { return None };
-    lock.base.values().find(|base| base.layer.iter().any(|layer| layer.diff_id == image.diff_id))
-}
-
-/// A name twice, or none, is a mistake: a container would see one of two values.
+/// A name twice is a mistake: a container would see one of two values.
 fn check_environment(config: &Config) -> Result<()> {
     let mut names = BTreeSet::new();
-    match config
-        .environment
-        .iter()
-        .find(|(name, _)| name.is_empty() || name.contains('=') || !names.insert(name))
-    {
-        Some((name, _)) => Err(RecipeError(format!("the environment has `{name}` twice, or it is no name"))),
-        None => Ok(()),
+    for (name, _) in &config.environment {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(RecipeError(format!(
+                "`{name}` is no name of a variable: the recipe's `env` sets it"
+            )));
+        }
+        if !names.insert(name) {
+            return Err(RecipeError(format!(
+                "the recipe's `env` sets `{name}` twice: one of them has to go"
+            )));
+        }
     }
+    Ok(())
 }

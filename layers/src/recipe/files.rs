@@ -167,9 +167,10 @@ impl Part for Data {
 
     fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
         let entries = self.entries.iter().map(|own| own.expand(expansion)).collect::<Result<_>>()?;
-        let tree = expansion.graph.add(&self.name, Builder::Files(derivation::Files { entries }));
+        let name = self.told.name.as_ref().unwrap_or(&self.name);
+        let tree = expansion.graph.add(name, Builder::Files(derivation::Files { entries }));
         let history = || self.entries.iter().map(Own::history).collect::<Vec<_>>().join("; ");
-        let step = self.told.step.clone().unwrap_or_else(|| self.name.clone());
+        let step = self.told.step.clone().unwrap_or_else(|| name.clone());
         let created_by = self.told.history.clone().unwrap_or_else(history);
         // A copy is as stable as what it is of.
         let low = !self.entries.iter().any(|own| matches!(own.source, Source::Copy { .. }));

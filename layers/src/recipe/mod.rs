@@ -78,17 +78,17 @@ pub trait Recipes: Sync {
     /// Files of the project that are inputs whatever `.dockerignore` says.
     fn manifests(&self) -> Vec<&'static str>;
 
-    /// Declares an image.
+    /// Declares an image, built upon `base`, for which the lock was made.
     ///
     /// # Errors
     /// A lock or a project that lacks something that the variant needs, in words.
-    fn image(&self, variant: &str, lock: &Lock, project: &Project) -> Result<Image>;
+    fn image(&self, variant: &str, base: Base, lock: &Lock, project: &Project) -> Result<Image>;
 
     /// Declares what lies under a variant, as an image that others can build upon.
     ///
     /// # Errors
     /// As [`Recipes::image`]; the variant has nothing that could be shared so.
-    fn base_image(&self, variant: &str, _lock: &Lock) -> Result<Image> {
+    fn base_image(&self, variant: &str, _base: Base, _lock: &Lock) -> Result<Image> {
         Err(RecipeError(format!("the recipe of `{variant}` declares no base of its own")))
     }
 }

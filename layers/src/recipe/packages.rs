@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
+use super::files::inside;
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use super::{Files, RecipeError, Result};
 use crate::image::Layer;
 use crate::lock::{DebianSet, Requirements};
-use crate::tree::TreePath;
 use crate::{base_image, debian};
 
 /// An archive of Debian's packages.
@@ -71,6 +71,10 @@ impl RegistryImage {
 handle!(RegistryImage);
 
 impl Part for Registry {
+    fn registry_image(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+
     fn require(&self, requirements: &mut Requirements) -> Result<()> {
         let known = requirements.base.insert(self.name.clone(), self.reference.clone());
         agree(known.is_none_or(|known| known == self.reference), "image", &self.name)
@@ -245,6 +249,9 @@ impl Part for Set {
 
     fn require(&self, requirements: &mut Requirements) -> Result<()> {
         require_archive(requirements, &self.archive)?;
+        if self.packages.is_empty() && !self.is_essential() {
+            return Err(RecipeError(format!("the packages over `{}` are none", self.below().join("`, `"))));
+        }
         let set = DebianSet {
             name: self.set(),
             essential: self.is_essential(),
@@ -266,8 +273,7 @@ impl Part for Set {
             (None, true) => format!("debian {}", self.archive.release),
             (None, false) => self.name(),
         };
-        let without: Result<_, _> =
-            self.without.iter().map(|path| TreePath::new(path.trim_start_matches('/'))).collect();
+        let without: Result<_> = self.without.iter().map(|path| inside(path)).collect();
         let debian = &expansion.lock.debian;
         let tree = debian::unpack_set_without(&mut expansion.graph, debian, &name, &title, &over, without?);
         let step = self.told.step.clone().unwrap_or_else(|| self.name());
@@ -316,6 +322,13 @@ pub(super) fn agree(is_same: bool, what: &str, name: &str) -> Result<()> {
     Err(RecipeError(format!(
         "the recipes name two different things `{name}`: each {what} has a name of its own"
     )))
+}
+
+/// Variables of an environment.
+pub(super) fn variables<'v>(
+    variables: impl IntoIterator<Item = (&'v str, &'v str)>,
+) -> impl Iterator<Item = (String, String)> {
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
 pub(super) fn texts<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Vec<String> {

@@ -45,6 +45,11 @@ pub trait Part {
         Vec::new()
     }
 
+    /// The recipe's word for the image of a registry that it is, if it is one.
+    fn registry_image(&self) -> Option<&str> {
+        None
+    }
+
     /// Adds what it asks the lock for.
     ///
     /// # Errors
@@ -98,6 +103,10 @@ impl AnyPart {
             }
         }
         all
+    }
+
+    pub(super) fn registry_image(&self) -> Option<&str> {
+        self.0.registry_image()
     }
 
     pub(super) fn require(&self, requirements: &mut Requirements) -> Result<()> {
@@ -165,14 +174,13 @@ pub struct Expansion<'a> {
     pub graph: Graph,
     pub lock: &'a Lock,
     pub project: &'a Project,
-    known: HashMap<*const (), Vec<Laid>>,
-    /// Parts that are known, so that nobody else has their addresses.
-    kept: Vec<AnyPart>,
+    /// What parts became. A part is known by its address, and is kept so that no other one gets that.
+    known: HashMap<*const (), (AnyPart, Vec<Laid>)>,
 }
 
 impl<'a> Expansion<'a> {
     pub(super) fn new(lock: &'a Lock, project: &'a Project) -> Self {
-        Self { graph: Graph::default(), lock, project, known: HashMap::new(), kept: Vec::new() }
+        Self { graph: Graph::default(), lock, project, known: HashMap::new() }
     }
 
     /// A part's layers, lowest first.
@@ -180,12 +188,11 @@ impl<'a> Expansion<'a> {
     /// # Errors
     /// Those of [`Part::expand`].
     pub fn layers(&mut self, part: &AnyPart) -> Result<Vec<Laid>> {
-        if let Some(known) = self.known.get(&part.id()) {
+        if let Some((_, known)) = self.known.get(&part.id()) {
             return Ok(known.clone());
         }
         let layers = part.0.expand(self)?;
-        self.known.insert(part.id(), layers.clone());
-        self.kept.push(part.clone());
+        self.known.insert(part.id(), (part.clone(), layers.clone()));
         Ok(layers)
     }
 

@@ -68,13 +68,6 @@ impl Program {
         let found = self.declared.iter().find(|declared| declared.variant.name == name);
         found.ok_or_else(|| RecipeError(format!("there is no variant `{name}`")))
     }
-
-    /// The recipe that a lock is for: upon the archive, or upon the images that it has.
-    fn declare(&self, name: &str, lock: &Lock) -> Result<(&Variant, ImageRecipe)> {
-        let Declared { variant, declare } = self.find(name)?;
-        let base = if lock.base.is_empty() { Base::Archive } else { Base::Registry };
-        Ok((variant, declare(base)?))
-    }
 }
 
 impl Recipes for Program {
@@ -107,14 +100,14 @@ impl Recipes for Program {
         application::MANIFEST.to_vec()
     }
 
-    fn image(&self, name: &str, lock: &Lock, project: &Project) -> Result<Image> {
-        let (variant, image) = self.declare(name, lock)?;
-        image.described(name, variant.description, lock).expand(name, lock, project)
+    fn image(&self, name: &str, base: Base, lock: &Lock, project: &Project) -> Result<Image> {
+        let Declared { variant, declare } = self.find(name)?;
+        declare(base)?.described(name, variant.description, lock).expand(name, lock, project)
     }
 
-    fn base_image(&self, name: &str, lock: &Lock) -> Result<Image> {
+    fn base_image(&self, name: &str, base: Base, lock: &Lock) -> Result<Image> {
         let missing = || RecipeError(format!("the recipe of `{name}` declares no base of its own"));
-        let base = self.declare(name, lock)?.1.into_base().ok_or_else(missing)?;
-        base.expand(name, lock, &Project::default())
+        let below = (self.find(name)?.declare)(base)?.into_base().ok_or_else(missing)?;
+        below.expand(name, lock, &Project::default())
     }
 }

@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use super::packages::{agree, require_set, texts};
+use super::files::inside;
+use super::packages::{self, agree, require_set, texts};
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use super::{Packages, RecipeError, Result};
 use crate::application;
@@ -139,12 +140,19 @@ impl Part for ToolsData {
         if known.is_empty() {
             known.clone_from(&self.tools);
         }
-        agree(*known == self.tools, "list of Python tools", "tools")
+        if *known == self.tools {
+            return Ok(());
+        }
+        let (one, other) = (known.join(" "), self.tools.join(" "));
+        Err(RecipeError(format!(
+            "the recipes share a lock, and ask for two lists of tools: `{one}` and `{other}`"
+        )))
     }
 
     fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
         let build = self.python.build(expansion)?;
-        let mut layer = wheels::tools(&mut expansion.graph, expansion.lock, &build)?;
+        let what = self.told.name.as_deref().unwrap_or("pip and poetry");
+        let mut layer = wheels::tools(&mut expansion.graph, expansion.lock, what, &build)?;
         layer.step = self.told.step.clone().unwrap_or(layer.step);
         layer.created_by = self.told.history.clone().unwrap_or(layer.created_by);
         Ok(vec![layer.into()])
@@ -171,8 +179,7 @@ impl SdistBuild {
     /// Sets variables of the backends' environment.
     #[must_use]
     pub fn env<'v>(mut self, variables: impl IntoIterator<Item = (&'v str, &'v str)>) -> Self {
-        self.environment
-            .extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        self.environment.extend(packages::variables(variables));
         self
     }
 
@@ -315,7 +322,7 @@ impl CollectionData {
     fn layout(&self, lock: &Lock) -> Result<Layout> {
         let Some(rules) = &self.rules else { return Ok(Layout::Site(Scheme::debian(&lock.python, PIP)?)) };
         let rule = |(from, to): &(String, Option<String>)| {
-            let to = to.as_ref().map(|to| TreePath::new(to.trim_start_matches('/'))).transpose()?;
+            let to = to.as_deref().map(inside).transpose()?;
             Ok(Relocation { from: from.clone(), to })
         };
         Ok(Layout::Relocate(rules.iter().map(rule).collect::<Result<_>>()?))

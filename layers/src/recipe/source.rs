@@ -110,7 +110,7 @@ impl Part for Built {
         let wheel =
             WheelInput { filename: format!("{distribution}-{version}{ANY_TAGS}"), file, requested: false };
         let layout = Layout::Site(self.scheme(expansion)?);
-        let name = format!("{distribution} {version}");
+        let name = self.told.name.clone().unwrap_or_else(|| format!("{distribution} {version}"));
         let unpacked = UnpackWheels { wheels: vec![wheel], layout };
         let tree = expansion.graph.add(&name, Builder::UnpackWheels(unpacked));
         let step = self.told.step.clone().unwrap_or_else(|| name.clone());

@@ -1,8 +1,9 @@
 use super::*;
-use crate::digest::Sha256;
+use crate::digest::{BlobDigest, DiffId, Sha256};
+use crate::image::Compression;
 use crate::lock::{
-    Deb, Debian, Distribution, File, FileKind, Lock, Python as LockedPython, PythonGroup, RootPackage,
-    UrlFile, VERSION,
+    BaseImage, BaseLayer, Deb, Debian, Distribution, File, FileKind, Lock, Python as LockedPython,
+    PythonGroup, RootPackage, UrlFile, VERSION,
 };
 use crate::project::{Project, ProjectFile, ProjectFileKind};
 use crate::tree::TreePath;
@@ -95,7 +96,7 @@ fn project() -> Project {
 fn realised(image: impl Fn() -> ImageRecipe + Sync + 'static) -> Result<Image> {
     let program = program(image);
     let lock = locked(program.requirements(Base::Archive)?);
-    program.image("one", &lock, &project())
+    program.image("one", Base::Archive, &lock, &project())
 }
 
 fn names(image: &Image) -> Vec<&str> {
@@ -215,7 +216,7 @@ fn a_lock_without_a_set_is_no_image_without_it() {
     let program = program(image);
     let mut lock = locked(program.requirements(Base::Archive).unwrap());
     lock.requirements.debian.sets.pop();
-    let error = program.image("one", &lock, &project()).unwrap_err().to_string();
+    let error = program.image("one", Base::Archive, &lock, &project()).unwrap_err().to_string();
     assert_eq!(error, "the lock has no set of packages `system`");
 }
 
@@ -231,6 +232,80 @@ fn a_file_of_an_address_is_locked_and_laid() {
     let login = || ImageRecipe::new("x").layer(Download::new("a", "https://me:pw@example/a").at("/a"));
     let error = program(login).requirements(Base::Archive).unwrap_err().to_string();
     assert!(error.contains("login") && !error.contains("pw"), "{error}");
+}
+
+/// Two images of a registry share their lowest layers often; an environment is one image's.
+#[test]
+fn an_image_has_the_environment_of_the_image_that_it_stands_on() {
+    let upon = |name: &'static str| {
+        variant(name, "", move |_| {
+            let base = Archive::debian("bookworm").over(&RegistryImage::new(name, "registry.example/base"));
+            Ok(ImageRecipe::new("x").layer(base.install(["tini"])).env([("OWN", "1")]))
+        })
+    };
+    let program = Program::new([upon("one"), upon("two")]);
+    let mut lock = locked(program.requirements(Base::Registry).unwrap());
+    let layer = |number: &[u8]| BaseLayer {
+        digest: BlobDigest(Sha256::of(number)),
+        size: 1,
+        compression: Compression::Gzip,
+        diff_id: DiffId(Sha256::of(number)),
+        created_by: String::new(),
+    };
+    let base = |name: &str| BaseImage {
+        repository: "registry.example/base".to_owned(),
+        digest: BlobDigest(Sha256::of(name.as_bytes())),
+        manifest: BlobDigest(Sha256::of(name.as_bytes())),
+        environment: vec![format!("CUDA={name}"), "OWN=0".to_owned()],
+        suites: Vec::new(),
+        components: Vec::new(),
+        layer: vec![layer(b"shared"), layer(name.as_bytes())],
+    };
+    lock.base = ["one", "two"].map(|name| (name.to_owned(), base(name))).into();
+    for name in ["one", "two"] {
+        let image = program.image(name, Base::Registry, &lock, &project()).unwrap();
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(image.config.environment, [variable("CUDA", name), variable("OWN", "1")]);
+    }
+    let both = || {
+        let [one, two] = ["one", "two"].map(|name| RegistryImage::new(name, "registry.example/base"));
+        ImageRecipe::new("x").layer(one).layer(two)
+    };
+    let error = self::program(both).image("one", Base::Registry, &lock, &project()).unwrap_err().to_string();
+    assert!(error.contains("`one` and `two`"), "{error}");
+}
+
+/// What a recipe calls a part is what people see, whatever kind of part it is.
+#[test]
+fn a_name_is_heeded_by_every_part() {
+    let image = realised(|| {
+        let python = Python::of(&system(&debian()));
+        let command = Command::shell("true").over(&python).named("a command").output("/out");
+        ImageRecipe::new("x")
+            .in_this_order()
+            .layer(debian().titled("a base"))
+            .layer(python.tools(["pip"]).named("tools"))
+            .layer(python.collection("c", ["wheel"]).named("a collection"))
+            .layer(Files::new("f").named("files").symlink("/a", "b"))
+            .layer(&command)
+            .layer(Wheel::new("torch", "1", &command, "/opt/torch").named("a wheel"))
+    });
+    let image = image.unwrap();
+    let names = names(&image);
+    for name in
+        ["a base", "tools, 1 small ones", "a collection, 1 small ones", "files", "a command", "a wheel"]
+    {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+}
+
+#[test]
+fn a_part_that_counts_is_a_layer() {
+    let image = realised(|| {
+        let other = Files::new("other").symlink("/a", "c");
+        ImageRecipe::new("x").layer(Files::new("f").symlink("/a", "b")).counts("/a", other)
+    });
+    assert!(image.unwrap_err().to_string().contains("`other` is to count at `/a`"));
 }
 
 #[test]
