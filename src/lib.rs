@@ -37,6 +37,7 @@
 //! | [`realise`] | keys, records, early cut-off, running builders at once; sends events, never prints |
 //! | [`store`] | blobs, trees, records on disk; [`store::Substituter`], the trait of whatever results can be taken from |
 //! | [`cache`] | the shared cache in a registry: a record as a manifest, taking, publishing, signing |
+//! | [`network`] | all places that a run fetches from, as options and lock have them; above `fetch`, `registry` and `realise` |
 //! | [`net`] | addresses, logins, the machine's own settings, HTTP: what `fetch` and `registry` stand on |
 //! | [`fetch`] | locked files by digest, repositories by commit, from addresses found at run time |
 //! | [`sandbox`] | namespaces, materialising and capturing a root, Debian packages in it; the only `unsafe` |
@@ -173,6 +174,7 @@ pub mod fuzzing;
 pub mod inspect;
 pub mod lock;
 pub mod net;
+pub mod network;
 pub mod oci;
 pub mod pack;
 pub mod project;

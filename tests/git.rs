@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use assemble::fetch::{Network, Places};
+use assemble::network::{Network, Places};
 use assemble::realise::Engine;
 use assemble::sandbox::Sandbox;
 use assemble::store::Store;

@@ -21,6 +21,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use assemble_layers::lock::Deb;
 use assemble_layers::{BlobDigest, Lock, Sha256};
 use small::{Small, build, fails, is_root, scene};
 use support::{member, output, skipped, zip};
@@ -413,8 +414,13 @@ fn what_is_wrong_with_the_lock_or_the_project_is_said() {
 fn a_package_that_is_locked_twice_is_named() {
     let small = scene_or_return!();
     let project = small.project_copy("twice");
-    let doubles: [fn(&mut Lock); 3] = [
+    let doubles: [fn(&mut Lock); 4] = [
         |lock| lock.debian.package.push(lock.debian.package[7].clone()),
+        // In a set that is installed over the one that has it.
+        |lock| {
+            let one = lock.debian.package.iter().find(|one| one.set == "base").unwrap().clone();
+            lock.debian.package.push(Deb { set: "system".to_owned(), ..one });
+        },
         |lock| lock.python.packages.push(lock.python.packages[0].clone()),
         |lock| lock.python.tools.push(lock.python.tools[0].clone()),
     ];

@@ -7,7 +7,6 @@
 pub mod debian;
 pub mod git;
 pub mod http;
-mod network;
 mod pip;
 pub mod python;
 
@@ -24,8 +23,6 @@ use reqwest::StatusCode;
 use crate::error::{Error, Kind, Result};
 use crate::net::http::Way;
 use crate::net::{Address, Machine};
-
-pub use network::{Network, Places};
 
 use debian::{Archive, Archives, BaseSources, NamedBy};
 use http::{Client, Patience, Wanted};
@@ -162,7 +159,8 @@ impl Fetcher {
     /// What is no address.
     fn address_of(&self, url: &str) -> Result<Address> {
         let mirrored = self.url_mirrors.iter().find_map(|mirror| mirror.of(url));
-        Address::parse(mirrored.as_deref().unwrap_or(url)).map_err(|error| error.within("of a recipe's file"))
+        Address::parse(mirrored.as_deref().unwrap_or(url))
+            .map_err(|error| error.within("a file of the recipes cannot be fetched"))
     }
 
     /// Copies the file at an address that a recipe names into `into`; its digest.
@@ -279,7 +277,7 @@ fn is_copied(from: &Path, wanted: Wanted<'_>, into: &Path) -> Result<bool> {
     Ok(false)
 }
 
-fn offline(what: &str) -> Error {
+pub(crate) fn offline(what: &str) -> Error {
     Error::new(Kind::Network, format!("{what} is not in the store, and `--offline` allows no network"))
         .hint("run once without `--offline`; what is fetched stays in the store")
 }

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
-use assemble_layers::lock::{Distribution, Lock, Requirements, VERSION};
+use assemble_layers::lock::{Deb, Distribution, Lock, Requirements, VERSION};
 use assemble_layers::recipe::Base;
 
 use crate::draft::Draft;
@@ -83,6 +83,18 @@ fn check(lock: &Lock) -> Result<()> {
         }
         if !debs.insert((&deb.set, &deb.name, &deb.architecture)) {
             return wrong(format!("it names `{}` twice in the set `{}`", deb.name, deb.set));
+        }
+    }
+    let is_locked = |set: &String, deb: &Deb| debs.contains(&(set, &deb.name, &deb.architecture));
+    for deb in &lock.debian.package {
+        let Some(set) = lock.requirements.debian.sets.iter().find(|set| set.name == deb.set) else {
+            return wrong(format!("it has `{}` in a set `{}`, which is not asked for", deb.name, deb.set));
+        };
+        if let Some(below) = set.above.iter().find(|below| is_locked(below, deb)) {
+            return wrong(format!(
+                "it names `{}` twice: in `{}`, and in `{below}` below that",
+                deb.name, deb.set
+            ));
         }
     }
     let python = &lock.python;

@@ -13,7 +13,7 @@
 //! file becomes a file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 
 use assemble_layers::derivation::Output;
 use assemble_layers::digest::{BlobDigest, DiffId, Hasher, Sha256};
@@ -247,10 +247,12 @@ fn kind(path: &TreePath, base: &Folder, stat: &Stat) -> Result<EntryKind> {
         .hint("let the command remove it at its end"))
 }
 
-/// The moment, by the clock of the file system that holds `file`, which is empty and somebody else's: what
-/// changes its size, though to the same one, gives it that time (truncate(2)).
-fn now(file: &fs_err::File) -> Result<i64> {
+/// The moment, by the clock of the file system that holds `file`, which is empty, and whose times only its
+/// owner may set: what is written gives it the moment.
+fn now(mut file: &fs_err::File) -> Result<i64> {
+    file.write_all(b"now")?;
     file.set_len(0)?;
+    file.rewind()?;
     Ok(rustix::fs::fstat(file).map_err(io::Error::from)?.st_mtime)
 }
 
@@ -341,8 +343,10 @@ impl Tar {
         Ok(self.write_all(tar::padding(length))?)
     }
 
-    /// A file with holes is written in full: it may take what the step's own limit did not show.
+    /// A file with holes is written in full: it may take what the step's own limit did not show. The tar's
+    /// own length is asked too, since what the disk has free grows when others remove something.
     fn watch(&mut self) -> Result<()> {
+        self.limits.check_layer(self.position)?;
         if self.position < self.looked_at + UNWATCHED {
             return Ok(());
         }

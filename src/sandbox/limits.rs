@@ -128,7 +128,7 @@ impl Limits {
     /// What has grown past its limit: the disk's free space was `before`, and is `now`.
     pub(super) fn check_disk(&self, before: Free, now: Free) -> Result<()> {
         if before.bytes.saturating_sub(now.bytes) > self.disk {
-            return Err(exceeded("disk", &format!("wrote more than {} bytes to the disk", self.disk)));
+            return Err(self.wrote_too_much());
         }
         if now.bytes < RESERVE.0 || now.files < RESERVE.1 {
             return Err(Error::new(Kind::Store, "the disk that holds the store is full")
@@ -139,6 +139,15 @@ impl Limits {
                 .hint("make room, or name a store on another disk: `--store DIR`"));
         }
         Ok(())
+    }
+
+    /// A layer that is written, of so many bytes, takes no more of the disk than the step may.
+    pub(super) fn check_layer(&self, bytes: u64) -> Result<()> {
+        if bytes <= self.disk { Ok(()) } else { Err(self.wrote_too_much()) }
+    }
+
+    fn wrote_too_much(&self) -> Error {
+        exceeded("disk", &format!("wrote more than {} bytes to the disk", self.disk))
     }
 
     pub(super) fn check_time(&self, taken: Duration) -> Result<()> {

@@ -9,8 +9,9 @@ use assemble_layers::Lock;
 use assemble_layers::derivation::{Fetch, ImageLayer};
 use assemble_layers::lock::{BaseImage, Deb};
 
-use super::debian::{BaseSources, apt_sources};
-use super::{Address, Configuration, Fetcher, Machine, git, offline, python};
+use crate::fetch::debian::{BaseSources, apt_sources};
+use crate::fetch::{Configuration, Fetcher, git, offline, python};
+use crate::net::{Address, Machine};
 use crate::oci::Repository;
 use crate::pack::deb;
 use crate::realise::base_root;
