@@ -3,10 +3,12 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
 use assemble::deliver::{to_file, to_folder, to_writer};
 use assemble::oci::{Assembled, Reference};
 use assemble_layers::derivation::{Layout, UnpackWheels, WheelInput};
+use assemble_layers::image::{Config, Healthcheck};
 use assemble_layers::{Builder, Graph, NodeId};
 use support::{Bench, fetch, files, image, member, python, scheme, zip};
 
@@ -107,6 +109,58 @@ fn docker_s_format() {
     assert_ne!(docker.manifest.digest, image.manifest.digest);
     let golden = "sha256:3a440b5db61eacb38aa702466c87b524d394fe95f2d0302722026c2c4ffb06e7";
     assert_eq!(docker.manifest.digest.to_string(), golden);
+}
+
+/// All that a recipe can say of a container, and what it promises. A new digest means that every image
+/// has another one.
+#[test]
+fn a_configuration_says_all_that_is_declared() {
+    let bench = Bench::new();
+    let mut image = image(&[]);
+    image.config = Config {
+        environment: [("ZONE", "UTC"), ("PATH", "/usr/bin"), ("LONG", "$ZONE=1")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        command: vec!["-m".to_owned(), "demo".to_owned()],
+        user: "1000:1000".to_owned(),
+        volumes: vec!["/var/lib/demo".to_owned(), "/data".to_owned()],
+        stop_signal: "SIGINT".to_owned(),
+        healthcheck: Some(Healthcheck {
+            command: vec!["demo".to_owned(), "--check".to_owned()],
+            interval: Some(Duration::from_millis(2500)),
+            timeout: Some(Duration::from_secs(3)),
+            start_period: None,
+            retries: Some(2),
+        }),
+        shell: vec!["/bin/bash".to_owned(), "-c".to_owned()],
+        ..image.config
+    };
+    let made = assemble::oci::assemble(&image, bench.realise(&image).unwrap()).unwrap();
+    let read: serde_json::Value = serde_json::from_slice(&made.config.bytes).unwrap();
+    let labels = serde_json::json!({"org.example.one": "1", "org.example.two": "2", "org.example.three": "3"});
+    assert_eq!(
+        read["config"],
+        serde_json::json!({
+            "User": "1000:1000",
+            "ExposedPorts": {"6006/tcp": {}},
+            "Env": ["ZONE=UTC", "PATH=/usr/bin", "LONG=$ZONE=1"],
+            "Entrypoint": ["/usr/bin/python3"],
+            "Cmd": ["-m", "demo"],
+            "Volumes": {"/data": {}, "/var/lib/demo": {}},
+            "WorkingDir": "/app",
+            "Labels": labels,
+            "StopSignal": "SIGINT",
+            "Healthcheck": {
+                "Test": ["CMD", "demo", "--check"],
+                "Interval": 2_500_000_000_u64,
+                "Timeout": 3_000_000_000_u64,
+                "Retries": 2,
+            },
+            "Shell": ["/bin/bash", "-c"],
+        })
+    );
+    let golden = "sha256:86b491d5d81117e6950744fa3172fe77fb2d8300521d4f4e1abc10d0151aced1";
+    assert_eq!(made.config.digest.to_string(), golden);
 }
 
 #[test]
