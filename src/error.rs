@@ -174,6 +174,12 @@ impl From<std::io::Error> for Error {
     }
 }
 
+impl From<assemble_layers::recipe::RecipeError> for Error {
+    fn from(error: assemble_layers::recipe::RecipeError) -> Self {
+        Self::new(Kind::Input, error.to_string())
+    }
+}
+
 impl From<assemble_layers::tree::InvalidPath> for Error {
     fn from(error: assemble_layers::tree::InvalidPath) -> Self {
         Self::new(Kind::Input, error.to_string())

@@ -12,7 +12,7 @@ use assemble_layers::{BlobDigest, Key, Sha256, Tree, TreePath};
 use crate::bounded::Limited;
 use crate::inspect::gpu::{self, Select};
 use crate::net::Machine;
-use crate::pack::{Contents, TreeBuilder, deb, image_layer, wheel, zip};
+use crate::pack::{Contents, TreeBuilder, deb, image_layer, tarball, wheel, zip};
 use crate::{
     Error, Kind, cache, debian, deliver, fetch, inspect, lock, net, oci, project, registry, sandbox,
 };
@@ -56,6 +56,7 @@ impl Input<'_> {
 pub const TARGETS: &[Target] = &[
     Target { name: "tar", read: tar },
     Target { name: "layer", read: layer },
+    Target { name: "archive", read: archive },
     Target { name: "wheel", read: wheel },
     Target { name: "deb", read: deb },
     Target { name: "image", read: image },
@@ -122,6 +123,20 @@ fn tar(input: &Input<'_>) -> bool {
 fn layer(input: &Input<'_>) -> bool {
     let unpacked = image_layer::unpacked(input.bytes);
     unpacked.and_then(|tar| image_layer::read(limited(tar), nowhere())).is_ok()
+}
+
+fn archive(input: &Input<'_>) -> bool {
+    let packed = input.file("archive");
+    let tar = input.folder.join("archive.tar");
+    let Ok(blob) = tarball::inflate(&packed, &tar) else { return false };
+    let rule = |from: &str, to| Relocation { from: from.to_owned(), to };
+    let rules = [rule("*/left-out", None), rule("*", Some(TreePath::new("opt").expect("a path")))];
+    let file_of = |_| tar.clone();
+    let mut builder = TreeBuilder::new(io::sink());
+    let unpacked = tarball::unpack(&tar, blob, &rules, &mut Contents::new(&file_of), &mut builder);
+    let found = tarball::find(&packed, 1 << 20, |path| path.name() == b"wanted");
+    unpacked.map(|()| check(&builder.finish().expect("what was added makes a tree").0)).is_ok()
+        && found.is_ok()
 }
 
 fn wheel(input: &Input<'_>) -> bool {

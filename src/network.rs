@@ -1,5 +1,7 @@
 //! The fetcher as the options and the lock have it: started when something is fetched, not before.
 
+mod default_index;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,26 +9,21 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use assemble_layers::Lock;
 use assemble_layers::derivation::{Fetch, ImageLayer};
-use assemble_layers::lock::{BaseImage, Deb};
+use assemble_layers::lock::BaseImage;
 
 use crate::fetch::debian::{BaseSources, apt_sources};
 use crate::fetch::{Configuration, Fetcher, git, offline, python};
-use crate::net::{Address, Machine};
+use crate::net::Machine;
 use crate::oci::Repository;
-use crate::pack::deb;
 use crate::realise::base_root;
 use crate::registry::{self, Access, Client};
 use crate::store::Store;
-use crate::{Error, Kind, Result, bounded, realise};
+use crate::{Error, Kind, Result, realise};
+
+use default_index::{Pip, default_index};
 
 /// What `--index NAME=` takes for the default index.
 const DEFAULT_INDEX: &str = python::DEFAULT;
-
-/// The package whose pip says what the default index is, and where.
-const PIP_PACKAGE: &str = "python3-pip";
-const PIP_INDEX: &str = "pip/_internal/models/index.py";
-/// It has one kilobyte.
-const LARGEST_PIP_INDEX: u64 = 1 << 20;
 
 /// What of the options says where things come from.
 #[derive(Clone, Default)]
@@ -50,7 +47,7 @@ pub struct Places {
 pub struct Network {
     configuration: Configuration,
     git_mirrors: Vec<git::Mirror>,
-    pip: Option<Deb>,
+    pip: Option<Pip>,
     folder: PathBuf,
     registries: Client,
     fetcher: OnceLock<Result<Fetcher>>,
@@ -79,8 +76,7 @@ impl Network {
             base_sources: lock.and_then(|lock| base_sources(lock, folder)),
             ..Configuration::default()
         };
-        let pip =
-            lock.and_then(|lock| lock.debian.package.iter().find(|deb| deb.name == PIP_PACKAGE).cloned());
+        let pip = lock.and_then(Pip::of);
         let git_mirrors = places.git_mirrors.clone();
         let registries = Client::new(Machine::this(), places.registries.clone());
         let folder = folder.to_owned();
@@ -154,29 +150,4 @@ impl realise::Fetcher for Network {
             .hint("registries forget images; `assemble lock --base registry --base-image NAME=REFERENCE` locks a copy elsewhere")),
         }
     }
-}
-
-/// Pip's own default, read in the Debian package that the lock names: no address stands in this
-/// program.
-fn default_index(fetcher: &Fetcher, pip: Option<&Deb>, folder: &Path) -> Result<Address> {
-    let unknown = || {
-        Error::new(Kind::Usage, "no Python index is known")
-            .detail(format!(
-                "neither an option, nor pip's settings, nor a locked `{PIP_PACKAGE}` says where it is"
-            ))
-            .hint("`--index pypi=URL` or `PIP_INDEX_URL` names it")
-    };
-    let pip = pip.ok_or_else(unknown)?;
-    let draft = tempfile::Builder::new().prefix("pip-").tempdir_in(folder)?;
-    let path = draft.path().join("python3-pip.deb");
-    fetcher.fetch(&pip.fetch(), &path, &mut |_| {})?;
-    let mut text = String::new();
-    deb::Deb::open(&path)?.entries(1, |entry, content| {
-        if entry.path.is_some_and(|path| path.as_bytes().ends_with(PIP_INDEX.as_bytes())) {
-            text =
-                String::from_utf8_lossy(&bounded::bytes(content, LARGEST_PIP_INDEX, PIP_INDEX)?).into_owned();
-        }
-        Ok(())
-    })?;
-    python::pip_default(&text)
 }

@@ -137,7 +137,8 @@ fn a_configuration_says_all_that_is_declared() {
     };
     let made = assemble::oci::assemble(&image, bench.realise(&image).unwrap()).unwrap();
     let read: serde_json::Value = serde_json::from_slice(&made.config.bytes).unwrap();
-    let labels = serde_json::json!({"org.example.one": "1", "org.example.two": "2", "org.example.three": "3"});
+    let labels =
+        serde_json::json!({"org.example.one": "1", "org.example.two": "2", "org.example.three": "3"});
     assert_eq!(
         read["config"],
         serde_json::json!({

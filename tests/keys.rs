@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use assemble_layers::amend::{Amend, Folder};
 use assemble_layers::derivation::{
     Cache, DebInput, Effort, Fetch, FileEntry, FileSource, Files, Git, InputFile, Jobs, Layout, Origin,
-    Output, Relocation, Run, UnpackDebs, UnpackWheels, WheelInput,
+    Output, Relocation, Run, UnpackArchive, UnpackDebs, UnpackWheels, WheelInput,
 };
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{Builder, Commit, Entry, Graph, Sha256, TreePath};
@@ -67,6 +67,20 @@ fn run(output: Output) -> Builder<Sha256> {
     })
 }
 
+/// A program, a text and what no image has.
+fn tar() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, mode, content) in
+        [("top/run", 0o700, "#!"), ("top/text", 0o400, "x"), ("top/left-out/y", 0o644, "y")]
+    {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(mode);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
 fn with_file(builder: Builder<Sha256>) -> Builder<Sha256> {
     let Builder::Run(mut run) = builder else { panic!("no command") };
     run.files.push(InputFile { path: "/in".into(), file: digest(3) });
@@ -99,6 +113,13 @@ fn keys_are_these() {
         (
             wheels(Layout::Relocate(vec![relocation("a/*", Some("opt")), relocation("b", None)])),
             "d874304bfd90e0d011fc398e0beee682c610b1267b7d218681b7a11f9c5d5b75",
+        ),
+        (
+            Builder::UnpackArchive(UnpackArchive {
+                file: digest(1),
+                rules: vec![relocation("a/*", Some("opt")), relocation("b", None)],
+            }),
+            "1eae670bc39af56307ab1959da03bab8099b1982d5ecf002b2db67dfb0b40fd8",
         ),
         (
             Builder::Git(Git { url: "https://example.org/a".into(), commit: commit(1), folder: path("src") }),
@@ -149,7 +170,9 @@ fn trees_are_these() {
     let rules = ["demo", "demo-1.data", "demo-1.dist-info"]
         .map(|from| Relocation { from: from.into(), to: Some(path("opt")) });
     let (relocated, _) = bench.wheels(&wheels, Layout::Relocate(rules.to_vec())).unwrap();
+    let archive = bench.archive(&tar(), &[("top/left-out", None), ("top", Some("opt"))]).unwrap();
     for (builder, found, wanted) in [
+        ("unpack-archive", archive.0, "557efff1b1e11239b1071b26392716affa255ac7dc705206500815d3d2e08930"),
         ("files", files, "15de41371db3af643a46c4b8d66196bb36e4b0adbce6b85f7f70bb57fde09cb1"),
         ("unpack-wheels", site, "36dfdc002ad7eae26dabb6f4edbd7587930d93aa64519fdf559b1e8135598dbe"),
         ("unpack-wheels", relocated, "668395de02e7776448f97707bd99667aebda01d490752f0f71558db1ba1500d2"),
@@ -251,9 +274,12 @@ fn any_builder() -> impl Strategy<Value = Builder<Sha256>> {
         xattrs: (uid == 1).then(|| ("user.a".to_owned(), text("b"))).into_iter().collect(),
         ..Folder::of(&Entry { mode, uid, gid: mode, ..Entry::directory(path) })
     });
+    let rule = (word(), prop::option::of(tree_path())).prop_map(|(from, to)| Relocation { from, to });
+    let archive =
+        (input(), list(rule)).prop_map(|(file, rules)| Builder::UnpackArchive(UnpackArchive { file, rules }));
     let amend = (input(), list(folder), list(tree_path()))
         .prop_map(|(tree, folders, without)| Builder::Amend(Amend { tree, folders, without }));
-    prop_oneof![fetch, git, debs, wheels, files, run, amend]
+    prop_oneof![fetch, git, debs, wheels, archive, files, run, amend]
 }
 
 /// A builder without what is no part of what it makes: where a file comes from, how hard it is worked.

@@ -38,7 +38,7 @@ pub fn manifest(graph: &mut Graph, project: &Project, folder: &str) -> Result<La
 pub fn layer(graph: &mut Graph, lock: &Lock, project: &Project, folder: &str) -> Result<Layer, RecipeError> {
     let mut entries: Vec<FileEntry<NodeId>> =
         project.files.iter().map(|file| entry(file, folder)).collect::<Result<_, _>>()?;
-    let scheme = Scheme::debian(&lock.python, "poetry")?;
+    let scheme = Scheme::of(lock, "poetry")?;
     if let Some(root) = &lock.python.root {
         entries.extend(python::editable(root, &scheme, folder)?);
     }

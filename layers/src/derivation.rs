@@ -27,6 +27,8 @@ pub enum Builder<Input> {
     UnpackDebs(UnpackDebs<Input>),
     /// Wheels to one tree.
     UnpackWheels(UnpackWheels<Input>),
+    /// A tar that somebody publishes, to one tree.
+    UnpackArchive(UnpackArchive<Input>),
     /// Files of the project, of other trees, and literal ones.
     Files(Files<Input>),
     /// A command in the sandbox.
@@ -132,13 +134,46 @@ pub enum Layout {
     Relocate(Vec<Relocation>),
 }
 
-/// One rule of [`Layout::Relocate`].
+/// A tar, packed with gzip, xz, zstd or not at all, which its first bytes say. Modes are 0644 and 0755,
+/// owners are root, times are the one constant; a hard link is a file of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnpackArchive<Input> {
+    /// A fetched file.
+    pub file: Input,
+    /// Folders of the tar to folders of the tree; the first rule that fits counts, and a file that none fits
+    /// is an error.
+    pub rules: Vec<Relocation>,
+}
+
+/// One rule about where members of an archive go.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Relocation {
-    /// A folder or file of the wheel; a part may begin with `*`, which stands for anything.
+    /// A folder or file of the archive; a part may have one `*`, which stands for anything.
     pub from: String,
     /// What takes its place; `None` leaves it out.
     pub to: Option<TreePath>,
+}
+
+impl Relocation {
+    /// The rest of `path` below what the rule is about, empty for that itself; `None` for what is elsewhere.
+    pub fn rest<'p>(&self, path: &'p TreePath) -> Option<&'p [u8]> {
+        let mut rest = path.as_bytes();
+        for wanted in self.from.split('/') {
+            let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+            let (part, after) = rest.split_at(end);
+            let fits = match wanted.split_once('*') {
+                Some((beginning, ending)) => part
+                    .strip_prefix(beginning.as_bytes())
+                    .is_some_and(|rest| rest.ends_with(ending.as_bytes())),
+                None => part == wanted.as_bytes(),
+            };
+            if part.is_empty() || !fits {
+                return None;
+            }
+            rest = after.strip_prefix(b"/").unwrap_or(after);
+        }
+        Some(rest)
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -244,6 +279,7 @@ impl<Input> Builder<Input> {
             Self::ImageLayer(_) => "image-layer",
             Self::UnpackDebs(_) => "unpack-debs",
             Self::UnpackWheels(_) => "unpack-wheels",
+            Self::UnpackArchive(_) => "unpack-archive",
             Self::Files(_) => "files",
             Self::Run(_) => "run",
             Self::Amend(_) => "amend",
@@ -261,6 +297,7 @@ impl<Input> Builder<Input> {
             // engine's own.
             Self::UnpackDebs(_) => 2,
             Self::UnpackWheels(_) => 1,
+            Self::UnpackArchive(_) => 1,
             // 2: what was found of private keys is recorded.
             Self::Files(_) => 2,
             // 2: with the folders above what changed; without attributes that are an engine's own.
@@ -275,6 +312,7 @@ impl<Input> Builder<Input> {
             Self::Fetch(_) | Self::Git(_) | Self::ImageLayer(_) => Vec::new(),
             Self::UnpackDebs(it) => it.over.iter().chain(it.packages.iter().map(|deb| &deb.file)).collect(),
             Self::UnpackWheels(it) => it.wheels.iter().map(|wheel| &wheel.file).collect(),
+            Self::UnpackArchive(it) => vec![&it.file],
             Self::Files(it) => it.entries.iter().filter_map(|entry| entry.source.input()).collect(),
             Self::Run(it) => it.root.iter().chain(it.files.iter().map(|file| &file.file)).collect(),
             Self::Amend(it) => vec![&it.tree],
@@ -345,6 +383,9 @@ impl<Input> Builder<Input> {
                     .collect::<Result<_, E>>()?,
                 layout: it.layout.clone(),
             }),
+            Self::UnpackArchive(it) => {
+                Builder::UnpackArchive(UnpackArchive { file: replace(&it.file)?, rules: it.rules.clone() })
+            }
             Self::Run(it) => Builder::Run(Run {
                 root: it.root.iter().map(&mut replace).collect::<Result<_, E>>()?,
                 files: it
@@ -413,6 +454,7 @@ impl Encode for Builder<Sha256> {
                 if it.without.is_empty() { encoder } else { encoder.put(&it.without) }
             }
             Self::UnpackWheels(it) => encoder.put(&it.wheels).put(&it.layout),
+            Self::UnpackArchive(it) => encoder.put(&it.file).put(&it.rules),
             Self::Files(it) => encoder.put(&it.entries),
             Self::Run(it) => {
                 encoder.put(&it.root).put(&it.command).put(&it.environment).put(&it.working_directory);
@@ -479,5 +521,28 @@ impl Encode for Output {
             Self::Difference => encoder.put("difference"),
             Self::Folder(path) => encoder.put("folder").put(path),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_part_of_a_name() {
+        let rest = |from: &str, path: &str| {
+            let rule = Relocation { from: from.to_owned(), to: None };
+            let path = TreePath::new(path).unwrap();
+            rule.rest(&path).map(|rest| String::from_utf8(rest.to_vec()).unwrap())
+        };
+        let header = "nvidia/cublas/include/cublas.h";
+        assert_eq!(rest("nvidia/*/include", header).as_deref(), Some("cublas.h"));
+        assert_eq!(rest("nvidia", header).as_deref(), Some("cublas/include/cublas.h"));
+        assert_eq!(rest("nvidia/*/lib", header), None);
+        assert_eq!(rest("nvidia/cublas/include/cublas.h/x", header), None);
+        assert_eq!(rest("python/bin/pip*", "python/bin/pip3.12").as_deref(), Some(""));
+        assert_eq!(rest("python/bin/pip*", "python/bin/python3"), None);
+        assert_eq!(rest("a*a", "a"), None);
+        assert_eq!(rest("a*a", "aa").as_deref(), Some(""));
     }
 }

@@ -23,6 +23,7 @@ pub mod project;
 pub mod python;
 pub mod recipe;
 pub mod sdist;
+pub mod standalone;
 pub mod tree;
 pub mod wheels;
 

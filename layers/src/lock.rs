@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::derivation::{Fetch, Origin};
 use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
 use crate::gpu::Target;
 use crate::image::Compression;
@@ -101,6 +102,24 @@ pub struct PythonRequirements {
     /// `cuda-12.8` → `cuda-toolkit[all]==12.8.1`.
     #[serde(default)]
     pub collections: BTreeMap<String, Vec<String>>,
+    /// The Python that asks and is asked for, where it is none of Debian's packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standalone: Option<Standalone>,
+}
+
+/// A Python that is unpacked from an archive, below `/usr/local`: one of python-build-standalone's
+/// `install_only` archives (its documentation, "Distribution Archives").
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standalone {
+    /// The archive's name among [`Requirements::url`].
+    pub file: String,
+    /// The image of [`Requirements::base`] that it runs over while Poetry is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
+    /// The sets of packages that it runs over then, lowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub above: Vec<String>,
 }
 
 /// The whole lock.
@@ -170,6 +189,13 @@ pub struct GpuCode {
 }
 
 impl Lock {
+    /// The file that a recipe names so, and that is locked.
+    pub fn file(&self, name: &str) -> Option<Fetch> {
+        let UrlFile { sha256, size } = self.url.get(name)?;
+        let origin = Origin::Url { url: self.requirements.url.get(name)?.clone() };
+        Some(Fetch { file: name.to_owned(), sha256: *sha256, size: *size, origin })
+    }
+
     /// The file of a distribution that a library is in, if it came from another index than the
     /// manifest's.
     pub fn substituted(&self, requirement: &GpuRequirement) -> Option<&Distribution> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::derivation::{FileEntry, FileSource, NodeId};
 use crate::digest::Sha256;
 use crate::encode::{Encode, Encoder};
-use crate::lock::{Python, RootPackage};
+use crate::lock::{Lock, Python, RootPackage};
 use crate::tree::{InvalidPath, RawBytes, TreePath};
 
 /// An install scheme: where each kind of a wheel's files goes, and who is said to have put it there.
@@ -29,12 +29,36 @@ pub struct Scheme {
 pub const PIP: &str = "pip\n";
 
 impl Scheme {
+    /// That of the Python which the lock is for.
+    ///
+    /// # Errors
+    /// A version of Python in the lock that is no part of a path.
+    pub fn of(lock: &Lock, installer: &str) -> Result<Self, InvalidPath> {
+        match lock.requirements.python.standalone {
+            Some(_) => Self::standalone(&lock.python, installer),
+            None => Self::debian(&lock.python, installer),
+        }
+    }
+
+    /// Where a Python below `/usr/local` finds what is installed: its scheme `posix_prefix`.
+    fn standalone(python: &Python, installer: &str) -> Result<Self, InvalidPath> {
+        let version = python.short_version();
+        Ok(Self {
+            library: TreePath::new(format!("usr/local/lib/python{version}/site-packages"))?,
+            scripts: TreePath::new("usr/local/bin")?,
+            data: TreePath::new("usr/local")?,
+            headers: TreePath::new(format!("usr/local/include/python{version}"))?,
+            interpreter: format!("/usr/local/bin/python{version}"),
+            installer: installer.to_owned(),
+        })
+    }
+
     /// Where Debian's Python finds what was installed system-wide: its scheme `posix_local`, which
     /// has its headers beside the interpreter's own, and not below `/usr/local`.
     ///
     /// # Errors
     /// A version of Python in the lock that is no part of a path.
-    pub fn debian(python: &Python, installer: &str) -> Result<Self, InvalidPath> {
+    fn debian(python: &Python, installer: &str) -> Result<Self, InvalidPath> {
         let version = python.short_version();
         Ok(Self {
             library: TreePath::new(format!("usr/local/lib/python{version}/dist-packages"))?,

@@ -34,7 +34,7 @@ impl Build {
     pub fn new(lock: &Lock, root: Vec<NodeId>) -> Result<Self, InvalidPath> {
         Ok(Self {
             root,
-            scheme: Scheme::debian(&lock.python, PIP)?,
+            scheme: Scheme::of(lock, PIP)?,
             environment: [("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned())].into(),
             effort: Effort::default(),
         })

@@ -80,7 +80,7 @@ pub fn tools(graph: &mut Graph, lock: &Lock, what: &str, build: &Build) -> Resul
         what,
         step: "pip + poetry",
         created_by: &format!("python3 -m pip install --upgrade {}", asked_for.join(" ")),
-        layout: Layout::Site(Scheme::debian(&lock.python, PIP)?),
+        layout: Layout::Site(Scheme::of(lock, PIP)?),
         alone: u64::MAX.into(),
         build,
     };
@@ -112,7 +112,7 @@ pub fn poetry_install<'a>(
         what: "poetry install",
         step: "poetry install",
         created_by: &format!("poetry install{}", with.concat()),
-        layout: Layout::Site(Scheme::debian(&lock.python, &format!("Poetry {}", lock.python.poetry))?),
+        layout: Layout::Site(Scheme::of(lock, &format!("Poetry {}", lock.python.poetry))?),
         alone,
         build,
     };

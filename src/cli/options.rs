@@ -128,7 +128,7 @@ impl Options {
     /// An image under a name that no recipe has.
     pub fn requirements(&self, recipes: &dyn Recipes) -> Result<Requirements> {
         let requirements = recipes.requirements(self.base());
-        let mut requirements = requirements.map_err(|error| Error::new(Kind::Input, error.to_string()))?;
+        let mut requirements = requirements?;
         for (name, reference) in &self.base_images {
             let names: Vec<_> = requirements.base.keys().map(|name| format!("`{name}`")).collect();
             let asked = requirements.base.get_mut(name).ok_or_else(|| {

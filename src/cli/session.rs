@@ -292,9 +292,7 @@ impl<'a> Session<'a> {
     pub fn image(&self, variant: &str, lock: &Lock) -> Result<Image> {
         let project = project::read(&self.options.project, &self.recipes.manifests(), &self.store)?;
         let image = self.recipes.image(variant, self.options.base(), &self.with_sources(lock)?, &project);
-        image.map_err(|error| {
-            Error::new(Kind::Input, error.to_string()).within(format!("`{variant}` cannot be declared"))
-        })
+        image.map_err(|error| Error::from(error).within(format!("`{variant}` cannot be declared")))
     }
 
     /// The lock with the sources that the command line names instead of the recipes' own.

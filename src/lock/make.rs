@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use assemble_layers::derivation::NodeId;
 use assemble_layers::lock::{
-    BaseImage, Debian, DebianRequirements, DebianSet, Lock, Python, Requirements, ServedBy, UrlFile, VERSION,
+    BaseImage, Debian, DebianRequirements, Lock, Python, Requirements, ServedBy, UrlFile, VERSION,
 };
-use assemble_layers::{BlobDigest, Graph, base_image, debian as debian_graph};
+use assemble_layers::{BlobDigest, Graph, base_image, debian as debian_graph, standalone};
 use tempfile::TempDir;
 
 use super::debian::Installed;
@@ -181,7 +181,9 @@ impl Maker<'_> {
             package.extend(resolved.debian.package);
             created = created.max(resolved.timestamp);
         }
-        check_pythons(&pythons)?;
+        if self.requirements.python.standalone.is_none() {
+            check_pythons(&pythons)?;
+        }
         let place = |name: &str| sets.iter().position(|set| set.name == name);
         package.sort_by(|one, other| (place(&one.set), &one.name).cmp(&(place(&other.set), &other.name)));
         lock.debian.package = package;
@@ -227,7 +229,7 @@ impl Maker<'_> {
         let (places, served_by) = self.python_places(known);
         let network = Network::new(&places, Some(lock), self.engine.store.folder());
         let engine = Engine { fetcher: &network, events: self.engine.events.clone(), ..self.engine };
-        let (graph, trees) = root(lock);
+        let (graph, trees) = root(lock)?;
         let mut files = Vec::new();
         let mut blobs: BTreeMap<BlobDigest, PathBuf> = BTreeMap::new();
         for tree in trees {
@@ -340,21 +342,29 @@ const PYTHON: &str = "python3";
 /// The package whose set is the last that Poetry needs: what comes after it is gigabytes of others'.
 const LAST: &str = "python3-venv";
 
-/// The root that Poetry is asked in: the set that names `python3-venv`, over the sets and the image that it
-/// is over.
-fn root(lock: &Lock) -> (Graph, Vec<NodeId>) {
+/// The root that Poetry is asked in: the sets and the image that the Python is over, and the Python, which is
+/// an archive's files or the set that names `python3-venv`.
+fn root(lock: &Lock) -> Result<(Graph, Vec<NodeId>)> {
     let mut graph = Graph::default();
     let sets = &lock.requirements.debian.sets;
-    let last = sets.iter().position(|set| set.packages.iter().any(|package| package == LAST));
-    let last = last.unwrap_or(sets.len().saturating_sub(1));
-    let (over, above) = sets.get(last).map_or((None, &[][..]), |set| (set.over.as_ref(), &set.above[..]));
-    let image = over.and_then(|name| lock.base.get(name));
+    let standalone = lock.requirements.python.standalone.as_ref();
+    let of_debian = || {
+        let last = sets.iter().find(|set| set.packages.iter().any(|package| package == LAST)).or(sets.last());
+        last.map(|set| (set.over.clone(), [&set.above[..], std::slice::from_ref(&set.name)].concat()))
+    };
+    let (over, above) = match standalone {
+        Some(python) => (python.over.clone(), python.above.clone()),
+        None => of_debian().unwrap_or_default(),
+    };
+    let image = over.and_then(|name| lock.base.get(&name));
     let image = image.map(|image| base_image::layers(&mut graph, image)).unwrap_or_default();
     let mut trees: Vec<_> = image.into_iter().map(|layer| layer.tree).collect();
-    let is_below = |set: &DebianSet| above.contains(&set.name);
-    for (_, set) in sets.iter().enumerate().filter(|(place, set)| is_below(set) || *place == last) {
+    for set in sets.iter().filter(|set| above.contains(&set.name)) {
         let name = format!("{} (for locking)", set.name);
         trees.push(debian_graph::unpack_set(&mut graph, &lock.debian, &set.name, &name, &trees));
     }
-    (graph, trees)
+    if let Some(python) = standalone {
+        trees.push(standalone::layer(&mut graph, lock, python)?.tree);
+    }
+    Ok((graph, trees))
 }

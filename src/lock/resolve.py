@@ -166,7 +166,7 @@ def bootstrap(request: Request, home: Path) -> Path:
     python = home / "bin" / "python"
     previous = request["previous"] or {"tools": []}
     try:
-        venv.create(home, clear=True, with_pip=True)
+        venv.create(home, clear=True, with_pip=True, symlinks=True)
     except subprocess.CalledProcessError as error:
         raise Failure(
             "bootstrap", "this Python cannot make environments (Debian: python3-venv)", detail=str(error)

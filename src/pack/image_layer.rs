@@ -40,10 +40,10 @@ pub fn unpacked<'a>(mut layer: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>> 
 /// # Errors
 /// A tar that is damaged or hostile; a hard link to what is not in it.
 pub fn read(tar: impl Read, blob: BlobDigest) -> Result<Tree> {
-    let mut tar = Counted { inner: tar, at: 0 };
+    let mut tar = Counted::new(tar);
     let mut layer = Layer::default();
     while let Some(next) = untar::next(&mut tar)? {
-        let content = Content::Plain { blob, offset: tar.at, length: next.size };
+        let content = Content::Plain { blob, offset: tar.at(), length: next.size };
         let whole = next.size.checked_add(padding(next.size)).ok_or_else(|| damaged("a size is none"))?;
         layer.add(next, content)?;
         skip(&mut tar.by_ref().take(whole))?;
@@ -179,7 +179,7 @@ fn whiteout(path: TreePath) -> Entry {
 }
 
 /// `./usr//lib/` is `usr/lib`; the root itself is `None`.
-fn normal(path: &[u8]) -> Result<Option<TreePath>> {
+pub(super) fn normal(path: &[u8]) -> Result<Option<TreePath>> {
     let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
     let path = parts.collect::<Vec<_>>().join(&b'/');
     match path.is_empty() {
@@ -188,10 +188,20 @@ fn normal(path: &[u8]) -> Result<Option<TreePath>> {
     }
 }
 
-struct Counted<R> {
+pub(super) struct Counted<R> {
     inner: R,
-    /// Bytes that were read.
     at: u64,
+}
+
+impl<R> Counted<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self { inner, at: 0 }
+    }
+
+    /// How many bytes were read.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
 }
 
 impl<R: Read> Read for Counted<R> {

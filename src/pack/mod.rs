@@ -6,6 +6,7 @@ pub mod files;
 pub mod gzip;
 pub mod image_layer;
 pub mod tar;
+pub mod tarball;
 pub mod untar;
 pub mod wheel;
 pub mod zip;

@@ -73,7 +73,7 @@ fn relocate(
     tree: &mut TreeBuilder<impl Write>,
 ) -> Result<()> {
     for (path, member) in members {
-        let Some((rule, rest)) = rules.iter().find_map(|rule| Some((rule, below(path, &rule.from)?))) else {
+        let Some((rule, rest)) = rules.iter().find_map(|rule| Some((rule, rule.rest(path)?))) else {
             return Err(invalid(wheel, format!("no rule of the recipe says where `{path}` goes")));
         };
         if let Some(folder) = &rule.to {
@@ -82,24 +82,6 @@ fn relocate(
         }
     }
     Ok(())
-}
-
-/// The rest of `path` below `pattern`, where a part may begin with `*`: any beginning.
-fn below<'a>(path: &'a TreePath, pattern: &str) -> Option<&'a [u8]> {
-    let mut rest = path.as_bytes();
-    for wanted in pattern.split('/') {
-        let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
-        let (part, after) = rest.split_at(end);
-        let fits = match wanted.strip_prefix('*') {
-            Some(ending) => part.ends_with(ending.as_bytes()),
-            None => part == wanted.as_bytes(),
-        };
-        if part.is_empty() || !fits {
-            return None;
-        }
-        rest = after.strip_prefix(b"/").unwrap_or(after);
-    }
-    Some(rest)
 }
 
 /// One line of `RECORD`.
@@ -457,14 +439,6 @@ fn relative(from: &str, to: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_star_stands_for_one_part() {
-        let path = TreePath::new("nvidia/cublas/include/cublas.h").unwrap();
-        assert_eq!(below(&path, "nvidia/*/include"), Some(&b"cublas.h"[..]));
-        assert_eq!(below(&path, "nvidia/*/lib"), None);
-        assert_eq!(below(&path, "nvidia/cublas/include/cublas.h/x"), None);
-    }
 
     #[test]
     fn a_script_starts_the_interpreter_however_it_is_cut() {

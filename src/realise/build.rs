@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assemble_layers::amend::Amend;
 use assemble_layers::derivation::{
-    ANY_TAGS, DebInput, Fetch, FileSource, Files, Git, Layout, Run, UnpackDebs, UnpackWheels, WheelInput,
+    ANY_TAGS, DebInput, Fetch, FileSource, Files, Git, Layout, Run, UnpackArchive, UnpackDebs, UnpackWheels,
+    WheelInput,
 };
 use assemble_layers::digest::Hasher;
 use assemble_layers::{BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Tree, TreePath};
@@ -16,7 +17,7 @@ use super::effort::{self, Counter};
 use super::event::Event;
 use super::{Realisation, Realised, findings};
 use crate::fetch::{self, git::MemberKind};
-use crate::pack::{self, Contents, TreeBuilder, wheel};
+use crate::pack::{self, Contents, TreeBuilder, tarball, wheel};
 use crate::sandbox::{Bind, Command, DebFile, Job, Task};
 use crate::store::Findings;
 use crate::{Error, Kind, Result};
@@ -62,6 +63,10 @@ impl Realisation<'_> {
             Builder::UnpackWheels(wheels) => {
                 let files = self.wheels(wheels)?;
                 self.work_on(node, key, || self.unpack_wheels(&wheels.layout, &files))
+            }
+            Builder::UnpackArchive(archive) => {
+                let files = self.fetch_inputs([archive.file].into_iter())?;
+                self.work_on(node, key, || self.unpack_archive(archive, &files[0]))
             }
             Builder::UnpackDebs(debs) => {
                 let root = self.root(&debs.over)?;
@@ -207,6 +212,20 @@ impl Realisation<'_> {
                 wheel::unpack(&wheel, layout, contents, builder)
             })
         })
+    }
+
+    /// The inflated tar is a blob, and the files are ranges of it.
+    fn unpack_archive(&self, archive: &UnpackArchive<NodeId>, packed: &Path) -> Result<(DiffId, u64)> {
+        let store = self.engine.store;
+        let working = store.working_folder()?;
+        let draft = working.path().join("tar");
+        let unpacked = tarball::inflate(packed, &draft).and_then(|blob| {
+            store.adopt(&draft, blob)?;
+            let tar = store.blob_file(blob);
+            self.tree_of(|builder, contents| tarball::unpack(&tar, blob, &archive.rules, contents, builder))
+        });
+        let name = &self.graph.node(archive.file).name;
+        unpacked.map_err(|error| error.within(format!("`{name}` cannot be unpacked")))
     }
 
     /// Every wheel as a blob of its own, whether it was fetched or built.

@@ -34,6 +34,7 @@ pub fn expected<Input>(builder: &Builder<Input>) -> Duration {
         | Builder::ImageLayer(_)
         | Builder::Files(_)
         | Builder::UnpackWheels(_)
+        | Builder::UnpackArchive(_)
         | Builder::Amend(_) => 5,
     })
 }

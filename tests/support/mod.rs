@@ -15,7 +15,9 @@ use assemble::pack::gzip::{self, Packing};
 use assemble::realise::{Engine, NoFetcher, RealisedLayer};
 use assemble::sandbox::Sandbox;
 use assemble::store::Store;
-use assemble_layers::derivation::{Fetch, FileEntry, Files, Layout, Origin, UnpackWheels, WheelInput};
+use assemble_layers::derivation::{
+    Fetch, FileEntry, Files, Layout, Origin, Relocation, UnpackArchive, UnpackWheels, WheelInput,
+};
 use assemble_layers::image::{Config, Layer};
 use assemble_layers::python::Scheme;
 use assemble_layers::tree::{MTIME, RawBytes};
@@ -111,6 +113,17 @@ impl Bench {
         });
         let wheels = wheels.collect();
         let node = graph.add("wheels", Builder::UnpackWheels(UnpackWheels { wheels, layout }));
+        self.tree(&graph, node)
+    }
+
+    /// A tar, by these rules.
+    pub fn archive(&self, packed: &[u8], rules: &[(&str, Option<&str>)]) -> Result<(DiffId, Tree)> {
+        self.store.put_bytes(packed).unwrap();
+        let mut graph = Graph::default();
+        let file = graph.add("archive", Builder::Fetch(fetch("archive", packed)));
+        let rule = |(from, to): &(&str, Option<&str>)| Relocation { from: (*from).into(), to: to.map(path) };
+        let rules = rules.iter().map(rule).collect();
+        let node = graph.add("files", Builder::UnpackArchive(UnpackArchive { file, rules }));
         self.tree(&graph, node)
     }
 

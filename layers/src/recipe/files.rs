@@ -5,9 +5,9 @@ use std::rc::Rc;
 use super::packages::agree;
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use super::{RecipeError, Result};
-use crate::derivation::{self, Fetch, FileEntry, FileSource, Origin};
+use crate::derivation::{self, FileEntry, FileSource};
 use crate::image::Layer;
-use crate::lock::{Requirements, UrlFile};
+use crate::lock::Requirements;
 use crate::tree::{RawBytes, TreePath};
 use crate::{Builder, NodeId};
 
@@ -94,11 +94,18 @@ impl Download {
         Files::new(&self.0.name).download(path, 0o644, self)
     }
 
-    fn fetch(&self, expansion: &mut Expansion<'_>) -> Result<NodeId> {
-        let Address { name, url } = &*self.0;
-        let missing = || RecipeError(format!("the lock has no file `{name}`"));
-        let UrlFile { sha256, size } = expansion.lock.url.get(name).cloned().ok_or_else(missing)?;
-        let fetch = Fetch { file: name.clone(), sha256, size, origin: Origin::Url { url: url.clone() } };
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    pub(super) fn fetch(&self, expansion: &mut Expansion<'_>) -> Result<NodeId> {
+        let name = self.name();
+        let fetch = expansion.lock.file(name);
+        let fetch = fetch.ok_or_else(|| RecipeError(format!("the lock has no file `{name}`")))?;
         Ok(expansion.graph.add(name, Builder::Fetch(fetch)))
     }
 }

@@ -33,6 +33,7 @@ mod part;
 mod program;
 mod python;
 mod source;
+mod unpacked;
 
 pub use command::Command;
 pub use declare::{Gpus, ImageRecipe};
@@ -42,6 +43,7 @@ pub use part::{AnyPart, Expansion, Laid, Named, Part, Told};
 pub use program::{Declared, Program, variant};
 pub use python::{Application, Collection, Manifest, PoetryInstall, Python, SdistBuild, Tools};
 pub use source::{GitFiles, Wheel};
+pub use unpacked::Unpacked;
 
 pub use crate::gpu::Target;
 pub use crate::image::Healthcheck;

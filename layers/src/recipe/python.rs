@@ -6,14 +6,14 @@ use std::rc::Rc;
 use super::files::inside;
 use super::packages::{self, agree, require_set, texts};
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
-use super::{Packages, RecipeError, Result};
-use crate::application;
+use super::{Download, Packages, RecipeError, Result};
 use crate::derivation::{Cache, Effort, Jobs, Layout, Relocation};
-use crate::lock::{DebianSet, Lock, Requirements};
+use crate::lock::{DebianSet, Lock, Requirements, Standalone};
 use crate::python::{PIP, Scheme};
 use crate::sdist::Build;
 use crate::tree::TreePath;
 use crate::wheels::{self, Alone, Group};
+use crate::{application, standalone};
 
 /// What Poetry is asked with beside the image's own packages; in no image.
 const LOCKING: [&str; 2] = ["python3-pip", "python3-venv"];
@@ -25,12 +25,21 @@ pub struct Python(Rc<Interpreter>);
 #[derive(Clone)]
 struct Interpreter {
     system: Packages,
+    /// What it is unpacked from; Debian's packages bring it where there is none.
+    standalone: Option<Download>,
 }
 
 impl Python {
     /// That of Debian's packages, of which `system` or what it stands on brings `python3`.
     pub fn of(system: &Packages) -> Self {
-        Self(Rc::new(Interpreter { system: system.clone() }))
+        Self(Rc::new(Interpreter { system: system.clone(), standalone: None }))
+    }
+
+    /// One that needs no more of Debian than its C library: an `install_only` archive of
+    /// python-build-standalone, which is laid below `/usr/local`, over `system` or an image. Its version is
+    /// whatever the archive has; its pip is left out.
+    pub fn standalone(system: &Packages, archive: &Download) -> Self {
+        Self(Rc::new(Interpreter { system: system.clone(), standalone: Some(archive.clone()) }))
     }
 
     /// pip, Poetry and others, which are installed before the project: `["pip", "poetry"]`.
@@ -90,6 +99,14 @@ impl Python {
     }
 }
 
+/// What is locked together has one Python: its wheels and their folders are those of that version.
+fn one_python(is_one: bool) -> Result<()> {
+    if is_one {
+        return Ok(());
+    }
+    Err(RecipeError("the recipes share a lock, and have two Pythons: let them name one".to_owned()))
+}
+
 impl From<Python> for AnyPart {
     fn from(python: Python) -> Self {
         python.part()
@@ -101,19 +118,35 @@ impl Part for Interpreter {
         vec![(&self.system).into()]
     }
 
-    fn require(&self, requirements: &mut Requirements) -> Result<()> {
-        let set = DebianSet {
-            name: self.system.set_name("locking"),
-            essential: false,
-            packages: texts(LOCKING),
-            over: self.system.registry_image().map(|image| image.name().to_owned()),
-            above: self.system.chain(),
-        };
-        require_set(requirements, set)
+    fn made_with(&self) -> Vec<AnyPart> {
+        self.standalone.iter().map(AnyPart::from).collect()
     }
 
-    fn expand(&self, _expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
-        Ok(Vec::new())
+    fn require(&self, requirements: &mut Requirements) -> Result<()> {
+        let over = self.system.registry_image().map(|image| image.name().to_owned());
+        let above = self.system.chain();
+        let of_debian =
+            |set: &DebianSet| LOCKING.iter().all(|package| set.packages.iter().any(|it| it == package));
+        let locking = requirements.debian.sets.iter().any(of_debian);
+        let python = &mut requirements.python;
+        let Some(archive) = &self.standalone else {
+            one_python(python.standalone.is_none())?;
+            let name = self.system.set_name("locking");
+            return require_set(
+                requirements,
+                DebianSet { name, essential: false, packages: texts(LOCKING), over, above },
+            );
+        };
+        let file = archive.name().to_owned();
+        one_python(!locking && python.standalone.as_ref().is_none_or(|known| known.file == file))?;
+        python.standalone.get_or_insert(Standalone { file, over, above });
+        Ok(())
+    }
+
+    fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
+        let Some(python) = &expansion.lock.requirements.python.standalone else { return Ok(Vec::new()) };
+        let layer = standalone::layer(&mut expansion.graph, expansion.lock, python)?;
+        Ok(vec![Laid { layer, low: true }])
     }
 }
 
@@ -320,7 +353,7 @@ handle!(Collection, named);
 
 impl CollectionData {
     fn layout(&self, lock: &Lock) -> Result<Layout> {
-        let Some(rules) = &self.rules else { return Ok(Layout::Site(Scheme::debian(&lock.python, PIP)?)) };
+        let Some(rules) = &self.rules else { return Ok(Layout::Site(Scheme::of(lock, PIP)?)) };
         let rule = |(from, to): &(String, Option<String>)| {
             let to = to.as_deref().map(inside).transpose()?;
             Ok(Relocation { from: from.clone(), to })

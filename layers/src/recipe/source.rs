@@ -11,7 +11,7 @@ use crate::derivation::{ANY_TAGS, Git, Layout, UnpackWheels, WheelInput};
 use crate::digest::Commit;
 use crate::image::Layer;
 use crate::lock::{GitSource, Requirements};
-use crate::python::Scheme;
+use crate::python::{PIP, Scheme};
 
 /// The files of a repository at a commit, submodules included.
 #[derive(Clone)]
@@ -89,7 +89,7 @@ impl Built {
             scripts: folder("/bin")?,
             data: folder("")?,
             headers: folder("/include")?,
-            interpreter: format!("/usr/bin/python{}", expansion.lock.python.short_version()),
+            interpreter: Scheme::of(expansion.lock, PIP)?.interpreter,
             installer: "assemble\n".to_owned(),
         })
     }
