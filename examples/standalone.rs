@@ -31,7 +31,7 @@ fn modern(base: Base) -> Result<ImageRecipe> {
         .layer(python.tools(["pip", "poetry"]))
         .layer(python.poetry_install().with(["notebook"]))
         .layer(python.application("/app"))
-        .env([("PATH", "/usr/local/bin:/usr/bin:/usr/sbin")])
+        .env([("PATH", "/usr/local/bin:/usr/bin:/bin")])
         .command(["small"])
         .folder("/app"))
 }

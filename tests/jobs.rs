@@ -31,7 +31,7 @@ use assemble_layers::image::Layer;
 use assemble_layers::lock::{
     Debian, DebianRequirements, Lock, Python, PythonRequirements, Requirements, VERSION,
 };
-use assemble_layers::recipe::{Base, RecipeError, Recipes, Variant};
+use assemble_layers::recipe::{Base, PythonFrom, RecipeError, Recipes, Variant};
 use assemble_layers::tree::{MTIME, RawBytes};
 use assemble_layers::{Builder, Graph, Image, NodeId, Project};
 use support::{path, skipped};
@@ -100,7 +100,7 @@ impl Recipes for Two {
         Ok("two")
     }
 
-    fn requirements(&self, _: Base) -> Result<Requirements, RecipeError> {
+    fn requirements(&self, _: Base, _: PythonFrom) -> Result<Requirements, RecipeError> {
         Ok(Requirements {
             debian: DebianRequirements { architecture: "amd64".to_owned(), ..DebianRequirements::default() },
             python: PythonRequirements::default(),
@@ -170,7 +170,7 @@ impl Machine {
             version: VERSION,
             created: MTIME,
             manifest: Manifest::read(&project).unwrap().digest,
-            requirements: Two.requirements(Base::Archive).unwrap(),
+            requirements: Two.requirements(Base::Archive, PythonFrom::Recipe).unwrap(),
             debian: Debian { package: Vec::new() },
             python: Python::default(),
             gpu: Vec::new(),

@@ -102,6 +102,9 @@ pub struct PythonRequirements {
     /// `cuda-12.8` → `cuda-toolkit[all]==12.8.1`.
     #[serde(default)]
     pub collections: BTreeMap<String, Vec<String>>,
+    /// Whether the Python of Debian's packages stands in for the recipes' own: `--python system`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub system: bool,
     /// The Python that asks and is asked for, where it is none of Debian's packages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standalone: Option<Standalone>,

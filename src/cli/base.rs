@@ -1,7 +1,7 @@
 //! `assemble base`: what lies under an image, as an image for others to build upon.
 
 use assemble_layers::lock::{Lock, Requirements};
-use assemble_layers::recipe::{Base, RecipeError, Recipes, Variant};
+use assemble_layers::recipe::{Base, PythonFrom, RecipeError, Recipes, Variant};
 use assemble_layers::{Image, Project};
 
 use super::image::{self, Arguments};
@@ -30,8 +30,8 @@ impl Recipes for BaseImages<'_> {
         self.0.default_variant(environment)
     }
 
-    fn requirements(&self, base: Base) -> Result<Requirements, RecipeError> {
-        self.0.requirements(base)
+    fn requirements(&self, base: Base, python: PythonFrom) -> Result<Requirements, RecipeError> {
+        self.0.requirements(base, python)
     }
 
     fn python(&self, base: Base) -> Option<&'static str> {

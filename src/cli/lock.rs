@@ -51,7 +51,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
         return super::print(lock::poetry_lock(&known, &session.manifest.sources).trim_end());
     }
     let update = Update { names: arguments.update.clone() };
-    let requirements = arguments.options.requirements(recipes)?;
+    let requirements = arguments.options.requirements(recipes, session.known.as_ref())?;
     let fits =
         |known: &assemble_layers::Lock| lock::outdated(known, &requirements, &session.manifest).is_empty();
     let made = match &known {

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use assemble_layers::Recipes;
 use assemble_layers::lock::{GitSource, Requirements};
-use assemble_layers::recipe::Base;
+use assemble_layers::recipe::{Base, PythonFrom};
+use assemble_layers::{Lock, Recipes};
 
 use super::push::Registries;
 use crate::cache::PublicKey;
@@ -27,6 +27,10 @@ pub struct Options {
     /// With `--base registry`: build upon another image than the recipe's (may be given several times).
     #[arg(long = "base-image", value_name = "NAME=REFERENCE", value_parser = pair)]
     pub(super) base_images: Vec<(String, String)>,
+    /// Which Python images have whose recipes name one of an archive's: that one, or `system`, that of
+    /// Debian's packages or of the base image [default: what the lock was made with].
+    #[arg(long, value_name = "PYTHON", value_enum)]
+    pub(super) python: Option<PythonName>,
     /// Where results are kept [default: $XDG_CACHE_HOME/assemble].
     #[arg(long, value_name = "DIR", env = "ASSEMBLE_STORE")]
     pub(super) store: Option<PathBuf>,
@@ -104,6 +108,13 @@ pub(super) enum BaseName {
     Registry,
 }
 
+/// The command line's words for [`PythonFrom`].
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum PythonName {
+    Recipe,
+    System,
+}
+
 impl Options {
     pub fn base(&self) -> Base {
         match self.base {
@@ -122,13 +133,21 @@ impl Options {
         Ok(Sandbox::default().with_limits(limits))
     }
 
-    /// What the recipes ask for, with the images that the command line names instead of theirs.
+    /// What the recipes ask for, with the images that the command line names instead of theirs, and with the
+    /// Python that it or else the lock names.
     ///
     /// # Errors
     /// An image under a name that no recipe has.
-    pub fn requirements(&self, recipes: &dyn Recipes) -> Result<Requirements> {
-        let requirements = recipes.requirements(self.base());
-        let mut requirements = requirements?;
+    pub fn requirements(&self, recipes: &dyn Recipes, known: Option<&Lock>) -> Result<Requirements> {
+        let own = recipes.requirements(self.base(), PythonFrom::Recipe)?;
+        let is_replaced = || known.is_some_and(|lock| lock.requirements.python.system);
+        let mut requirements = match self.python {
+            Some(PythonName::System) => recipes.requirements(self.base(), PythonFrom::System)?,
+            None if own.python.standalone.is_some() && is_replaced() => {
+                recipes.requirements(self.base(), PythonFrom::System)?
+            }
+            _ => own,
+        };
         for (name, reference) in &self.base_images {
             let names: Vec<_> = requirements.base.keys().map(|name| format!("`{name}`")).collect();
             let asked = requirements.base.get_mut(name).ok_or_else(|| {

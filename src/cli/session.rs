@@ -213,7 +213,7 @@ impl<'a> Session<'a> {
         Ok(Maker {
             engine: self.engine(),
             places: &self.places,
-            requirements: self.options.requirements(self.recipes)?,
+            requirements: self.options.requirements(self.recipes, self.known.as_ref())?,
             manifest: &self.manifest,
             pythons: pythons.collect(),
             now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
@@ -227,7 +227,7 @@ impl<'a> Session<'a> {
     /// A lock that does not fit and may not be mended.
     pub fn fitting_lock(&mut self, locked: bool, keep: bool) -> Result<(Lock, Vec<String>)> {
         let path = self.lock_path();
-        let requirements = self.options.requirements(self.recipes)?;
+        let requirements = self.options.requirements(self.recipes, self.known.as_ref())?;
         let known = self.known.clone();
         let reasons = match &known {
             Some(known) => lock::outdated(known, &requirements, &self.manifest),

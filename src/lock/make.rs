@@ -143,9 +143,26 @@ impl Maker<'_> {
                 return Ok((name.clone(), kept.clone()));
             }
             self.engine.send(Event::Building { name: format!("looking at {name}") });
-            Ok((name.clone(), url::look(network.fetcher()?, self.engine.store, address)?))
+            let found = url::look(network.fetcher()?, self.engine.store, address);
+            Ok((name.clone(), found.map_err(|error| self.not_had(name, address, error))?))
         });
         files.collect()
+    }
+
+    /// That the file at a recipe's address cannot be had, and what to do about it.
+    fn not_had(&self, name: &str, address: &str, error: Error) -> Error {
+        let is_python =
+            self.requirements.python.standalone.as_ref().is_some_and(|python| python.file == name);
+        let elsewhere = "`--url-mirror FROM=TO` fetches it from elsewhere";
+        let error = error.within(format!("`{name}` of the recipes cannot be had from `{address}`"));
+        match (error.kind(), is_python) {
+            (Kind::Network, true) => error.hint(format!(
+                "{elsewhere}; `--python system` takes the Python of the packages or of the base image, and the lock \
+                 will say so"
+            )),
+            (Kind::Network, false) => error.hint(elsewhere),
+            _ => error,
+        }
     }
 
     /// Debian's packages: those over nothing, and those over each base image.

@@ -65,11 +65,11 @@ pub trait Recipes: Sync {
     /// A variable that says what cannot be, in words.
     fn default_variant(&self, environment: &dyn Fn(&str) -> Option<String>) -> Result<&'static str>;
 
-    /// What all variants together need locked, if they are built upon `base`.
+    /// What all variants together need locked, if they are built upon `base`, with the Python from there.
     ///
     /// # Errors
     /// A recipe that contradicts itself, or another one that shares its lock.
-    fn requirements(&self, base: Base) -> Result<Requirements>;
+    fn requirements(&self, base: Base, python: PythonFrom) -> Result<Requirements>;
 
     /// The version of Python that a base brings, `3.11`, so that a project which needs another can be told
     /// where there is one.
@@ -103,6 +103,16 @@ pub enum Base {
     Archive,
     /// An image of a registry.
     Registry,
+}
+
+/// Which Python images have whose recipes name one of an archive's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PythonFrom {
+    /// That one.
+    #[default]
+    Recipe,
+    /// That of Debian's packages or of the base image in its place: where the archive cannot be had.
+    System,
 }
 
 /// One image that can be built.

@@ -1,6 +1,6 @@
 //! The recipes of a program, as the engine asks for them.
 
-use super::{Base, ImageRecipe, RecipeError, Recipes, Result, Variant};
+use super::{Base, ImageRecipe, PythonFrom, RecipeError, Recipes, Result, Variant};
 use crate::application;
 use crate::image::Image;
 use crate::lock::{Lock, Requirements};
@@ -64,6 +64,16 @@ impl Program {
         self
     }
 
+    fn required(&self, base: Base, python: PythonFrom) -> Result<Requirements> {
+        let mut requirements = Requirements::default();
+        requirements.python.system = python == PythonFrom::System;
+        for Declared { variant, declare } in &self.declared {
+            let required = declare(base).and_then(|image| image.require(&mut requirements));
+            required.map_err(|error| RecipeError(format!("the recipe of `{}`: {error}", variant.name)))?;
+        }
+        Ok(requirements)
+    }
+
     fn find(&self, name: &str) -> Result<&Declared> {
         let found = self.declared.iter().find(|declared| declared.variant.name == name);
         found.ok_or_else(|| RecipeError(format!("there is no variant `{name}`")))
@@ -83,13 +93,15 @@ impl Recipes for Program {
         }
     }
 
-    fn requirements(&self, base: Base) -> Result<Requirements> {
-        let mut requirements = Requirements::default();
-        for Declared { variant, declare } in &self.declared {
-            let required = declare(base).and_then(|image| image.require(&mut requirements));
-            required.map_err(|error| RecipeError(format!("the recipe of `{}`: {error}", variant.name)))?;
+    fn requirements(&self, base: Base, python: PythonFrom) -> Result<Requirements> {
+        let own = self.required(base, PythonFrom::Recipe)?;
+        match python {
+            PythonFrom::Recipe => Ok(own),
+            PythonFrom::System if own.python.standalone.is_some() => self.required(base, python),
+            PythonFrom::System => Err(RecipeError(
+                "the recipes name no Python of their own that another could stand in for".to_owned(),
+            )),
         }
-        Ok(requirements)
     }
 
     fn python(&self, base: Base) -> Option<&'static str> {

@@ -36,8 +36,9 @@ impl Python {
     }
 
     /// One that needs no more of Debian than its C library: an `install_only` archive of
-    /// python-build-standalone, which is laid below `/usr/local`, over `system` or an image. Its version is
-    /// whatever the archive has; its pip is left out.
+    /// python-build-standalone, which is laid below `/usr/local`, over `system`, an image or packages. Its
+    /// version is whatever the archive has; its pip is left out. Where the archive cannot be had,
+    /// `assemble lock --python system` takes the one that `system` brings.
     pub fn standalone(system: &Packages, archive: &Download) -> Self {
         Self(Rc::new(Interpreter { system: system.clone(), standalone: Some(archive.clone()) }))
     }
@@ -118,10 +119,6 @@ impl Part for Interpreter {
         vec![(&self.system).into()]
     }
 
-    fn made_with(&self) -> Vec<AnyPart> {
-        self.standalone.iter().map(AnyPart::from).collect()
-    }
-
     fn require(&self, requirements: &mut Requirements) -> Result<()> {
         let over = self.system.registry_image().map(|image| image.name().to_owned());
         let above = self.system.chain();
@@ -129,7 +126,7 @@ impl Part for Interpreter {
             |set: &DebianSet| LOCKING.iter().all(|package| set.packages.iter().any(|it| it == package));
         let locking = requirements.debian.sets.iter().any(of_debian);
         let python = &mut requirements.python;
-        let Some(archive) = &self.standalone else {
+        let Some(archive) = self.standalone.as_ref().filter(|_| !python.system) else {
             one_python(python.standalone.is_none())?;
             let name = self.system.set_name("locking");
             return require_set(
@@ -140,7 +137,7 @@ impl Part for Interpreter {
         let file = archive.name().to_owned();
         one_python(!locking && python.standalone.as_ref().is_none_or(|known| known.file == file))?;
         python.standalone.get_or_insert(Standalone { file, over, above });
-        Ok(())
+        AnyPart::from(archive).require(requirements)
     }
 
     fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {

@@ -21,7 +21,7 @@ fn program(image: impl Fn() -> ImageRecipe + Sync + 'static) -> Program {
 }
 
 fn asked(image: impl Fn() -> ImageRecipe + Sync + 'static) -> Requirements {
-    program(image).requirements(Base::Archive).unwrap()
+    program(image).requirements(Base::Archive, PythonFrom::Recipe).unwrap()
 }
 
 fn distribution(name: &str, size: u64) -> Distribution {
@@ -95,7 +95,7 @@ fn project() -> Project {
 
 fn realised(image: impl Fn() -> ImageRecipe + Sync + 'static) -> Result<Image> {
     let program = program(image);
-    let lock = locked(program.requirements(Base::Archive)?);
+    let lock = locked(program.requirements(Base::Archive, PythonFrom::Recipe)?);
     program.image("one", Base::Archive, &lock, &project())
 }
 
@@ -184,14 +184,14 @@ fn a_name_is_one_thing() {
             }),
         ])
     };
-    assert_eq!(two("python3").requirements(Base::Archive).unwrap().debian.sets.len(), 2);
-    let error = two("python4").requirements(Base::Archive).unwrap_err().to_string();
+    assert_eq!(two("python3").requirements(Base::Archive, PythonFrom::Recipe).unwrap().debian.sets.len(), 2);
+    let error = two("python4").requirements(Base::Archive, PythonFrom::Recipe).unwrap_err().to_string();
     assert!(error.contains("recipe of `two`") && error.contains("`system`"), "{error}");
     let archives = || {
         let other = Archive::debian("trixie").essential(["apt"]).named("other");
         ImageRecipe::new("x").layer(debian()).layer(other)
     };
-    let error = program(archives).requirements(Base::Archive).unwrap_err().to_string();
+    let error = program(archives).requirements(Base::Archive, PythonFrom::Recipe).unwrap_err().to_string();
     assert!(error.contains("two archives"), "{error}");
 }
 
@@ -214,7 +214,7 @@ fn whose_word_counts_is_one_layer() {
 fn a_lock_without_a_set_is_no_image_without_it() {
     let image = || ImageRecipe::new("x").layer(system(&debian()));
     let program = program(image);
-    let mut lock = locked(program.requirements(Base::Archive).unwrap());
+    let mut lock = locked(program.requirements(Base::Archive, PythonFrom::Recipe).unwrap());
     lock.requirements.debian.sets.pop();
     let error = program.image("one", Base::Archive, &lock, &project()).unwrap_err().to_string();
     assert_eq!(error, "the lock has no set of packages `system`");
@@ -230,7 +230,7 @@ fn a_file_of_an_address_is_locked_and_laid() {
     let realised = realised(image).unwrap();
     assert_eq!(names(&realised), ["tool"]);
     let login = || ImageRecipe::new("x").layer(Download::new("a", "https://me:pw@example/a").at("/a"));
-    let error = program(login).requirements(Base::Archive).unwrap_err().to_string();
+    let error = program(login).requirements(Base::Archive, PythonFrom::Recipe).unwrap_err().to_string();
     assert!(error.contains("login") && !error.contains("pw"), "{error}");
 }
 
@@ -244,7 +244,7 @@ fn an_image_has_the_environment_of_the_image_that_it_stands_on() {
         })
     };
     let program = Program::new([upon("one"), upon("two")]);
-    let mut lock = locked(program.requirements(Base::Registry).unwrap());
+    let mut lock = locked(program.requirements(Base::Registry, PythonFrom::Recipe).unwrap());
     let layer = |number: &[u8]| BaseLayer {
         digest: BlobDigest(Sha256::of(number)),
         size: 1,

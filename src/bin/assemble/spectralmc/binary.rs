@@ -1,7 +1,7 @@
 //! The image for modern GPUs: CUDA 12.8.1, PyTorch and CuPy as binary wheels.
 
 use assemble::recipe::Target;
-use assemble::recipe::{Base, Gpus, ImageRecipe, Named, Python, Result};
+use assemble::recipe::{Base, Gpus, ImageRecipe, Named, Result};
 
 use super::cuda;
 use super::{FOLDER, GPU_LIBRARY, TOOLS};
@@ -33,7 +33,7 @@ const GPUS: [Target; 6] = [
 pub fn image(base: Base) -> Result<ImageRecipe> {
     let debian = super::base(base, VARIANT, NVIDIA);
     let system = super::system(&debian);
-    let python = Python::of(&system);
+    let python = super::python(&system);
     let mut image = ImageRecipe::new("spectralmc");
     if base == Base::Archive {
         let (cuda, link) = (cuda::components(&python), cuda::link());

@@ -57,7 +57,7 @@ pub struct Toolchain {
 }
 
 /// The toolkit, cuDNN and the links; over a base that has CUDA, the compilers alone.
-pub fn toolchain(base: Base, system: &Packages) -> Toolchain {
+pub fn toolchain(base: Base, system: &Packages, python: &Python) -> Toolchain {
     if base == Base::Registry {
         let packages = named(system.install(COMPILERS)).titled("compilers");
         return Toolchain { parts: vec![(&packages).into()], packages };
@@ -65,7 +65,7 @@ pub fn toolchain(base: Base, system: &Packages) -> Toolchain {
     let toolkit =
         named(system.install([&["nvidia-cuda-toolkit"], &COMPILERS[..]].concat())).titled("cuda 11.8");
     // What it requires are libraries that Debian's toolkit has.
-    let cudnn = Python::of(system)
+    let cudnn = python
         .collection("cudnn-8.9", ["nvidia-cudnn-cu11==8.9.*"])
         .only("nvidia-cudnn-cu11")
         .named("cudnn")

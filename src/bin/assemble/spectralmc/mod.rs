@@ -7,7 +7,8 @@ mod pytorch;
 mod source;
 
 use assemble::recipe::{
-    Archive, Base, ImageRecipe, Named, Packages, Program, RecipeError, RegistryImage, Result, variant,
+    Archive, Base, Download, ImageRecipe, Named, Packages, Program, Python, RecipeError, RegistryImage,
+    Result, variant,
 };
 
 /// Where the application lives in the images.
@@ -65,6 +66,14 @@ fn system(base: &Packages) -> Packages {
         .named("system")
         .titled("system dependencies")
         .step("system dependencies")
+}
+
+/// The original's Python, 3.12, which neither Debian 12 nor Ubuntu 22.04 has: python-build-standalone's. Its
+/// digest is the lock's, and stands in the release's `SHA256SUMS`.
+fn python(system: &Packages) -> Python {
+    const RELEASES: &str = "https://github.com/astral-sh/python-build-standalone/releases/download";
+    let archive = "20250409/cpython-3.12.10+20250409-x86_64-unknown-linux-gnu-install_only.tar.gz";
+    Python::standalone(system, &Download::new("python", &format!("{RELEASES}/{archive}")))
 }
 
 /// The layers and what a container of either variant starts with; `environment` is CUDA's, where the base

@@ -2,7 +2,7 @@
 //! CUDA 11.
 
 use assemble::recipe::Target;
-use assemble::recipe::{Base, Gpus, ImageRecipe, Named, Python, Result};
+use assemble::recipe::{Base, Gpus, ImageRecipe, Named, Result};
 
 use super::{FOLDER, GPU_LIBRARY, TOOLS};
 use super::{cuda11, pytorch};
@@ -28,8 +28,8 @@ const GPUS: [Target; 1] = [Target::new(5, 2)];
 pub fn image(base: Base) -> Result<ImageRecipe> {
     let debian = super::base(base, VARIANT, NVIDIA);
     let system = super::system(&debian);
-    let python = Python::of(&system);
-    let toolchain = cuda11::toolchain(base, &system);
+    let python = super::python(&system);
+    let toolchain = cuda11::toolchain(base, &system, &python);
     let pip = python.tools(TOOLS);
     let installed = python.poetry_install().with(POETRY_WITH).built_with(pytorch::sdists(&toolchain)?);
     let torch = pytorch::layer(&toolchain, &python);
