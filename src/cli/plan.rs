@@ -59,7 +59,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
 
 /// What layers are made from, and by what.
 fn print_step(step: &Step) -> Result<()> {
-    super::print(format!("  {:<10}{:<20}{}", word(&step.state), "(step)", step.name))?;
+    super::print(format!("  {:<11}{:<20}{}", word(&step.state), "(step)", step.name))?;
     step.about.iter().try_for_each(|line| super::print(format!("            {line}")))
 }
 

@@ -234,6 +234,20 @@ pub fn python(script: &str, arguments: &[&Path]) -> serde_json::Value {
     serde_json::from_slice(&output(&mut command)).unwrap()
 }
 
+/// Cargo builds no example for a single test program, so it is asked to; it is quick where all is built.
+pub fn build_example(name: &str) -> PathBuf {
+    let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let profile = deps.parent().unwrap();
+    let target = profile.parent().unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--example", name, "--target-dir"]).arg(target);
+    if profile.ends_with("release") {
+        cargo.arg("--release");
+    }
+    output(cargo.current_dir(env!("CARGO_MANIFEST_DIR")));
+    profile.join("examples").join(name)
+}
+
 /// What a program prints; all it said where it fails.
 pub fn output(command: &mut Command) -> Vec<u8> {
     real::run(command).stdout

@@ -109,7 +109,7 @@ impl Small {
         let folder = tempfile::Builder::new().prefix("assemble-small-").tempdir().unwrap().keep();
         fs::set_permissions(&folder, PermissionsExt::from_mode(0o1777)).unwrap();
         let program = folder.join("small");
-        fs::copy(build_example(), &program).unwrap();
+        fs::copy(super::support::build_example("small"), &program).unwrap();
         let project = folder.join("project");
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/small"), &project);
 
@@ -309,20 +309,6 @@ pub fn files(lock: &Lock) -> BTreeSet<BlobDigest> {
     let digests =
         lock.debian.package.iter().map(|deb| deb.sha256).chain(distributions.map(|one| one.file.sha256));
     digests.map(BlobDigest).collect()
-}
-
-/// Cargo builds no example for a single test program, so it is asked to; it is quick where all is built.
-fn build_example() -> PathBuf {
-    let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
-    let profile = deps.parent().unwrap();
-    let target = profile.parent().unwrap();
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--example", "small", "--target-dir"]).arg(target);
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    output(cargo.current_dir(env!("CARGO_MANIFEST_DIR")));
-    profile.join("examples/small")
 }
 
 /// The lock of the tests that ran just before, if it still fits; else a new one, from the network.

@@ -1,0 +1,227 @@
+//! A Python of an archive over images whose own is too old: a real one of python-build-standalone's, which a
+//! wheel on the Python index holds, over Debian 11, which has Python 3.9.
+//!
+//! It needs the network, `mmdebstrap`, `docker-registry`, `skopeo` and a Docker engine, so it runs where
+//! `ASSEMBLE_REAL=1` asks for it. SpectralMC's own image is gigabytes: `.ci/long standalone` builds that.
+
+#[path = "registry/debian.rs"]
+mod debian;
+#[path = "support/engines.rs"]
+mod engines;
+#[path = "support/podman.rs"]
+mod podman;
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use debian::Registry;
+use engines::Daemon;
+use support::{build_example, output, python, skipped};
+
+/// The wheel that holds a Python, and the Python that it holds.
+const WHEEL: &str = "backend.ai-krunner-static-gnu==4.4.0";
+const VERSION: &str = "3.13.2";
+
+/// Where the recipes have theirs from.
+const RELEASE: &str = "https://github.com/astral-sh/python-build-standalone/releases/download/20250409/";
+
+/// From that wheel to an archive as python-build-standalone publishes them: `python/bin`, `python/lib`, with
+/// pip in its `site-packages` and no bytecode.
+const REPACK: &str = r#"
+import io, json, sys, tarfile, zipfile
+wheel, target = sys.argv[1:]
+with zipfile.ZipFile(wheel) as held:
+    name, = [name for name in held.namelist() if name.endswith("krunner-env.static-gnu.x86_64.tar.xz")]
+    inner = tarfile.open(fileobj=io.BytesIO(held.read(name)))
+folders = ("bin", "include", "lib", "share")
+with tarfile.open(target, "w:gz", compresslevel=1) as archive:
+    for member in inner:
+        path = member.name.removeprefix("./")
+        strange = "/site-packages/" in path and "/site-packages/pip" not in path
+        if path.split("/")[0] not in folders or strange or "__pycache__" in path:
+            continue
+        member.name = "python/" + path
+        if member.islnk():
+            member.linkname = "python/" + member.linkname.removeprefix("./")
+        archive.addfile(member, inner.extractfile(member) if member.isreg() else None)
+print(json.dumps(None))
+"#;
+
+/// From a root's tar to an image's layout.
+const LAYOUT: &str = r#"
+import gzip, hashlib, json, os, sys
+tar, layout = sys.argv[1:]
+os.makedirs(layout + "/blobs/sha256")
+def put(content, kind):
+    digest = hashlib.sha256(content).hexdigest()
+    open(layout + "/blobs/sha256/" + digest, "wb").write(content)
+    return {"mediaType": "application/vnd.oci.image." + kind, "digest": "sha256:" + digest, "size": len(content)}
+root = open(tar, "rb").read()
+layer = put(gzip.compress(root, 1, mtime=0), "layer.v1.tar+gzip")
+path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+config = {"architecture": "amd64", "os": "linux", "config": {"Env": [path]},
+          "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(root).hexdigest()]}}
+manifest = put(json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                           "config": put(json.dumps(config).encode(), "config.v1+json"),
+                           "layers": [layer]}).encode(), "manifest.v1+json")
+manifest["annotations"] = {"org.opencontainers.image.ref.name": "base"}
+open(layout + "/index.json", "w").write(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
+open(layout + "/oci-layout", "w").write('{"imageLayoutVersion": "1.0.0"}')
+print(json.dumps(None))
+"#;
+
+/// An archive with a Python, served, and a registry.
+struct Scene {
+    folder: tempfile::TempDir,
+    registry: Registry,
+    server: Child,
+    address: String,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = self.server.kill().and_then(|()| self.server.wait());
+    }
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("standalone-").tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let mut download = Command::new("pip");
+        output(download.args(["download", "--quiet", "--no-deps", WHEEL, "--dest"]).arg(at("wheel")));
+        let wheel = std::fs::read_dir(at("wheel")).unwrap().next().unwrap().unwrap().path();
+        std::fs::create_dir(at("served")).unwrap();
+        python(REPACK, &[&wheel, &at("served/python.tar.gz")]);
+        let mut server = Command::new("python3");
+        server.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"]).arg(at("served"));
+        let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port: u16 = line.split(' ').nth(5).unwrap().parse().unwrap();
+        let registry = Registry::start().expect("`docker-registry` is installed");
+        Self { folder, registry, server, address: format!("http://127.0.0.1:{port}/python.tar.gz") }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// An image of a release of Debian with these packages, in the registry; its name there.
+    fn base(&self, release: &str, packages: &str) -> String {
+        let (tar, layout) = (self.at("base.tar"), self.at(release));
+        let targets =
+            Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).output().unwrap();
+        let targets = String::from_utf8(targets.stdout).unwrap();
+        let archive = targets.lines().find(|line| !line.contains("security")).expect("an archive of Debian");
+        let mut bootstrap = Command::new("mmdebstrap");
+        bootstrap.args(["--quiet", "--variant=minbase", &format!("--include={packages}"), release]);
+        output(bootstrap.arg(&tar).arg(format!("deb {archive} {release} main")));
+        python(LAYOUT, &[&tar, &layout]);
+        std::fs::remove_file(tar).unwrap();
+        let name = format!("{}/debian:{release}", self.registry.host);
+        let mut copy = Command::new("skopeo");
+        copy.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]);
+        output(copy.arg(format!("oci:{}:base", layout.display())).arg(format!("docker://{name}")));
+        name
+    }
+
+    fn project(&self, from: &str, files: &[&str]) -> PathBuf {
+        let to = self.at("project");
+        std::fs::create_dir(&to).unwrap();
+        for name in files {
+            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(from).join(name);
+            output(Command::new("cp").arg("-r").arg(from).arg(&to));
+        }
+        to
+    }
+
+    /// A verb of a program, in a store of its own.
+    fn verb(&self, program: &Path, verb: &str, store: &str, mirrored: &str) -> Command {
+        let mut command = Command::new(program);
+        command.arg(verb).arg("--project").arg(self.at("project")).arg("--store").arg(self.at(store));
+        command.arg("--url-mirror").arg(format!("{RELEASE}{mirrored}={}", self.address));
+        command.stdin(Stdio::null()).env_remove("ASSEMBLE_STORE");
+        command
+    }
+}
+
+fn is_asked_for(what: &str) -> bool {
+    let asked = std::env::var_os("ASSEMBLE_REAL").is_some_and(|value| value == "1");
+    if !asked {
+        skipped(&format!("{what}: `ASSEMBLE_REAL=1` is not set"));
+    }
+    asked
+}
+
+#[test]
+fn the_example_over_debian_11() {
+    if !is_asked_for("a Python of an archive, over Debian 11") {
+        return;
+    }
+    let scene = Scene::new();
+    let base = scene.base("bullseye", "python3,ca-certificates");
+    scene.project("examples/small", &["pyproject.toml", "poetry.toml", "small"]);
+    let program = build_example("standalone");
+    let archive = "cpython-3.13.3+20250409-x86_64-unknown-linux-gnu-install_only.tar.gz";
+    let over = ["--base".to_owned(), "registry".to_owned(), "--base-image".to_owned(), format!("old={base}")];
+    let verb = |verb: &str, store: &str| scene.verb(&program, verb, store, archive);
+
+    output(verb("lock", "store").args(&over));
+    let image = |store: &str| {
+        let mut command = verb("image", store);
+        command.args(&over).args(["--locked", "--quiet", "--output"]).arg(scene.at("modern.tar"));
+        String::from_utf8(output(&mut command)).unwrap()
+    };
+    let digest = image("store");
+    assert_eq!(image("other"), digest, "another store comes to other bytes");
+
+    let engine = Daemon::classic();
+    output(engine.docker(&["load", "--input"]).arg(scene.at("modern.tar")));
+    let run = |arguments: &[&str]| engine.run("modern:modern", arguments);
+    assert_eq!(run(&["python3", "--version"]), format!("Python {VERSION}"));
+    assert!(run(&["/usr/bin/python3", "--version"]).starts_with("Python 3.9"));
+    assert!(run(&["small"]).contains("numpy 2"));
+    assert_eq!(run(&["python3", "-m", "pip", "check"]), "No broken requirements found.");
+    assert!(run(&["poetry", "--version"]).starts_with("Poetry"));
+    // What the interpreter itself says of where things are.
+    let paths =
+        run(&["python3", "-c", "import sysconfig; print(*map(sysconfig.get_path, ['purelib', 'scripts']))"]);
+    assert_eq!(paths, "/usr/local/lib/python3.13/site-packages /usr/local/bin");
+    // One pip: the lock's, and nothing of the archive's.
+    let distributions = "/usr/local/lib/python3.13/site-packages/";
+    let listed = run(&["sh", "-c", &format!("ls -d {distributions}pip-*")]);
+    assert_eq!(listed.lines().count(), 1, "{listed}");
+}
+
+#[test]
+#[ignore = "gigabytes: `.ci/long standalone` runs it"]
+fn spectralmc_over_debian_11() {
+    let scene = Scene::new();
+    let bases = [
+        ("binary", scene.base("bullseye", "ca-certificates")),
+        // Its compilers are of Debian 12.
+        ("source", scene.base("bookworm", "ca-certificates")),
+    ];
+    scene.project("", &["pyproject.toml", "poetry.toml", ".dockerignore", "spectralmc", "README.md"]);
+    let program = Path::new(env!("CARGO_BIN_EXE_assemble"));
+    let archive = "cpython-3.12.10+20250409-x86_64-unknown-linux-gnu-install_only.tar.gz";
+    let mut over = vec!["--base".to_owned(), "registry".to_owned()];
+    for (name, reference) in bases {
+        over.extend(["--base-image".to_owned(), format!("{name}={reference}")]);
+    }
+    let verb = |verb: &str| scene.verb(program, verb, "store", archive);
+    output(verb("lock").args(&over).args(["--index", "pytorch-cu128=pypi"]));
+    let mut image = verb("image");
+    image.args(&over).args(["--variant", "binary", "--locked", "--quiet", "--output"]);
+    output(image.arg(scene.at("spectralmc.tar")));
+
+    let engine = Daemon::classic();
+    output(engine.docker(&["load", "--input"]).arg(scene.at("spectralmc.tar")));
+    let priced = engine.run("spectralmc:binary", &["python3", "-m", "spectralmc"]);
+    println!("{priced}");
+    assert!(priced.contains(&format!("python      {VERSION}")), "{priced}");
+    assert!(priced.contains("agrees"), "{priced}");
+}
