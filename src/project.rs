@@ -14,7 +14,7 @@ use assemble_layers::project::{Project, ProjectFile, ProjectFileKind};
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{Sha256, TreePath};
 use fs_err as fs;
-use globset::{GlobBuilder, GlobMatcher};
+use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::store::Store;
@@ -34,6 +34,8 @@ const MOST_FILES: usize = 1_000_000;
 const IGNORE: &str = ".dockerignore";
 const LARGEST_IGNORE: u64 = 1 << 20;
 const MOST_PATTERNS: usize = 2_000;
+/// One of them, compiled, in bytes.
+const LARGEST_PATTERN: usize = 1 << 20;
 
 /// A path, in bytes: Linux takes none that is longer (`PATH_MAX`, with the zero at its end).
 const LONGEST_PATH: usize = 4095;
@@ -256,7 +258,7 @@ fn tree_path(path: &Path) -> Result<TreePath> {
 /// one that fits a path or a folder above it decides, `!` takes back).
 pub(crate) struct Ignored {
     /// The matcher, and whether it takes back.
-    patterns: Vec<(GlobMatcher, bool)>,
+    patterns: Vec<(Regex, bool)>,
     /// What takes back, by its parts.
     exceptions: Vec<Vec<String>>,
 }
@@ -277,10 +279,9 @@ impl Ignored {
                 .hint("`--store DIR` names another folder; one in the project is left out of the image"));
         }
         // The last pattern that fits decides.
-        let glob =
-            GlobBuilder::new(&globset::escape(&below.to_string_lossy())).literal_separator(true).build();
-        let glob = glob.map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
-        self.patterns.push((glob.compile_matcher(), false));
+        let literal = format!("^{}$", regex::escape(&below.to_string_lossy()));
+        let store = Regex::new(&literal).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
+        self.patterns.push((store, false));
         Ok(self)
     }
 
@@ -292,18 +293,18 @@ impl Ignored {
             if exception {
                 exceptions.push(clean(line).split('/').map(str::to_owned).collect());
             }
-            let pattern = clean(line).replace('{', "[{]").replace('}', "[}]");
+            let pattern = clean(line);
             if pattern.is_empty() {
                 match exception && line.is_empty() {
                     true => return Err("a `!` takes back nothing".to_owned()),
                     false => continue,
                 }
             }
-            let glob = GlobBuilder::new(&pattern).literal_separator(true).build();
             if patterns.len() == MOST_PATTERNS {
                 return Err(format!("it has more than {MOST_PATTERNS} patterns"));
             }
-            patterns.push((glob.map_err(|error| format!("`{line}`: {error}"))?.compile_matcher(), exception));
+            let expression = RegexBuilder::new(&expression(&pattern)).size_limit(LARGEST_PATTERN).build();
+            patterns.push((expression.map_err(|_| format!("`{line}` is no pattern"))?, exception));
         }
         Ok(Self { patterns, exceptions })
     }
@@ -316,7 +317,7 @@ impl Ignored {
             let literal = |part: &String| !part.contains(['*', '?', '[', '\\']);
             let fits =
                 |(part, wanted): (&std::borrow::Cow<'_, str>, &String)| !literal(wanted) || part == wanted;
-            let deep = exception.iter().take(parts.len()).any(|part| part == "**");
+            let deep = exception.iter().take(parts.len()).any(|part| part.contains("**"));
             deep || (exception.len() > parts.len() && parts.iter().zip(exception).all(fits))
         })
     }
@@ -329,12 +330,55 @@ impl Ignored {
     /// The place of the last pattern that fits this very path. What decides about it is the last that
     /// fits it or a folder above.
     fn last_that_fits(&self, path: &Path) -> Option<usize> {
-        self.patterns.iter().rposition(|(glob, _)| glob.is_match(path))
+        self.patterns.iter().rposition(|(pattern, _)| pattern.is_match(path.as_os_str().as_bytes()))
     }
 
     fn ignores(&self, decided: Option<usize>) -> bool {
         decided.is_some_and(|place| !self.patterns[place].1)
     }
+}
+
+/// A pattern as a regular expression, as BuildKit reads it (moby/patternmatcher, `compile` and `match`): `*` and
+/// `?` stand for no `/`, `**` for any folders, at the end for anything, and at the beginning, where nothing but
+/// text follows, for any beginning. A class is that of Go's regular expressions, where `!` is a character.
+fn expression(pattern: &str) -> String {
+    let plain = |text: &str| !text.contains(['*', '?', '[', ']', '\\']);
+    if let Some(end) = pattern.strip_prefix("**").filter(|end| !end.is_empty() && plain(end)) {
+        return match end.strip_prefix('/') {
+            Some(path) => format!("(?s-u)^(.*/)?{}$", regex::escape(path)),
+            None => format!("(?s-u)^.*{}$", regex::escape(end)),
+        };
+    }
+    let mut expression = "(?s-u)^".to_owned();
+    let mut letters = pattern.chars().peekable();
+    let mut in_class = false;
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => {
+                expression +=
+                    &letters.next().map_or("\\\\".to_owned(), |next| regex::escape(&next.to_string()))
+            }
+            '[' if !in_class => {
+                in_class = true;
+                expression.push('[');
+                expression.extend(letters.next_if_eq(&'^'));
+            }
+            ']' => {
+                expression.push_str(if in_class { "]" } else { "\\]" });
+                in_class = false;
+            }
+            '-' if in_class => expression.push('-'),
+            letter if in_class => expression += &regex::escape(&letter.to_string()),
+            '*' if letters.next_if_eq(&'*').is_some() => {
+                letters.next_if_eq(&'/');
+                expression.push_str(if letters.peek().is_none() { ".*" } else { "(.*/)?" });
+            }
+            '*' => expression.push_str("[^/]*"),
+            '?' => expression.push_str("[^/]"),
+            letter => expression += &regex::escape(&letter.to_string()),
+        }
+    }
+    expression + "$"
 }
 
 /// A pattern as seen from the root, without what says nothing (Go's `filepath.Clean`).
@@ -368,6 +412,50 @@ mod tests {
         assert!(ignored("*.pyc", "a.pyc"));
         assert!(!ignored("*.pyc", "a/b.pyc"));
         assert!(ignored("**/*.pyc", "a/b.pyc"));
+    }
+
+    /// Some of moby/patternmatcher's own cases among them.
+    #[test]
+    fn patterns_are_docker_s() {
+        for (pattern, fitting) in [
+            ("**", "dir/file"),
+            ("**/", "file"),
+            ("dir/**", "dir/dir2/file"),
+            ("**/**", "dir/file"),
+            ("**file", "dir/afile"),
+            ("**.env", "small/x.env"),
+            ("**/file", "dir/dir/file"),
+            ("**/dir2/*", "dir/dir2/file"),
+            ("**/dir2/**", "dir/dir2/dir3/file"),
+            ("a**/c", "ab/b/c"),
+            ("a[b-d]e", "ace"),
+            ("[!a]x", "ax"),
+            ("[^a]x", "bx"),
+            ("a\\{b\\}", "a{b}"),
+            ("{x}", "{x}"),
+            ("[{]x", "{x"),
+            ("a\\*c", "a*c"),
+            ("a?c", "abc"),
+            ("*.txt", "ä.txt"),
+        ] {
+            assert!(ignored(pattern, fitting), "{pattern} {fitting}");
+        }
+        for (pattern, other) in [
+            ("a**t", "ab/xt"),
+            ("[^a]x", "ax"),
+            ("[!a]x", "bx"),
+            ("a\\*c", "abc"),
+            ("a?c", "a/c"),
+            ("**/file", "afile"),
+            ("a.c", "abc"),
+            ("a{b,c}", "ab"),
+            ("[a&&b]", "c"),
+        ] {
+            assert!(!ignored(pattern, other), "{pattern} {other}");
+        }
+        for wrong in ["[", "a[b", "[z-a]"] {
+            assert!(Ignored::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn a_configuration_says_all_that_is_declared() {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
         command: vec!["-m".to_owned(), "demo".to_owned()],
-        user: "1000:1000".to_owned(),
+        user: Some("1000:1000".to_owned()),
         volumes: vec!["/var/lib/demo".to_owned(), "/data".to_owned()],
         stop_signal: "SIGINT".to_owned(),
         healthcheck: Some(Healthcheck {

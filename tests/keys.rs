@@ -127,7 +127,7 @@ fn keys_are_these() {
         ),
         (
             Builder::Files(all_files(digest(1))),
-            "eaf8327aee263d1ce317cab185f1d637796e89fcea636973a7fb251f7bfdd93b",
+            "5ed5c0d6cb3229255d062a7116151789cd356aeb9b6a664ab9c17ba3b5f63ddb",
         ),
         (run(Output::Difference), "74d658e2d3ec3d0c0e023d19a938f4ab18fa0a28d55fbbe829c16ddacc7e40f8"),
         (

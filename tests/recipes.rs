@@ -12,7 +12,7 @@ use assemble_layers::image::PLATFORM;
 use assemble_layers::project::{ProjectFile, ProjectFileKind};
 use assemble_layers::recipe::Base;
 use assemble_layers::sdist::Build;
-use assemble_layers::wheels::{self, Alone};
+use assemble_layers::wheels::{self, Alone, Groups};
 use assemble_layers::{Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
 use serde_json::Value;
 
@@ -111,9 +111,10 @@ fn a_small_wheel_can_have_a_layer_of_its_own() {
     let lock = lock();
     let mut graph = Graph::default();
     let build = Build::new(&lock, Vec::new()).unwrap();
+    let groups = Groups { with: vec!["binary-torch".to_owned()], ..Groups::default() };
     let mut install = |named: &[&str]| {
         let alone = Alone { large: wheels::LARGE, named };
-        wheels::poetry_install(&mut graph, &lock, &["binary-torch"], alone, &build)
+        wheels::poetry_install(&mut graph, &lock, &groups, alone, &build)
     };
     let (with, without) = (install(&["jinja2"]).unwrap(), install(&[]).unwrap());
     assert_eq!(with.large.len(), without.large.len() + 1);

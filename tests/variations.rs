@@ -434,6 +434,41 @@ fn a_package_that_is_locked_twice_is_named() {
     }
 }
 
+/// As a merge may leave it.
+#[test]
+fn a_lock_that_lost_a_package_is_none() {
+    let small = scene_or_return!();
+    let project = small.project_copy("lost package");
+    let mut lock = small.lock.clone();
+    lock.debian.package.retain(|deb| deb.name != "tini");
+    assemble::lock::write(&project.join("assemble.lock"), &lock).unwrap();
+    let (status, said) = fails(&mut small.image_of(&project, &small.store));
+    assert!(status == 3 && said.contains("asks for `tini`"), "{said}");
+    lock.clone_from(&small.lock);
+    lock.created = u64::MAX >> 1;
+    assemble::lock::write(&project.join("assemble.lock"), &lock).unwrap();
+    let (status, said) = fails(&mut small.image_of(&project, &small.store));
+    assert!(status == 3 && said.contains("no time"), "{said}");
+    // As Git has it where it writes the ends of lines of another system.
+    let text = std::fs::read_to_string(small.project.join("assemble.lock")).unwrap();
+    std::fs::write(project.join("assemble.lock"), text.replace('\n', "\r\n")).unwrap();
+    assert_eq!(build(&mut small.image_of(&project, &small.store)).digest, small.built.digest);
+}
+
+/// What an image is made from is not what it is written over.
+#[test]
+fn an_image_is_not_written_over_the_project() {
+    let small = scene_or_return!();
+    let project = small.project_copy("written over");
+    for name in ["assemble.lock", "pyproject.toml", "small/__main__.py"] {
+        let before = std::fs::read(project.join(name)).unwrap();
+        let mut command = small.image_of(&project, &small.store);
+        let (status, said) = fails(command.arg("--output").arg(project.join(name)));
+        assert!(status == 2 && said.contains("is a file of the project"), "{said}");
+        assert_eq!(std::fs::read(project.join(name)).unwrap(), before);
+    }
+}
+
 #[test]
 fn offline_with_nothing_is_an_error_of_the_network() {
     let small = scene_or_return!();

@@ -38,6 +38,9 @@ fn main() -> ExitCode {
         what_is_made_over_something_lies_above_it,
         what_a_step_removes_is_not_another_s,
         a_file_stands_over_no_folder,
+        a_folder_is_not_put_in_the_place_of_a_link,
+        a_container_can_start,
+        the_highest_passwd_counts,
         no_name_is_a_whiteout_whoever_makes_it,
         a_path_is_no_longer_than_engines_take,
         an_image_has_no_more_layers_than_engines_take,
@@ -355,6 +358,87 @@ fn a_file_stands_over_no_folder() {
     scene.layer("folder", literal("opt/a/file", "x"));
     scene.layer("file", literal("opt/a", "x"));
     refused(scene.whole(), &["`/opt/a` stands in two layers"]);
+}
+
+/// A folder in the place of `/bin` would hide whatever is in `/usr/bin`: not even a recipe means that.
+fn a_folder_is_not_put_in_the_place_of_a_link() {
+    let scene = |whose: Option<usize>, link_first: bool| {
+        let mut scene = Scene::new();
+        let mut layers = [
+            (
+                "debian",
+                Builder::Files(Files {
+                    entries: vec![
+                        entry("usr/bin/sh", 0o755, FileSource::Literal(RawBytes(b"x".to_vec()))),
+                        entry("bin", 0o777, FileSource::Symlink(RawBytes(b"usr/bin".to_vec()))),
+                    ],
+                }),
+            ),
+            ("hello", literal("bin/hello", "x")),
+        ];
+        if !link_first {
+            layers.reverse();
+        }
+        let nodes = layers.map(|(name, builder)| scene.layer(name, builder));
+        let mut image = scene.image();
+        image.meant.owners.extend(whose.map(|place| (path("bin"), nodes[place])));
+        scene.realise(&image)
+    };
+    for link_first in [true, false] {
+        let (link, folder) = if link_first { (0, 1) } else { (1, 0) };
+        for whose in [None, Some(folder)] {
+            let parts =
+                ["`/bin` is a link in one layer", "`usr/bin`", "`/bin/hello`", "in place of `/bin/NAME`"];
+            refused(scene(whose, link_first), &parts);
+        }
+        // Without the folder nothing is hidden but what the recipe gives up, which is said.
+        assert!(scene(Some(link), link_first).unwrap().shadowed[0].count > 0);
+    }
+}
+
+/// An engine would find out, when a container starts.
+fn a_container_can_start() {
+    let mut scene = Scene::new();
+    scene.layer(
+        "passwd",
+        Builder::Files(files(&[
+            ("etc/passwd", "root:x:0:0::/root:/bin/sh\nweb:x:990:990::/:\n"),
+            ("etc/group", "root:x:0:\nweb:x:990:\n"),
+            ("srv/app/main.py", "x"),
+        ])),
+    );
+    let mut with = |user: Option<&str>, folder: &str, volume: Option<&str>| {
+        let mut image = scene.image();
+        image.config.user = user.map(str::to_owned);
+        image.config.working_directory = folder.to_owned();
+        image.config.volumes = volume.map(str::to_owned).into_iter().collect();
+        scene.realise(&image)
+    };
+    for user in [None, Some("web"), Some("web:root"), Some("1000"), Some("1000:web"), Some("web:5")] {
+        with(user, "/srv/app", Some("/srv/new")).unwrap();
+    }
+    for (user, said) in
+        [("we", "no user `we`"), ("web:wheel", "no group `wheel`"), ("web:we", "no group `we`")]
+    {
+        refused(with(Some(user), "", None), &[said]);
+    }
+    refused(with(None, "/srv/app/main.py", None), &["`folder` is `/srv/app/main.py`, which is no folder"]);
+    refused(with(None, "/srv", Some("/etc/passwd")), &["`volume` is `/etc/passwd`"]);
+    // What is known of an image is known of this user.
+    let error = refused(with(Some("nobody"), "/srv/app", Some("/srv/new")), &["no user `nobody`"]);
+    assert!(error.hint_text().unwrap().contains("useradd"));
+}
+
+/// What a lower layer says of users is not what is seen.
+fn the_highest_passwd_counts() {
+    let mut scene = Scene::new();
+    let debian = scene.debian();
+    scene.run("user", &[debian], "echo web:x:990:990::/: >/etc/passwd");
+    let mut image = scene.image();
+    image.config.user = Some("web".to_owned());
+    scene.realise(&image).unwrap();
+    image.config.user = Some("root".to_owned());
+    refused(scene.realise(&image), &["no user `root`"]);
 }
 
 fn no_name_is_a_whiteout_whoever_makes_it() {

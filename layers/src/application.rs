@@ -2,31 +2,32 @@
 
 use crate::derivation::{FileEntry, FileSource, Files};
 use crate::image::Layer;
-use crate::lock::Lock;
+use crate::lock::{Lock, RootPackage};
 use crate::project::{Project, ProjectFile, ProjectFileKind};
 use crate::python::{self, Scheme};
 use crate::recipe::RecipeError;
 use crate::tree::{InvalidPath, RawBytes};
 use crate::{Builder, Graph, NodeId, TreePath};
 
-/// What `poetry install` would read. Never `poetry.lock`.
+/// What `poetry install` would read, of which a project may lack the second. Never `poetry.lock`.
 pub const MANIFEST: [&str; 2] = ["pyproject.toml", "poetry.toml"];
 
 /// The manifest alone, in the application's folder, so that it can lie below what changes often.
 /// It is no input of unpacking a wheel.
 ///
 /// # Errors
-/// The project lacks one of the files.
+/// The project lacks `pyproject.toml`.
 pub fn manifest(graph: &mut Graph, project: &Project, folder: &str) -> Result<Layer, RecipeError> {
-    let entries = MANIFEST.map(|name| {
-        let missing = || RecipeError(format!("the project has no `{name}`"));
-        Ok(entry(project.find(name).ok_or_else(missing)?, folder)?)
-    });
-    let entries = entries.into_iter().collect::<Result<_, RecipeError>>()?;
+    let found: Vec<_> = MANIFEST.iter().filter_map(|name| project.find(name)).collect();
+    let names: Vec<_> = found.iter().map(|file| file.path.to_string()).collect();
+    if !names.iter().any(|name| name == MANIFEST[0]) {
+        return Err(RecipeError(format!("the project has no `{}`", MANIFEST[0])));
+    }
+    let entries = found.into_iter().map(|file| entry(file, folder)).collect::<Result<_, _>>()?;
     Ok(Layer {
         tree: graph.add("manifest", Builder::Files(Files { entries })),
         step: "manifest".to_owned(),
-        created_by: format!("COPY {} {folder}/", MANIFEST.join(" ")),
+        created_by: format!("COPY {} {folder}/", names.join(" ")),
     })
 }
 
@@ -40,6 +41,7 @@ pub fn layer(graph: &mut Graph, lock: &Lock, project: &Project, folder: &str) ->
         project.files.iter().map(|file| entry(file, folder)).collect::<Result<_, _>>()?;
     let scheme = Scheme::of(lock, "poetry")?;
     if let Some(root) = &lock.python.root {
+        check_scripts(root, project)?;
         entries.extend(python::editable(root, &scheme, folder)?);
     }
     Ok(Layer {
@@ -47,6 +49,29 @@ pub fn layer(graph: &mut Graph, lock: &Lock, project: &Project, folder: &str) ->
         step: "application".to_owned(),
         created_by: format!("COPY . {folder}; poetry install --only-root"),
     })
+}
+
+/// A script of the project starts a module of it: one that is not there was forgotten, or is ignored.
+fn check_scripts(root: &RootPackage, project: &Project) -> Result<(), RecipeError> {
+    let entry_points = root.files.get("entry_points.txt").map_or("", String::as_str);
+    let folders = root.paths.clone().unwrap_or_else(|| vec![".".to_owned(), "src".to_owned()]);
+    for (script, module, _) in python::console_scripts(entry_points).unwrap_or_default() {
+        let name = module.split('.').next().unwrap_or_default();
+        let is_there = folders.iter().any(|folder| {
+            let below = format!("{folder}/{name}");
+            let below = below.trim_start_matches("./");
+            project.find(below).is_some()
+                || project.find(&format!("{below}.py")).is_some()
+                || project.has_below(below)
+        });
+        if !is_there {
+            return Err(RecipeError(format!(
+                "the script `{script}` of `pyproject.toml` starts the module `{module}`, and the project has no `{name}`: \
+                 is it missing, or in `.dockerignore`?"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A file of the project, in the image.

@@ -298,8 +298,8 @@ impl<Input> Builder<Input> {
             Self::UnpackDebs(_) => 2,
             Self::UnpackWheels(_) => 1,
             Self::UnpackArchive(_) => 1,
-            // 2: what was found of private keys is recorded.
-            Self::Files(_) => 2,
+            // 2: what was found of private keys is recorded. 3: those in JSON and in programs, too.
+            Self::Files(_) => 3,
             // 2: with the folders above what changed; without attributes that are an engine's own.
             Self::Run(_) => 2,
             Self::Amend(_) => 1,

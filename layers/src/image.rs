@@ -88,8 +88,8 @@ pub struct Config {
     /// `6006/tcp`.
     pub exposed_ports: Vec<String>,
     pub labels: BTreeMap<String, String>,
-    /// `1000`, `1000:1000` or a name; root where it is empty.
-    pub user: String,
+    /// `1000`, `1000:1000` or a name; root where there is none.
+    pub user: Option<String>,
     /// Absolute folders.
     pub volumes: Vec<String>,
     /// `SIGINT`; the engine's own choice where it is empty.

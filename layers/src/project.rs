@@ -28,4 +28,11 @@ impl Project {
     pub fn find(&self, path: &str) -> Option<&ProjectFile> {
         self.files.iter().find(|file| file.path.as_bytes() == path.as_bytes())
     }
+
+    /// Whether there is something in a folder, which need not be listed itself.
+    pub fn has_below(&self, folder: &str) -> bool {
+        self.files.iter().any(|file| {
+            file.path.as_bytes().strip_prefix(folder.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))
+        })
+    }
 }

@@ -88,30 +88,65 @@ pub fn tools(graph: &mut Graph, lock: &Lock, what: &str, build: &Build) -> Resul
     layers.small.ok_or_else(|| RecipeError("the lock has neither pip nor poetry".to_owned()))
 }
 
-/// What `poetry install --with …` installs: the distributions of the manifest's required groups and
-/// of those in `with`. What pip has installed with Poetry already is skipped, as Poetry skips it.
+/// Groups of `pyproject.toml`, as options of `poetry install` name them. All that are required count where
+/// none is named.
+#[derive(Clone, Debug, Default)]
+pub struct Groups {
+    pub with: Vec<String>,
+    pub without: Vec<String>,
+    pub only: Vec<String>,
+}
+
+impl Groups {
+    fn options(&self) -> String {
+        let lists = [("with", &self.with), ("without", &self.without), ("only", &self.only)];
+        let options =
+            lists.iter().flat_map(|(name, groups)| groups.iter().map(move |it| format!(" --{name} {it}")));
+        options.collect()
+    }
+
+    /// Those that are installed.
+    fn selected<'a>(&'a self, lock: &'a Lock) -> Result<BTreeSet<&'a str>, RecipeError> {
+        let known = &lock.python.groups;
+        if let Some(group) =
+            [&self.with, &self.without, &self.only].into_iter().flatten().find(|it| !known.contains_key(*it))
+        {
+            let names: Vec<_> = known.keys().map(|name| format!("`{name}`")).collect();
+            return Err(RecipeError(format!(
+                "`pyproject.toml` has no group `{group}`; it has {}",
+                names.join(", ")
+            )));
+        }
+        let required = known.iter().filter(|(_, group)| !group.optional && self.only.is_empty());
+        let named = self.with.iter().chain(&self.only).map(String::as_str);
+        let all = required.map(|(name, _)| name.as_str()).chain(named);
+        Ok(all.filter(|name| !self.without.iter().any(|without| without == name)).collect())
+    }
+}
+
+/// What `poetry install` installs: the distributions of these groups of the manifest. What pip has installed
+/// with Poetry already is skipped, as Poetry skips it.
 ///
 /// # Errors
 /// A group that the manifest has not; a distribution in [`Alone::named`] that is not installed.
 pub fn poetry_install<'a>(
     graph: &mut Graph,
     lock: &Lock,
-    with: &[&str],
+    groups: &Groups,
     alone: impl Into<Alone<'a>>,
     build: &Build,
 ) -> Result<Layers, RecipeError> {
     let alone = alone.into();
-    let groups = selected(lock, with)?;
+    let selected = groups.selected(lock)?;
     let there: BTreeSet<&str> = lock.python.tools.iter().map(|tool| tool.name.as_str()).collect();
     let wanted = |distribution: &&Distribution| {
-        distribution.wanted_by.iter().any(|group| groups.contains(group.as_str()))
+        distribution.wanted_by.iter().any(|group| selected.contains(group.as_str()))
             && !there.contains(distribution.name.as_str())
     };
-    let with: Vec<String> = with.iter().map(|group| format!(" --with {group}")).collect();
     let group = Group {
         what: "poetry install",
         step: "poetry install",
-        created_by: &format!("poetry install{}", with.concat()),
+        created_by: &format!("poetry install{}", groups.options()),
         layout: Layout::Site(Scheme::of(lock, &format!("Poetry {}", lock.python.poetry))?),
         alone,
         build,
@@ -121,19 +156,6 @@ pub fn poetry_install<'a>(
         Some(name) => Err(RecipeError(format!("`poetry install` installs no `{name}`"))),
         None => Ok(layers(graph, &group, wanted.into_iter())),
     }
-}
-
-fn selected<'a>(lock: &'a Lock, with: &[&'a str]) -> Result<BTreeSet<&'a str>, RecipeError> {
-    let required =
-        lock.python.groups.iter().filter(|(_, group)| !group.optional).map(|(name, _)| name.as_str());
-    let mut groups: BTreeSet<&str> = required.collect();
-    for group in with {
-        if !lock.python.groups.contains_key(*group) {
-            return Err(RecipeError(format!("`pyproject.toml` has no group `{group}`")));
-        }
-        groups.insert(group);
-    }
-    Ok(groups)
 }
 
 /// Cuts distributions into layers.

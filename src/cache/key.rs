@@ -11,10 +11,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, bounded};
 
 const PUBLIC: &str = "ed25519:";
 const SECRET: &str = "ed25519-secret:";
+
+/// The file of a secret key has a line, and is not larger, in bytes.
+const LARGEST: u64 = 1 << 16;
 
 /// What is signed begins with this, so that no signature is good for anything else.
 const CONTEXT: &[u8] = b"assemble record 2\n";
@@ -76,7 +79,8 @@ impl SecretKey {
     /// # Errors
     /// The file cannot be read, or holds something else.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs_err::read_to_string(path)?;
+        let missing = || Error::new(Kind::Usage, format!("there is no `{}`", path.display()));
+        let text = bounded::text(path, LARGEST)?.ok_or_else(missing)?;
         let seed = text.trim().strip_prefix(SECRET).and_then(|text| STANDARD.decode(text).ok());
         let pair = seed.and_then(|seed| Ed25519KeyPair::from_seed_unchecked(&seed).ok());
         pair.map(Self).ok_or_else(|| {

@@ -122,6 +122,9 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     let destinations = arguments.pushing.destinations(&arguments.pushes);
     let mut reporter = Reporter::start(arguments.options.quiet, arguments.options.verbose);
     let mut session = Session::open(&arguments.options, recipes, reporter.events())?;
+    if let Target::File(path) = target {
+        session.check_output(path)?;
+    }
     session.share_with(&arguments.caches_to, arguments.cache_secret.as_deref())?;
     let Declared { lock, mended, image, why } =
         arguments.choice.declare(&mut session, arguments.locked, true)?;
@@ -295,7 +298,8 @@ fn write(session: &Session<'_>, image: &Assembled, names: &[Reference], target: 
         Target::Stream => deliver::to_writer(&session.store, image, names, &mut std::io::stdout().lock()),
         Target::Folder(path) => deliver::to_folder(&session.store, image, names, path),
         Target::File(path) => {
-            deliver::to_file(&session.store, image, names, path)?;
+            deliver::to_file(&session.store, image, names, path)
+                .map_err(|error| error.within(format!("`{}` cannot be written", path.display())))?;
             session.warn_unless_ignored(path);
             Ok(())
         }

@@ -23,7 +23,7 @@ use assemble_layers::Recipes;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{Error, Kind, Result};
-use terminal::{print, print_json, say};
+use terminal::{print, print_json, say, without_logins};
 
 /// Makes OCI images from recipes written in Rust, reproducibly and without Dockerfiles.
 #[derive(Parser)]
@@ -70,15 +70,34 @@ enum Verb {
 /// any thread exists.
 pub fn main(recipes: &dyn Recipes) -> ExitCode {
     crate::sandbox::run_if_helper();
-    let arguments = Arguments::parse();
+    end_by_panics();
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| refused(&error));
     match signals::end_by_signals().and_then(|()| run(recipes, arguments.verb)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == Kind::Output => ExitCode::SUCCESS,
         Err(error) => {
-            terminal::say(format_args!("error: {error}\n"));
+            say(format_args!("error: {}\n", without_logins(&error.to_string())));
             ExitCode::from(error.kind().exit_code())
         }
     }
+}
+
+/// Ends the program at the first panic of any thread: others may wait for that one for ever.
+fn end_by_panics() {
+    let show = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        show(panic);
+        std::process::exit(i32::from(Kind::Internal.exit_code()));
+    }));
+}
+
+/// As clap ends the program, which shows what it was given.
+fn refused(error: &clap::Error) -> ! {
+    match error.use_stderr() {
+        true => say(without_logins(&error.render().to_string())),
+        false => drop(error.print()),
+    }
+    std::process::exit(error.exit_code());
 }
 
 fn run(recipes: &dyn Recipes, verb: Verb) -> Result<()> {

@@ -269,6 +269,27 @@ impl<'a> Session<'a> {
         Ok((made, lines))
     }
 
+    /// Refuses to write an image over what it is made from.
+    ///
+    /// # Errors
+    /// A file of the project, or one that the lock is made from, stands there.
+    pub fn check_output(&self, path: &Path) -> Result<()> {
+        // An image that was written before is one of them where nothing ignores it.
+        if path.extension().is_some_and(|name| name == "tar") || !path.is_file() {
+            return Ok(());
+        }
+        let own =
+            self.recipes.manifests().into_iter().chain([lock::file(self.options.base()), ".dockerignore"]);
+        let same = |name: &str| fs_err::canonicalize(self.options.project.join(name)).ok();
+        let there = fs_err::canonicalize(path)?;
+        match own.filter_map(same).any(|own| own == there) || self.is_in_image(path) {
+            true => Err(Error::new(Kind::Usage, format!("`{}` is a file of the project", path.display()))
+                .detail("the image would be written over it")
+                .hint("name another file; one that ends in `.tar`, or that `.dockerignore` names, is written over")),
+            false => Ok(()),
+        }
+    }
+
     /// Says that an archive lies among the project's files, where the next build would find it.
     pub fn warn_unless_ignored(&self, path: &Path) {
         if self.is_in_image(path) {
@@ -301,8 +322,11 @@ impl<'a> Session<'a> {
         for (name, text) in &self.options.sources {
             let names: Vec<_> = lock.requirements.git.keys().map(|name| format!("`{name}`")).collect();
             let source = lock.requirements.git.get_mut(name).ok_or_else(|| {
-                Error::new(Kind::Usage, format!("no recipe compiles a source `{name}`"))
-                    .hint(format!("those that are compiled: {}", names.join(", ")))
+                let error = Error::new(Kind::Usage, format!("no recipe compiles a source `{name}`"));
+                match names.is_empty() {
+                    true => error.hint("the recipes compile none"),
+                    false => error.hint(format!("those that are compiled: {}", names.join(", "))),
+                }
             })?;
             *source = git_source(text)?;
         }

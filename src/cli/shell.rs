@@ -73,7 +73,10 @@ fn find(graph: &Graph, name: &str) -> Result<NodeId> {
     let found = runs().find(|(_, node)| node.name == name).map(|(id, _)| id);
     found.ok_or_else(|| {
         let names: Vec<_> = runs().map(|(_, node)| format!("`{}`", node.name)).collect();
-        Error::new(Kind::Usage, format!("no step `{name}` runs a command"))
-            .hint(format!("there is {}", names.join(", ")))
+        let error = Error::new(Kind::Usage, format!("no step `{name}` of this variant runs a command"));
+        match names.is_empty() {
+            true => error.hint("none of its steps does; `--variant` names another"),
+            false => error.hint(format!("there is {}; `--variant` names another", names.join(", "))),
+        }
     })
 }

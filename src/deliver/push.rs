@@ -155,15 +155,14 @@ impl Push<'_> {
         let mut mounts = Mounts::read(self.memory);
         let uploads = Uploads::new(&remote, self.source, &mounts, self.events.clone());
         let transfer = Transfer { push: self, remote: &remote, uploads: &uploads };
-        if before.as_ref().is_some_and(|seen| seen.digest == ours) {
-            uploads.note_present(self.parts.blobs());
+        let is_there = before.as_ref().is_some_and(|seen| seen.digest == ours);
+        // A registry that has the manifest took what it names, and may have lost it.
+        if is_there || remote.see(Which::Digest(ours))?.is_some() {
+            uploads.lost(self.parts.blobs())?;
         } else {
-            // A registry that has the manifest has what it names.
-            if remote.see(Which::Digest(ours))?.is_some() {
-                uploads.note_present(self.parts.blobs());
-            } else {
-                transfer.missing()?;
-            }
+            transfer.missing()?;
+        }
+        if !is_there {
             transfer.publish(destination)?;
         }
         let outcomes = uploads.outcomes();

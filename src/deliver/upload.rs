@@ -73,11 +73,6 @@ impl<'a> Uploads<'a> {
         })
     }
 
-    /// The repository is known to have these.
-    pub fn note_present(&self, blobs: impl Iterator<Item = Packed>) {
-        blobs.for_each(|blob| self.note(blob, Outcome::Present));
-    }
-
     fn note(&self, blob: Packed, outcome: Outcome) {
         lock(&self.outcomes).insert(blob.digest, (outcome, blob.size));
     }
@@ -89,7 +84,17 @@ impl<'a> Uploads<'a> {
     pub fn all(&self, blobs: impl IntoIterator<Item = Packed>) -> Result<()> {
         let mut blobs: Vec<_> = distinct(blobs.into_iter()).collect();
         blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
-        at_once(blobs, |blob| self.one(blob))
+        // One that does not say may take the blob all the same: the upload tells.
+        at_once(blobs, |blob| self.one(blob, false))
+    }
+
+    /// Whichever of the blobs the repository says that it lacks, though it has taken them.
+    ///
+    /// # Errors
+    /// As [`Uploads::all`].
+    pub fn lost(&self, blobs: impl IntoIterator<Item = Packed>) -> Result<()> {
+        let blobs: Vec<_> = distinct(blobs.into_iter()).collect();
+        at_once(blobs, |blob| self.one(blob, true))
     }
 
     /// Sends blobs whether they are there or not, several at once.
@@ -101,9 +106,9 @@ impl<'a> Uploads<'a> {
         at_once(blobs, |blob| self.send(blob, None))
     }
 
-    fn one(&self, blob: Packed) -> Result<()> {
-        // One that does not say may take the blob all the same: the upload tells.
-        if self.remote.shows_blob(blob.digest)?.unwrap_or(false) {
+    /// Sends a blob, unless the repository says that it has it; `silent` is what it means where it does not say.
+    fn one(&self, blob: Packed, silent: bool) -> Result<()> {
+        if self.remote.shows_blob(blob.digest)?.unwrap_or(silent) {
             self.note(blob, Outcome::Present);
             return Ok(());
         }

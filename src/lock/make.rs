@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use assemble_layers::derivation::NodeId;
 use assemble_layers::lock::{
-    BaseImage, Debian, DebianRequirements, Lock, Python, Requirements, ServedBy, UrlFile, VERSION,
+    BaseImage, Debian, DebianRequirements, DebianSet, Lock, Python, Requirements, ServedBy, UrlFile, VERSION,
 };
 use assemble_layers::{BlobDigest, Graph, base_image, debian as debian_graph, standalone};
 use tempfile::TempDir;
@@ -84,8 +84,12 @@ impl Maker<'_> {
         };
         say("resolving debian");
         self.resolve_debian(&mut lock, known, update)?;
-        say(python::STEP);
-        lock.python = self.resolve_python(&lock, known, update)?;
+        check_python(&lock)?;
+        if has_python(&self.requirements) {
+            self.manifest.check_is_there(self.engine.project)?;
+            say(python::STEP);
+            lock.python = self.resolve_python(&lock, known, update)?;
+        }
         let network = Network::new(self.places, Some(&lock), self.engine.store.folder());
         let engine = Engine { fetcher: &network, events: self.engine.events.clone(), ..self.engine };
         lock.gpu = gpu::read(&engine, &lock, known)?;
@@ -356,6 +360,28 @@ fn root_of(engine: &Engine<'_>, image: &BaseImage) -> Result<TempDir> {
 /// The package that is Python's version.
 const PYTHON: &str = "python3";
 
+/// Refuses a Python that comes with what Poetry needs alone, for no image has that.
+fn check_python(lock: &Lock) -> Result<()> {
+    let locking = |set: &&DebianSet| set.packages.iter().any(|package| package == LAST);
+    let brings =
+        |set: &DebianSet| lock.debian.package.iter().any(|deb| deb.set == set.name && deb.name == PYTHON);
+    let Some(set) = lock.requirements.debian.sets.iter().find(|set| locking(set) && brings(set)) else {
+        return Ok(());
+    };
+    let error = Error::new(Kind::Input, "the recipes' Python is in no image: what it is of has no `python3`");
+    let error = match &set.over {
+        Some(image) => error.detail(format!("the image `{image}` has none, nor have the sets over it")),
+        None => error.detail(format!("these sets have none: {}", set.above.join(", "))),
+    };
+    Err(error.hint("`Python::of` wants packages that bring it: `.install([\"python3\"])`"))
+}
+
+/// Whether a recipe names a Python: images may have none.
+fn has_python(requirements: &Requirements) -> bool {
+    let has_locking = |set: &DebianSet| set.packages.iter().any(|package| package == LAST);
+    requirements.python.standalone.is_some() || requirements.debian.sets.iter().any(has_locking)
+}
+
 /// The package whose set is the last that Poetry needs: what comes after it is gigabytes of others'.
 const LAST: &str = "python3-venv";
 
@@ -366,7 +392,7 @@ fn root(lock: &Lock) -> Result<(Graph, Vec<NodeId>)> {
     let sets = &lock.requirements.debian.sets;
     let standalone = lock.requirements.python.standalone.as_ref();
     let of_debian = || {
-        let last = sets.iter().find(|set| set.packages.iter().any(|package| package == LAST)).or(sets.last());
+        let last = sets.iter().find(|set| set.packages.iter().any(|package| package == LAST));
         last.map(|set| (set.over.clone(), [&set.above[..], std::slice::from_ref(&set.name)].concat()))
     };
     let (over, above) = match standalone {

@@ -19,19 +19,19 @@ pub struct Manifest {
     pub sources: Vec<(String, String)>,
     /// The key of a text that has an address with a login.
     login: Option<String>,
+    is_there: bool,
 }
 
 impl Manifest {
-    /// Reads `pyproject.toml` of the project in `folder`.
+    /// Reads `pyproject.toml` of the project in `folder`; an empty one where there is none.
     ///
     /// # Errors
-    /// It is missing, is not TOML, or has neither `[project]` nor `[tool.poetry]`.
+    /// It is not TOML, or has neither `[project]` nor `[tool.poetry]`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("pyproject.toml");
-        let text = project::text(folder, "pyproject.toml", LARGEST)?.ok_or_else(|| {
-            Error::new(Kind::Input, format!("there is no `{}`", path.display()))
-                .hint("`--project DIR` names the folder that holds the project")
-        })?;
+        let Some(text) = project::text(folder, "pyproject.toml", LARGEST)? else {
+            return Ok(Self { digest: Sha256::of(b""), sources: Vec::new(), login: None, is_there: false });
+        };
         Self::parse(&text).map_err(|error| error.within(format!("`{}` cannot be used", path.display())))
     }
 
@@ -53,7 +53,23 @@ impl Manifest {
         };
         let sources = sources.into_iter().flatten().filter_map(named).collect();
         let login = manifest.iter().find(|(_, value)| has_login(value)).map(|(name, _)| name.clone());
-        Ok(Self { digest: Sha256::of(&bytes), sources, login })
+        Ok(Self { digest: Sha256::of(&bytes), sources, login, is_there: true })
+    }
+
+    /// Whether there is a `pyproject.toml`.
+    pub fn is_there(&self) -> bool {
+        self.is_there
+    }
+
+    /// # Errors
+    /// There is none.
+    pub fn check_is_there(&self, folder: &Path) -> Result<()> {
+        if self.is_there {
+            return Ok(());
+        }
+        let path = folder.join("pyproject.toml");
+        Err(Error::new(Kind::Input, format!("there is no `{}`", path.display()))
+            .hint("`--project DIR` names the folder that holds the project"))
     }
 
     /// Refuses a manifest with a credential: while locking it is shown to code of distributions, and the

@@ -39,6 +39,9 @@ pub fn file(base: Base) -> &'static str {
 /// The most that a lock may have, in bytes: those of real projects have less than one megabyte.
 const LARGEST: u64 = 16 << 20;
 
+/// The last second of the year 9999, the last that RFC 3339 can write.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// What stands above the lock, for whoever opens it.
 const HEADING: &str = "# Made by `assemble lock`, for reading in a diff; not for editing by hand.\n";
 
@@ -49,13 +52,15 @@ const HEADING: &str = "# Made by `assemble lock`, for reading in a diff; not for
 pub fn read(path: &Path) -> Result<Option<Lock>> {
     let Some(text) = bounded::text(path, LARGEST)? else { return Ok(None) };
     parse(&text).map(Some).map_err(|error| {
-        error
-            .within(format!("`{}` cannot be read", path.display()))
-            .hint("`assemble lock` makes it anew; `git checkout` brings the committed one back")
+        error.within(format!("`{}` cannot be read", path.display())).hint(
+            "`git checkout` brings the committed one back; without the file, `assemble lock` makes one anew",
+        )
     })
 }
 
 pub(crate) fn parse(text: &str) -> Result<Lock> {
+    // As Git writes it on some machines; the texts in it have the lines that they had.
+    let text = &text.replace("\r\n", "\n");
     let invalid = |error: toml::de::Error| Error::new(Kind::Input, error.to_string());
     let value: toml::Table = text.parse().map_err(invalid)?;
     match value.get("version").and_then(toml::Value::as_integer) {
@@ -76,6 +81,9 @@ pub(crate) fn parse(text: &str) -> Result<Lock> {
 /// What an edit by hand may have broken.
 fn check(lock: &Lock) -> Result<()> {
     let wrong = |what: String| Err(Error::new(Kind::Input, what));
+    if lock.created > LAST_SECOND {
+        return wrong(format!("`created` is {}, and no time", lock.created));
+    }
     let mut debs = BTreeSet::new();
     for deb in &lock.debian.package {
         if deb.path.split('/').any(|part| part.is_empty() || part == "..") {
@@ -95,6 +103,22 @@ fn check(lock: &Lock) -> Result<()> {
                 "it names `{}` twice: in `{}`, and in `{below}` below that",
                 deb.name, deb.set
             ));
+        }
+    }
+    for set in lock.requirements.debian.sets.iter().filter(|set| set.over.is_none()) {
+        let of_set = |deb: &&Deb| deb.set == set.name;
+        let is_named = |name: &&String| {
+            let below = set.above.iter().chain([&set.name]);
+            below
+                .into_iter()
+                .any(|set| lock.debian.package.iter().any(|deb| deb.set == *set && deb.name == **name))
+        };
+        // A name that several packages provide is locked as one of them.
+        let provided = lock.debian.package.iter().filter(of_set);
+        let provided = provided.filter(|deb| !deb.automatic && !set.packages.contains(&deb.name)).count();
+        let lacking: Vec<_> = set.packages.iter().filter(|name| !is_named(name)).collect();
+        if let Some(name) = lacking.get(provided) {
+            return wrong(format!("the set `{}` asks for `{name}`, and has no such package", set.name));
         }
     }
     let python = &lock.python;
@@ -169,7 +193,12 @@ pub fn outdated(lock: &Lock, requirements: &Requirements, manifest: &Manifest) -
     }
     reasons.extend(gpu::unread(lock).map(|library| format!("which GPUs `{library}` is for is not recorded")));
     if lock.manifest != manifest.digest {
-        reasons.push("`pyproject.toml` asks for something else".to_owned());
+        reasons.push(match manifest.is_there() {
+            true => {
+                "`pyproject.toml` asks for something else, or says something else of the project".to_owned()
+            }
+            false => "there is no `pyproject.toml`".to_owned(),
+        });
     }
     reasons
 }

@@ -539,6 +539,8 @@ def pip_packages(
     """
     from packaging.requirements import Requirement
 
+    if not requirements:
+        return []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ("--dry-run", "--ignore-installed", "--use-feature=fast-deps", "--report", report)
@@ -653,7 +655,7 @@ def answer(request: Request) -> dict[str, Any]:
     except CommandFailed as error:
         raise Failure(
             "tools",
-            f"{', '.join(request['tools'])} cannot share an environment with the project's versions",
+            f"{', '.join(request['tools'])} cannot be had, or cannot share an environment with the project's versions",
             detail=str(error),
         ) from error
 

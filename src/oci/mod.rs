@@ -151,7 +151,7 @@ fn config(
         .labels(labels(image))
         .build()?;
     let given = |text: &String| (!text.is_empty()).then(|| text.clone());
-    container.set_user(given(&declared.user));
+    container.set_user(declared.user.clone());
     container.set_stop_signal(given(&declared.stop_signal));
     container.set_volumes((!declared.volumes.is_empty()).then(|| declared.volumes.clone()));
     let diff_ids = layers.iter().map(|layer| layer.diff_id.to_string());

@@ -71,11 +71,18 @@ fn is_within(path: &TreePath, places: &[&str]) -> bool {
 
 /// Whether a file holds a private key as text (RFC 7468, OpenSSH's `PROTOCOL.key`, RFC 4880): a line that
 /// begins one, a line of it, and a line that ends it. A program that names such lines holds none.
+///
+/// A text in JSON or in a program writes the ends of lines as `\\n`.
 fn is_private_key(bytes: &[u8]) -> bool {
     let mut inside = false;
     let mut body = false;
-    for line in bytes.split(|byte| *byte == b'\n') {
+    let mut text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    while !text.is_empty() {
+        let (line, rest) = split_line(text);
+        text = rest;
         let line = line.trim_ascii();
+        let quote = |byte: &u8| matches!(byte, b'"' | b'\'');
+        let line = line.rsplit(quote).find(|part| !part.trim_ascii().is_empty()).unwrap_or(line);
         if border(line, b"-----BEGIN ") {
             (inside, body) = (true, false);
         } else if border(line, b"-----END ") {
@@ -89,6 +96,19 @@ fn is_private_key(bytes: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// The text up to the next end of a line, and what follows that.
+fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = |at: usize| match &text[at..] {
+        [b'\n' | b'\r', ..] => Some(1),
+        [b'\\', b'n' | b'r', ..] => Some(2),
+        _ => None,
+    };
+    match (0..text.len()).find_map(|at| Some((at, end(at)?))) {
+        Some((at, length)) => (&text[..at], &text[at + length..]),
+        None => (text, &[]),
+    }
 }
 
 fn border(line: &[u8], beginning: &[u8]) -> bool {
@@ -109,6 +129,11 @@ mod tests {
                 format!("-----BEGIN {label}-----\nProc-Type: 4,ENCRYPTED\n\n{body}\n-----END {label}-----");
             assert!(is_private_key(key.as_bytes()), "{key}");
             assert!(is_private_key(format!("cert\r\n{}\r\n", key.replace('\n', "\r\n")).as_bytes()));
+            assert!(is_private_key(key.replace('\n', "\r").as_bytes()));
+            assert!(is_private_key(format!("\u{feff}{key}\n").as_bytes()));
+            let json = serde_json::json!({ "id": 1, "private_key": format!("{key}\n"), "z": "" });
+            assert!(is_private_key(json.to_string().as_bytes()), "{json}");
+            assert!(is_private_key(format!("KEY = \"\"\"{key}\"\"\"\n").as_bytes()));
         }
         for text in [
             format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"),

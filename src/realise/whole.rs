@@ -7,11 +7,13 @@
 //!   both hold the same bytes with the same mode, owner and attributes, so that nobody can tell which is
 //!   seen; else it is an error, unless the recipe says whose word counts.
 //! - **A private key is in no layer**, unless the recipe says that it may be.
+//! - **A container can start**: its user has a name in the image, its folder is one.
 //!
 //! What was found is remembered by the layers' diffIDs, so an image that did not change is not looked at. Of
 //! a layer of files it is remembered by all but their contents, unless these decided something: a changed
 //! line of the application changes nothing else.
 
+mod container;
 mod folders;
 mod owners;
 
@@ -31,7 +33,7 @@ use crate::store::{Findings, Outcome, Record, Store};
 use crate::{Error, Kind, Result};
 
 /// Raised when the same layers are judged otherwise.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// What is known to be made by chance, by the layer's name: another machine has other bytes.
 pub type ByChance = Vec<(String, TreePath)>;
@@ -154,7 +156,12 @@ impl Engine<'_> {
         }
         let owners =
             image.meant.owners.iter().map(|(path, node)| (path.clone(), place(*node).map(|it| it as u64)));
+        let config = &image.config;
         encoder.put(&owners.collect::<BTreeMap<_, _>>());
+        encoder
+            .put(config.user.as_deref().unwrap_or_default())
+            .put(&config.working_directory)
+            .put(&config.volumes);
         encoder.finish()
     }
 }
@@ -217,8 +224,9 @@ impl<'a> Realisation<'a> {
         }
         let view = self.view(image)?;
         let mut verdict = Verdict::default();
-        let compared = owners::check(self, &view, &mut verdict)?;
+        let mut compared = owners::check(self, &view, &mut verdict)?;
         folders::check(&view, &mut verdict)?;
+        compared.extend(container::check(self, &view)?);
         let decided = view.decided.into_inner();
         verdict.unused = image.meant.owners.keys().filter(|path| !decided.contains(path)).cloned().collect();
         let about = self.engine.about(image, diff_ids, &compared);
@@ -302,8 +310,8 @@ fn private_key(name: &str, path: &TreePath, builder: &Builder<NodeId>) -> Error 
             "let the step remove it; a container makes its own at its first start",
         ),
         _ => (
-            "it is a file of the project",
-            "`.dockerignore` leaves it out; what is secret is given to the container when it starts",
+            "it is a file of the project, or one that the recipe writes",
+            "`.dockerignore` leaves a project's out; what is secret is given to the container when it starts",
         ),
     };
     Error::new(Kind::Input, format!("the layer `{name}` holds a private key: `/{path}`"))

@@ -1,11 +1,12 @@
 //! A command in the sandbox: the part of last resort.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use super::Result;
 use super::files::inside;
 use super::packages::{self, texts};
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
+use super::{RecipeError, Result};
 use crate::Builder;
 use crate::derivation::{Cache, Effort, Jobs, Output, Run};
 use crate::image::Layer;
@@ -72,7 +73,8 @@ impl Command {
         self
     }
 
-    /// What is kept is one folder (absolute), and the layer is its content.
+    /// What is kept is one folder (absolute), and the layer is its content, from the root on: `/out/usr/bin/x`
+    /// of the folder `/out` is `/usr/bin/x` of the image.
     #[must_use]
     pub fn output(mut self, folder: &str) -> Self {
         self.data().output = Some(folder.to_owned());
@@ -99,9 +101,10 @@ handle!(Command, named);
 
 impl Data {
     fn effort(&self) -> Result<Effort> {
-        let cache = self.cache.as_ref().map(|(name, path)| {
-            Ok::<_, super::RecipeError>(Cache { name: inside(name)?, path: path.clone() })
-        });
+        let cache = self
+            .cache
+            .as_ref()
+            .map(|(name, path)| Ok::<_, RecipeError>(Cache { name: inside(name)?, path: path.clone() }));
         Ok(Effort { cache: cache.transpose()?, jobs: self.jobs.clone() })
     }
 }
@@ -121,8 +124,22 @@ impl Part for Data {
             Some(folder) => Output::Folder(inside(folder)?),
             None => Output::Difference,
         };
+        let text = self.arguments.join(" ");
+        if self.arguments.first().is_none_or(String::is_empty) {
+            return Err(RecipeError("a command of the recipe names no program".to_owned()));
+        }
+        let root = expansion.root(&self.root)?;
+        if root.is_empty() {
+            return Err(RecipeError(format!(
+                "`{text}` runs in an empty root: `over` names the parts that it needs"
+            )));
+        }
+        let mut names = BTreeSet::new();
+        if let Some((name, _)) = self.environment.iter().find(|(name, _)| !names.insert(name)) {
+            return Err(RecipeError(format!("`env` of `{text}` sets `{name}` twice")));
+        }
         let run = Run {
-            root: expansion.root(&self.root)?,
+            root,
             files: Vec::new(),
             command: self.arguments.clone(),
             environment: self.environment.iter().cloned().collect(),
@@ -130,7 +147,6 @@ impl Part for Data {
             output,
             effort: self.effort()?,
         };
-        let text = self.arguments.join(" ");
         let name = self.told.name.clone().unwrap_or_else(|| text.clone());
         let tree = expansion.graph.add(&name, Builder::Run(run));
         let step = self.told.step.clone().unwrap_or(name);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::container;
 use super::files::inside;
 use super::packages::{self, texts};
 use super::part::{AnyPart, Expansion, Laid};
@@ -25,6 +26,8 @@ pub struct ImageRecipe {
     owners: Vec<(String, Owner)>,
     private_keys: Vec<String>,
     base: Option<Box<ImageRecipe>>,
+    /// Labels that were given two values.
+    twice: Vec<String>,
 }
 
 /// Whose word counts at a path.
@@ -83,6 +86,7 @@ impl ImageRecipe {
             owners: Vec::new(),
             private_keys: Vec::new(),
             base: None,
+            twice: Vec::new(),
         }
     }
 
@@ -100,7 +104,7 @@ impl ImageRecipe {
         self
     }
 
-    /// Keeps the layers in the order in which they were named.
+    /// Keeps the layers in the order in which they were named; what one stands on must come before it.
     #[must_use]
     pub fn in_this_order(mut self) -> Self {
         self.as_named = true;
@@ -138,14 +142,17 @@ impl ImageRecipe {
     /// Who a container runs as: `1000`, `1000:1000` or a name of the image's `passwd`.
     #[must_use]
     pub fn user(mut self, user: impl ToString) -> Self {
-        self.config.user = user.to_string();
+        self.config.user = Some(user.to_string());
         self
     }
 
-    /// A port that it listens on: `6006/tcp`.
+    /// A port that it listens on: `6006`, `53/udp`.
     #[must_use]
     pub fn port(mut self, port: &str) -> Self {
-        self.config.exposed_ports.push(port.to_owned());
+        let port = if port.contains('/') { port.to_owned() } else { format!("{port}/tcp") };
+        if !self.config.exposed_ports.contains(&port) {
+            self.config.exposed_ports.push(port);
+        }
         self
     }
 
@@ -179,7 +186,8 @@ impl ImageRecipe {
 
     #[must_use]
     pub fn label(mut self, name: &str, value: &str) -> Self {
-        self.config.labels.insert(name.to_owned(), value.to_owned());
+        let before = self.config.labels.insert(name.to_owned(), value.to_owned());
+        self.twice.extend(before.filter(|before| before != value).map(|_| name.to_owned()));
         self
     }
 
@@ -221,11 +229,37 @@ impl ImageRecipe {
     /// Adds what its parts ask the lock for.
     ///
     /// # Errors
-    /// Parts that ask for two things under one name.
+    /// Parts that ask for two things under one name; what no container can start with.
     pub(super) fn require(&self, requirements: &mut Requirements) -> Result<()> {
+        container::check(&self.config)?;
+        if let Some(name) = self.twice.first() {
+            return Err(RecipeError(format!("the recipe gives the label `{name}` two values")));
+        }
+        if self.parts.is_empty() {
+            return Err(RecipeError(format!("the image `{}` has no layer", self.name)));
+        }
+        self.check_order()?;
         AnyPart::with_all_needed(&self.parts).iter().try_for_each(|part| part.require(requirements))?;
         self.gpus.iter().for_each(|gpus| gpus.require(requirements));
         self.base.iter().try_for_each(|base| base.require(requirements))
+    }
+
+    /// What was named in an order of its own stands above what it is made over.
+    fn check_order(&self) -> Result<()> {
+        let place = |part: &AnyPart| self.parts.iter().position(|named| named.is(part));
+        let below = |part: &AnyPart| {
+            let mut below = AnyPart::with_all_below(std::slice::from_ref(part));
+            below.retain(|lower| !lower.is(part));
+            below
+        };
+        let is_wrong = |(at, part): (usize, &AnyPart)| below(part).iter().any(|it| place(it) > Some(at));
+        match self.as_named && self.parts.iter().enumerate().any(is_wrong) {
+            true => Err(RecipeError(format!(
+                "`in_this_order` of `{}` puts a layer below one that it is made over",
+                self.name
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// The image, by what the lock and the project say.
@@ -236,7 +270,6 @@ impl ImageRecipe {
         let mut expansion = Expansion::new(lock, project);
         let layers = self.ordered(&mut expansion)?;
         let meant = self.meant(&mut expansion, &layers)?;
-        check_environment(&self.config)?;
         let base = self.registry_image()?;
         let mut config = self.config;
         if let Some(base) = base {
@@ -339,22 +372,4 @@ impl ImageRecipe {
         meant.private_keys = self.private_keys.iter().map(|path| inside(path)).collect::<Result<_>>()?;
         Ok(meant)
     }
-}
-
-/// A name twice is a mistake: a container would see one of two values.
-fn check_environment(config: &Config) -> Result<()> {
-    let mut names = BTreeSet::new();
-    for (name, _) in &config.environment {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(RecipeError(format!(
-                "`{name}` is no name of a variable: the recipe's `env` sets it"
-            )));
-        }
-        if !names.insert(name) {
-            return Err(RecipeError(format!(
-                "the recipe's `env` sets `{name}` twice: one of them has to go"
-            )));
-        }
-    }
-    Ok(())
 }

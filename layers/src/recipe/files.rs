@@ -149,6 +149,12 @@ impl Own {
             },
             Source::Download(download) => FileSource::Fetched { file: download.fetch(expansion)? },
         };
+        if self.mode > 0o777 {
+            return Err(RecipeError(format!(
+                "`{}` has the mode {:o}: a file's is 0777 at most",
+                self.path, self.mode
+            )));
+        }
         Ok(FileEntry { path: inside(&self.path)?, mode: self.mode, source })
     }
 

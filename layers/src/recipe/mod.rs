@@ -26,6 +26,7 @@
 //! [`Program`] answers it for recipes of this kind.
 
 mod command;
+mod container;
 mod declare;
 mod files;
 mod packages;

@@ -75,6 +75,11 @@ impl AnyPart {
         Self(Rc::clone(handle) as Rc<dyn Part>)
     }
 
+    /// Whether both are handles of one part.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+
     fn id(&self) -> *const () {
         Rc::as_ptr(&self.0).cast()
     }

@@ -1,5 +1,7 @@
 //! The recipes of a program, as the engine asks for them.
 
+use std::collections::BTreeSet;
+
 use super::{Base, ImageRecipe, PythonFrom, RecipeError, Recipes, Result, Variant};
 use crate::application;
 use crate::image::Image;
@@ -64,9 +66,27 @@ impl Program {
         self
     }
 
+    /// A variant's name is one, and is its image's tag (OCI distribution-spec, "Pulling manifests").
+    fn check_names(&self) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for Declared { variant: Variant { name, .. }, .. } in &self.declared {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+            if !(1..=128).contains(&name.len()) || !name.bytes().all(plain) || name.starts_with(['.', '-']) {
+                return Err(RecipeError(format!(
+                    "`{name}` is no name of a variant: it is the tag of its image"
+                )));
+            }
+            if !names.insert(name) {
+                return Err(RecipeError(format!("two variants are called `{name}`")));
+            }
+        }
+        Ok(())
+    }
+
     fn required(&self, base: Base, python: PythonFrom) -> Result<Requirements> {
         let mut requirements = Requirements::default();
         requirements.python.system = python == PythonFrom::System;
+        self.check_names()?;
         for Declared { variant, declare } in &self.declared {
             let required = declare(base).and_then(|image| image.require(&mut requirements));
             required.map_err(|error| RecipeError(format!("the recipe of `{}`: {error}", variant.name)))?;

@@ -12,7 +12,7 @@ use crate::lock::{DebianSet, Lock, Requirements, Standalone};
 use crate::python::{PIP, Scheme};
 use crate::sdist::Build;
 use crate::tree::TreePath;
-use crate::wheels::{self, Alone, Group};
+use crate::wheels::{self, Alone, Group, Groups};
 use crate::{application, standalone};
 
 /// What Poetry is asked with beside the image's own packages; in no image.
@@ -53,7 +53,7 @@ impl Python {
     pub fn poetry_install(&self) -> PoetryInstall {
         PoetryInstall(Rc::new(PoetryData {
             python: self.clone(),
-            with: Vec::new(),
+            groups: Groups::default(),
             large: wheels::LARGE,
             alone: Vec::new(),
             build: None,
@@ -105,7 +105,9 @@ fn one_python(is_one: bool) -> Result<()> {
     if is_one {
         return Ok(());
     }
-    Err(RecipeError("the recipes share a lock, and have two Pythons: let them name one".to_owned()))
+    Err(RecipeError(
+        "the recipes share a lock, and have two Pythons: let them name one, of the same packages".to_owned(),
+    ))
 }
 
 impl From<Python> for AnyPart {
@@ -129,10 +131,10 @@ impl Part for Interpreter {
         let Some(archive) = self.standalone.as_ref().filter(|_| !python.system) else {
             one_python(python.standalone.is_none())?;
             let name = self.system.set_name("locking");
-            return require_set(
-                requirements,
-                DebianSet { name, essential: false, packages: texts(LOCKING), over, above },
-            );
+            let set = DebianSet { name, essential: false, packages: texts(LOCKING), over, above };
+            let known = requirements.debian.sets.iter().find(|known| known.name == set.name);
+            one_python(known.is_none_or(|known| *known == set))?;
+            return require_set(requirements, set);
         };
         let file = archive.name().to_owned();
         one_python(!locking && python.standalone.as_ref().is_none_or(|known| known.file == file))?;
@@ -237,7 +239,7 @@ pub struct PoetryInstall(Rc<PoetryData>);
 #[derive(Clone)]
 struct PoetryData {
     python: Python,
-    with: Vec<String>,
+    groups: Groups,
     large: u64,
     alone: Vec<String>,
     build: Option<SdistBuild>,
@@ -247,7 +249,21 @@ impl PoetryInstall {
     /// Optional groups as well, as `poetry install --with` names them.
     #[must_use]
     pub fn with<T: Into<String>>(mut self, groups: impl IntoIterator<Item = T>) -> Self {
-        Rc::make_mut(&mut self.0).with.extend(texts(groups));
+        Rc::make_mut(&mut self.0).groups.with.extend(texts(groups));
+        self
+    }
+
+    /// Without groups that are required, as `poetry install --without` names them: `["dev"]`.
+    #[must_use]
+    pub fn without<T: Into<String>>(mut self, groups: impl IntoIterator<Item = T>) -> Self {
+        Rc::make_mut(&mut self.0).groups.without.extend(texts(groups));
+        self
+    }
+
+    /// These groups and no others, as `poetry install --only` names them: `["main"]`.
+    #[must_use]
+    pub fn only<T: Into<String>>(mut self, groups: impl IntoIterator<Item = T>) -> Self {
+        Rc::make_mut(&mut self.0).groups.only.extend(texts(groups));
         self
     }
 
@@ -292,10 +308,10 @@ impl Part for PoetryData {
             build.environment.extend(environment.iter().cloned());
             build.effort = effort.clone();
         }
-        let with: Vec<&str> = self.with.iter().map(String::as_str).collect();
         let named: Vec<&str> = self.alone.iter().map(String::as_str).collect();
         let alone = Alone { large: self.large, named: &named };
-        let layers = wheels::poetry_install(&mut expansion.graph, expansion.lock, &with, alone, &build)?;
+        let layers =
+            wheels::poetry_install(&mut expansion.graph, expansion.lock, &self.groups, alone, &build)?;
         Ok(laid(layers))
     }
 }

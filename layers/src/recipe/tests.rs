@@ -1,4 +1,5 @@
 use super::*;
+use crate::Builder;
 use crate::digest::{BlobDigest, DiffId, Sha256};
 use crate::image::Compression;
 use crate::lock::{
@@ -193,6 +194,122 @@ fn a_name_is_one_thing() {
     };
     let error = program(archives).requirements(Base::Archive, PythonFrom::Recipe).unwrap_err().to_string();
     assert!(error.contains("two archives"), "{error}");
+}
+
+fn wrong(image: impl Fn() -> ImageRecipe + Sync + 'static) -> String {
+    program(image).requirements(Base::Archive, PythonFrom::Recipe).unwrap_err().to_string()
+}
+
+/// It is said before anything is resolved.
+#[test]
+fn what_no_container_can_start_with_is_refused() {
+    let image = || ImageRecipe::new("x").layer(debian());
+    assert!(wrong(move || image().user("")).contains("recipe's `user`"));
+    assert!(wrong(move || image().volume("/a/").volume("/a")).contains("recipe's `volume`"));
+    assert!(wrong(move || image().port("http")).contains("recipe's `port`"));
+    assert!(wrong(move || image().healthcheck(Healthcheck::default())).contains("recipe's `healthcheck`"));
+    assert!(wrong(move || image().label("a", "1").label("a", "2")).contains("label `a` two values"));
+    assert!(wrong(move || image().env([("A", "1"), ("A", "1")])).contains("recipe's `env`"));
+    assert!(wrong(|| ImageRecipe::new("x")).contains("has no layer"));
+    let ports = realised(move || image().port("80").port("80/tcp").port("53/udp")).unwrap();
+    assert_eq!(ports.config.exposed_ports, ["80/tcp", "53/udp"]);
+}
+
+#[test]
+fn an_order_of_one_s_own_is_one_that_can_be() {
+    let image = |system_first: bool| {
+        let debian = debian();
+        let system = system(&debian);
+        let parts = if system_first { [&system, &debian] } else { [&debian, &system] };
+        ImageRecipe::new("x").in_this_order().layers(parts)
+    };
+    assert!(wrong(move || image(true)).contains("puts a layer below one that it is made over"));
+    assert_eq!(asked(move || image(false)).debian.sets.len(), 2);
+}
+
+#[test]
+fn a_variant_has_a_name_of_its_own() {
+    let named = |names: [&'static str; 2]| {
+        let image = |_| Ok(ImageRecipe::new("x").layer(debian()));
+        let program = Program::new(names.map(|name| variant(name, "", image)));
+        program.requirements(Base::Archive, PythonFrom::Recipe)
+    };
+    named(["one", "two.2_x"]).unwrap();
+    for names in [["one", "one"], ["one", ""], ["one", "a b"], ["one", "a/b"], ["one", "-a"]] {
+        let error = named(names).unwrap_err().to_string();
+        assert!(error.contains(names[1]), "{error}");
+    }
+}
+
+#[test]
+fn a_command_has_a_program_and_a_root() {
+    let said = |command: fn() -> Command| {
+        realised(move || ImageRecipe::new("x").layer(debian()).layer(command())).unwrap_err().to_string()
+    };
+    assert!(said(|| Command::new([""; 0]).over(debian())).contains("names no program"));
+    assert!(said(|| Command::shell("true")).contains("runs in an empty root"));
+    let twice = || Command::shell("true").over(debian()).env([("A", "1"), ("A", "2")]);
+    assert!(said(twice).contains("sets `A` twice"));
+}
+
+/// As `poetry install` has them.
+#[test]
+fn groups_are_chosen() {
+    let names = |choose: fn(PoetryInstall) -> PoetryInstall| {
+        let install = move || choose(Python::of(&system(&debian())).poetry_install().split(0));
+        let image = realised(move || ImageRecipe::new("x").layer(install()))?;
+        let layers = image.layers.iter().filter(|layer| layer.step == "poetry install");
+        let names = layers.map(|layer| image.graph.node(layer.tree).name.clone()).collect::<Vec<_>>();
+        Ok::<_, RecipeError>((names, image.layers.last().map(|layer| layer.created_by.clone())))
+    };
+    let all = names(|install| install).unwrap().0;
+    assert!(!all.is_empty());
+    assert_eq!(names(|install| install.only(["main"])).unwrap().0, all);
+    assert!(names(|install| install.without(["main"])).unwrap().0.is_empty());
+    let error = names(|install| install.without(["dve"])).unwrap_err().to_string();
+    assert!(error.contains("no group `dve`; it has `"), "{error}");
+}
+
+/// The recipes' own Python, or the packages' in its place.
+#[test]
+fn a_python_of_an_archive_can_be_replaced() {
+    let image = || {
+        let python =
+            Python::standalone(&system(&debian()), &Download::new("python", "https://example/python.tar"));
+        ImageRecipe::new("x").layer(python.tools(["pip"])).layer(python.poetry_install())
+    };
+    let own = asked(image);
+    let standalone = own.python.standalone.as_ref().unwrap();
+    assert_eq!(
+        (standalone.file.as_str(), &standalone.above[..]),
+        ("python", &["base".to_owned(), "system".to_owned()][..])
+    );
+    assert!(own.url.contains_key("python") && own.debian.sets.iter().all(|set| set.name != "locking"));
+    let lock = locked(own);
+    let made = program(image).image("one", Base::Archive, &lock, &project()).unwrap();
+    assert!(names(&made).contains(&"python"), "{:?}", names(&made));
+    let of_wheels = made.graph.nodes().find_map(|(_, node)| match &node.builder {
+        Builder::UnpackWheels(wheels) => Some(wheels.layout.clone()),
+        _ => None,
+    });
+    let Some(crate::derivation::Layout::Site(scheme)) = of_wheels else { panic!("no wheels") };
+    assert_eq!(scheme.library.to_string(), "usr/local/lib/python3.11/site-packages");
+    assert_eq!(scheme.interpreter, "/usr/local/bin/python3.11");
+
+    let system = program(image).requirements(Base::Archive, PythonFrom::System).unwrap();
+    assert!(system.python.system && system.python.standalone.is_none() && system.url.is_empty());
+    assert!(system.debian.sets.iter().any(|set| set.name == "locking"));
+    let none = program(|| ImageRecipe::new("x").layer(debian()));
+    let error = none.requirements(Base::Archive, PythonFrom::System).unwrap_err().to_string();
+    assert!(error.contains("no Python of their own"), "{error}");
+    let two = Program::new([
+        variant("one", "", move |_| Ok(image())),
+        variant("two", "", |_| {
+            Ok(ImageRecipe::new("y").layer(Python::of(&super::tests::system(&debian())).tools(["pip"])))
+        }),
+    ]);
+    let error = two.requirements(Base::Archive, PythonFrom::Recipe).unwrap_err().to_string();
+    assert!(error.contains("two Pythons"), "{error}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use assemble_layers::derivation::FileSource;
 use assemble_layers::tree::OPAQUE;
-use assemble_layers::{BlobDigest, Builder, Entry, Kind as EntryKind, TreePath};
+use assemble_layers::{BlobDigest, Builder, Entry, Kind as EntryKind, NodeId, TreePath};
 
 use super::{Shadowed, Verdict, View};
 use crate::pack::Contents;
@@ -27,6 +27,7 @@ pub(super) fn check(
     for (path, holders) in check.shared() {
         for Pair { low, high } in check.conflicts(path, &holders)? {
             let owner = view.owner(path);
+            check.folder_and_link(path, low, high, owner)?;
             if owner == Some(view.image.layers[high].tree) {
                 shadowed.entry((low, high)).or_default().push(path.clone());
             } else if owner == Some(view.image.layers[low].tree) {
@@ -149,6 +150,32 @@ impl<'a> Check<'a> {
             self.run.tree_with_content(self.view.image.layers[layer].tree)?;
         }
         Ok(())
+    }
+
+    /// Where a folder stands in the place of a link, what lies where the link leads cannot be reached by it:
+    /// no recipe means that. `/bin` is the usual one.
+    fn folder_and_link(&self, path: &TreePath, low: usize, high: usize, owner: Option<NodeId>) -> Result<()> {
+        let entry = |layer: usize| self.view.trees[layer].find(path).map(|entry| &entry.kind);
+        let (link, folder) = match (entry(low), entry(high)) {
+            (Some(EntryKind::Symlink(to)), Some(EntryKind::Directory)) => ((low, to), high),
+            (Some(EntryKind::Directory), Some(EntryKind::Symlink(to))) => ((high, to), low),
+            _ => return Ok(()),
+        };
+        if owner == Some(self.view.image.layers[link.0].tree) {
+            return Ok(());
+        }
+        let message = format!("`/{path}` is a link in one layer and a folder in another");
+        let target = String::from_utf8_lossy(&link.1.0).into_owned();
+        let held = self.view.trees[folder].within(path).map(|entry| &entry.path).find(|held| *held != path);
+        Err(Error::new(Kind::Input, message)
+            .detail(format!("{}: it leads to `{target}`", self.owner(link.0, path)))
+            .detail(match held {
+                Some(held) => format!("{}: it holds `/{held}`", self.owner(folder, path)),
+                None => self.owner(folder, path),
+            })
+            .hint(
+                "name what is in the folder by where the link leads: `/usr/bin/NAME` in place of `/bin/NAME`",
+            ))
     }
 
     /// A whiteout hides what is below it as well.
