@@ -407,7 +407,7 @@ fn a_container_can_start() {
             ("srv/app/main.py", "x"),
         ])),
     );
-    let mut with = |user: Option<&str>, folder: &str, volume: Option<&str>| {
+    let with = |user: Option<&str>, folder: &str, volume: Option<&str>| {
         let mut image = scene.image();
         image.config.user = user.map(str::to_owned);
         image.config.working_directory = folder.to_owned();
