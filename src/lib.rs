@@ -79,6 +79,18 @@
 //!   are ordered by whether they seldom change. A recipe can keep its own order.
 //! - **A set of packages names the sets below it** in the lock. When each was over all before it, a package
 //!   that Poetry's own set had was missing in a later layer that needs it, and nobody would have said so.
+//! - **A standalone Python is a tar below `/usr/local`** (`unpack-archive`), without its pip: distributions are
+//!   the lock's alone. One place and one scheme, so that wheels need not know which archive it was. What
+//!   stands in for it (`--python system`) is written in the lock, as indexes are.
+//! - **A package of somebody else's archive is a file at an address**: the recipe names the archive, so its
+//!   address is no configuration of the machine's; `--url-mirror` is, as for other files.
+//! - **An archive's files have no owners, times and special modes**: they are programs that a recipe lays, and
+//!   the same files packed by another tar are the same tree. A device or a pipe in it is an error.
+//! - **What no engine can start is no image**: engines take such a configuration, and fail later; one of them
+//!   ends (`recipe::container`, `realise::whole::container`). A program that is missing is no error: it may
+//!   come with a volume.
+//! - **An equal tag is not believed**: a push asks for each blob, a request each, since registries lose them.
+//! - **A panic ends the process** (70), whatever thread it is in: others would wait for that one.
 //! - **No overlay in the sandbox.** A root is a plain folder and a snapshot of inodes and change
 //!   times; what changed is compared with the tree it came from. It needs no support from the file
 //!   system, works in containers, and makes "equal entries are dropped" the rule, not a clean-up.

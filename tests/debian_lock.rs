@@ -6,14 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use assemble::fetch::{Configuration, Fetcher};
 use assemble::lock::debian::{Installed, Request, resolve};
 use assemble::net::Machine;
-use assemble_layers::lock::{Deb, DebianRequirements, DebianSet};
+use assemble_layers::lock::{Deb, DebianRequirements, DebianSet, ThirdPartyArchive};
 use tempfile::TempDir;
 
 const SUITES: [&str; 3] = ["bookworm", "bookworm-updates", "bookworm-security"];
@@ -47,6 +48,7 @@ fn requirements(case: &[&str]) -> DebianRequirements {
         architecture: "amd64".into(),
         suites: SUITES.map(str::to_owned).into(),
         components: vec!["main".into()],
+        third_party: Vec::new(),
         sets: case.iter().enumerate().map(set).collect(),
     }
 }
@@ -95,6 +97,11 @@ struct Apt {
 
 impl Apt {
     fn new(fetcher: &Fetcher) -> Self {
+        Self::with(fetcher, "")
+    }
+
+    /// With more lines of sources.
+    fn with(fetcher: &Fetcher, more: &str) -> Self {
         let this = Self { root: TempDir::new().unwrap() };
         for folder in ["etc/apt/preferences.d", "state/lists/partial", "cache/archives/partial"] {
             fs_err::create_dir_all(this.root.path().join(folder)).unwrap();
@@ -106,7 +113,7 @@ impl Apt {
             writeln!(sources, "deb [arch=amd64 signed-by={}] {address} {suite} main", keys.display())
                 .unwrap();
         }
-        fs_err::write(this.root.path().join("etc/apt/sources.list"), sources).unwrap();
+        fs_err::write(this.root.path().join("etc/apt/sources.list"), sources + more).unwrap();
         fs_err::write(this.root.path().join("status"), "").unwrap();
         this.run(&["update"]);
         this
@@ -179,7 +186,7 @@ fn the_choice_over_an_older_image_is_apt_s() {
     let old = resolve(&fetcher, &request).unwrap().debian.package;
     apt.pretend_installed(&old.iter().collect::<Vec<_>>());
     let status = fs_err::read_to_string(apt.root.path().join("status")).unwrap();
-    let installed = Installed::read(apt.root.path(), status).unwrap();
+    let installed = Installed::read(apt.root.path(), status, &[]).unwrap();
     let (mut differences, mut upgraded) = (String::new(), 0);
     for packages in
         ["build-essential python3-dev tini", "libssl-dev libexpat1-dev", "python3-venv", "git curl"]
@@ -243,4 +250,139 @@ fn the_choice_is_apt_s() {
         apt.pretend_installed(&[]);
     }
     assert!(differences.is_empty(), "{differences}");
+}
+
+/// Archives that others publish, made by their tools: a key, packages, an index, a signature.
+struct Vendors {
+    folder: TempDir,
+    server: Child,
+    port: u16,
+}
+
+impl Drop for Vendors {
+    fn drop(&mut self) {
+        let _ = self.server.kill().and_then(|()| self.server.wait());
+    }
+}
+
+impl Vendors {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut server = Command::new("python3");
+        server
+            .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"])
+            .arg(folder.path());
+        let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { folder, server, port: line.split(' ').nth(5).unwrap().parse().unwrap() }
+    }
+
+    fn sh(&self, script: &str) -> String {
+        let mut command = Command::new("sh");
+        command
+            .args(["-euc", script])
+            .current_dir(&self.folder)
+            .env("GNUPGHOME", self.folder.path().join("gpg"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// An archive with these packages, `NAME VERSION DEPENDS`, signed by a key of its own; that key.
+    fn publish(&self, name: &str, suite: Option<&str>, packages: &[(&str, &str, &str)]) -> String {
+        for (package, version, depends) in packages {
+            self.sh(&format!(
+                "mkdir -p tree/DEBIAN {name}/pool
+                 printf 'Package: {package}\nVersion: {version}\nArchitecture: all\nMaintainer: V <v@vendor.example>\n' >tree/DEBIAN/control
+                 printf 'Depends: {depends}\nDescription: of {name}\n' >>tree/DEBIAN/control
+                 dpkg-deb --build --root-owner-group tree {name}/pool/ >&2; rm -r tree"
+            ));
+        }
+        let (index, release) = match suite {
+            Some(suite) => (format!("dists/{suite}/tools/binary-amd64"), format!("dists/{suite}")),
+            None => (".".to_owned(), ".".to_owned()),
+        };
+        // An empty field and blanks at the ends of lines, as some vendors have them.
+        self.sh(&format!(
+            "mkdir -p gpg {name}/{index}; chmod 700 gpg
+             (cd {name} && dpkg-scanpackages --multiversion pool >{index}/Packages 2>/dev/null && gzip -k {index}/Packages)
+             cd {name}/{release}
+             {{ printf 'Origin: {name}\nLabel: \nSuite: {}\nDate: %s  \nSHA256:\n' \"$(date -Ru)\"
+                find . -name 'Packages*' | sed 's,^\\./,,' | while read -r file; do
+                    printf ' %s %s %s\n' \"$(sha256sum <\"$file\" | cut -d' ' -f1)\" \"$(stat -c %s \"$file\")\" \"$file\"
+                done; }} >Release
+             gpg --batch --quiet --passphrase '' --quick-generate-key '{name} <v@{name}.example>' default default never
+             gpg --batch --quiet --local-user 'v@{name}.example' --clearsign --output InRelease Release
+             gpg --armor --export 'v@{name}.example'",
+            suite.unwrap_or_default(),
+        ))
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("http://127.0.0.1:{}/{name}/", self.port)
+    }
+}
+
+/// Beside Debian's, one with suites and a flat one, each with a key of its own.
+#[test]
+fn archives_of_others_are_read_as_apt_reads_them() {
+    let Some(fetcher) = fetcher() else { return };
+    for (program, package) in [("gpg", "gnupg"), ("dpkg-scanpackages", "dpkg-dev")] {
+        if Command::new(program).arg("--version").output().is_err() {
+            std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("skipped: archives of others need `{package}`\n"),
+            )
+            .unwrap();
+            return;
+        }
+    }
+    let vendors = Vendors::new();
+    let keys = [
+        vendors.publish("flat", None, &[("driver", "7", "libc6"), ("tini", "99", "libc6")]),
+        vendors.publish(
+            "vendor",
+            Some("stable"),
+            &[("tool", "3", "driver, tini (>= 1)"), ("driver", "6", "libc6")],
+        ),
+    ];
+    let [flat, vendor] = ["flat", "vendor"].map(|name| vendors.url(name));
+    let mut sources = String::new();
+    for (name, key, rest) in
+        [("flat", &keys[0], format!("{flat} /")), ("vendor", &keys[1], format!("{vendor} stable tools"))]
+    {
+        let file = vendors.folder.path().join(format!("{name}.asc"));
+        fs_err::write(&file, key).unwrap();
+        writeln!(sources, "deb [arch=amd64 signed-by={}] {rest}", file.display()).unwrap();
+    }
+    let apt = Apt::with(&fetcher, &sources);
+    let mut asked = requirements(&["tool"]);
+    let third_party = |flat_key: &str, vendor_key: &str| {
+        vec![
+            ThirdPartyArchive::new("flat", &flat, flat_key),
+            ThirdPartyArchive::new("vendor", &vendor, vendor_key).suites(["stable"], ["tools"]),
+        ]
+    };
+    asked.third_party = third_party(&keys[0], &keys[1]);
+    fn request(requirements: &DebianRequirements) -> Request<'_> {
+        Request { requirements, previous: None, update: &[], now: now(), installed: None }
+    }
+    let debs = resolve(&fetcher, &request(&asked)).unwrap().debian.package;
+    let ours: BTreeMap<_, _> = debs.iter().map(|deb| (deb.name.clone(), deb.version.clone())).collect();
+    let mut differences = String::new();
+    compare("tool", &ours, &apt.install("tool"), &mut differences);
+    assert!(differences.is_empty(), "{differences}");
+    assert_eq!((ours["driver"].as_str(), ours["tini"].as_str()), ("7", "99"));
+    // What is locked is what is fetched.
+    let folder = TempDir::new().unwrap();
+    for deb in debs.iter().filter(|deb| deb.url.is_some()) {
+        fetcher.fetch(&deb.fetch(), &folder.path().join(&deb.name), &mut |_| {}).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+    // Each key is good for its own archive alone.
+    asked.third_party = third_party(&keys[1], &keys[0]);
+    let error = resolve(&fetcher, &request(&asked)).unwrap_err();
+    assert!(error.to_string().contains("bears no valid signature"), "{error}");
 }

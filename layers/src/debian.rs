@@ -37,11 +37,15 @@ fn fetch(graph: &mut Graph, deb: &Deb) -> NodeId {
 impl Deb {
     /// The package's file.
     pub fn fetch(&self) -> Fetch {
+        let origin = match &self.url {
+            Some(url) => Origin::Url { url: url.clone() },
+            None => Origin::Debian { suite: self.suite.clone(), path: self.path.clone() },
+        };
         Fetch {
             file: self.path.rsplit('/').next().unwrap_or(&self.path).to_owned(),
             sha256: self.sha256,
             size: self.size,
-            origin: Origin::Debian { suite: self.suite.clone(), path: self.path.clone() },
+            origin,
         }
     }
 }

@@ -72,8 +72,34 @@ pub struct DebianRequirements {
     pub suites: Vec<String>,
     /// `main`.
     pub components: Vec<String>,
+    /// Archives of others, whose packages stand beside Debian's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub third_party: Vec<ThirdPartyArchive>,
     /// Those that a set is installed over stand before it.
     pub sets: Vec<DebianSet>,
+}
+
+/// An archive of Debian packages that is not Debian's, and has keys of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThirdPartyArchive {
+    /// The recipe's word for it.
+    pub name: String,
+    /// What `dists/` and `pool/` are below; of a flat one, the folder of its `Packages` (sources.list(5)). It
+    /// ends in `/`.
+    pub url: String,
+    /// None where it is flat.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suites: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<String>,
+    /// What apt's preferences would say of its packages, instead of the 500 that most archives have
+    /// (apt_preferences(5)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u16>,
+    /// The keys that it may be signed with, armoured (RFC 9580, 6.2). Nothing else of an archive is signed
+    /// by them, and it is signed by no others.
+    pub keys: String,
 }
 
 /// Packages that are installed together, as one layer.
@@ -226,8 +252,11 @@ pub struct Deb {
     pub architecture: String,
     /// The [`DebianSet`] that it belongs to.
     pub set: String,
-    /// The suite whose index lists it.
+    /// The suite whose index lists it; the archive's name, where that is flat.
     pub suite: String,
+    /// Its address, where it is of an archive that is not Debian's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// Below the archive: `pool/main/a/apt/apt_2.6.1_amd64.deb`.
     pub path: String,
     pub sha256: Sha256,

@@ -44,6 +44,8 @@ pub enum NamedBy {
     Snapshot(u64),
     /// A base image's own apt: nobody on this machine.
     Base,
+    /// A recipe, of an archive that is not Debian's.
+    Recipe,
 }
 
 /// Everything that is configured.
@@ -63,6 +65,8 @@ pub struct AptSource {
     address: Address,
     pub suites: Vec<String>,
     pub components: Vec<String>,
+    /// apt's `Signed-By`: files, fingerprints, or a key itself; whatever apt trusts, if absent.
+    pub signed_by: Option<String>,
     file: PathBuf,
     may_be_expired: bool,
 }
@@ -99,6 +103,11 @@ impl Archives {
     pub fn and_bases(mut self, bases: Option<BaseSources>) -> Self {
         self.bases = bases;
         self
+    }
+
+    /// Whether the configuration says that an expired Release is no error.
+    pub fn may_be_expired(&self) -> bool {
+        self.may_be_expired
     }
 
     /// The addresses that may serve a suite, the likeliest first.
@@ -211,6 +220,7 @@ struct Entry {
     uris: Vec<String>,
     suites: Vec<String>,
     components: Vec<String>,
+    signed_by: Option<String>,
     may_be_expired: bool,
 }
 
@@ -221,6 +231,7 @@ impl Entry {
             address,
             suites: self.suites.clone(),
             components: self.components.clone(),
+            signed_by: self.signed_by.clone(),
             file: file.to_owned(),
             may_be_expired: self.may_be_expired,
         }));
@@ -250,8 +261,16 @@ fn one_line(line: &str) -> Option<Entry> {
     let may_be_expired = options.split_whitespace().any(|option| {
         option.split_once('=').is_some_and(|(name, value)| name == "check-valid-until" && is_false(value))
     });
+    let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
+    let signed_by = signed_by.map(|files| files.replace(',', " "));
     let components = words.map(str::to_owned).collect();
-    Some(Entry { uris: vec![uri.to_owned()], suites: vec![suite.to_owned()], components, may_be_expired })
+    Some(Entry {
+        uris: vec![uri.to_owned()],
+        suites: vec![suite.to_owned()],
+        components,
+        signed_by,
+        may_be_expired,
+    })
 }
 
 /// Stanzas of fields, names in lower case, continuation lines joined, comments left out.
@@ -263,7 +282,7 @@ fn stanzas(text: &str) -> impl Iterator<Item = Vec<(String, String)>> {
             stanzas.push(Vec::new());
         } else if line.starts_with([' ', '\t']) {
             if let Some((_, value)) = stanzas[last].last_mut() {
-                value.push(' ');
+                value.push('\n');
                 value.push_str(line.trim());
             }
         } else if let Some((name, value)) = line.split_once(':') {
@@ -283,7 +302,8 @@ fn deb822(stanza: &[(String, String)]) -> Option<Entry> {
     }
     let may_be_expired = field("check-valid-until").is_some_and(is_false);
     let (uris, suites, components) = (words("uris"), words("suites"), words("components"));
-    Some(Entry { uris, suites, components, may_be_expired })
+    let signed_by = field("signed-by").map(str::to_owned);
+    Some(Entry { uris, suites, components, signed_by, may_be_expired })
 }
 
 /// apt's `StringToBool`.

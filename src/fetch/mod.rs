@@ -160,7 +160,7 @@ impl Fetcher {
     fn address_of(&self, url: &str) -> Result<Address> {
         let mirrored = self.url_mirrors.iter().find_map(|mirror| mirror.of(url));
         Address::parse(mirrored.as_deref().unwrap_or(url))
-            .map_err(|error| error.within("a file of the recipes cannot be fetched"))
+            .map_err(|error| error.within(format!("`{url}`, which a recipe names, cannot be fetched")))
     }
 
     /// Copies the file at an address that a recipe names into `into`; its digest.
@@ -248,13 +248,25 @@ impl Fetcher {
         Ok(archives)
     }
 
+    /// Where an archive is that a recipe names: there, or in the first mirror that is for it.
+    ///
+    /// # Errors
+    /// What is no address.
+    pub fn archive_of_recipe(&self, url: &str) -> Result<Archive> {
+        let mirrored = self.url_mirrors.iter().find_map(|mirror| mirror.of(url));
+        let address = Address::folder(mirrored.as_deref().unwrap_or(url))?;
+        Ok(Archive { address, named_by: NamedBy::Recipe, may_be_expired: self.archives.may_be_expired() })
+    }
+
     /// # Errors
     /// There is to be no network.
     pub fn online(&self, what: &str) -> Result<()> {
         if !self.offline {
             return Ok(());
         }
-        Err(offline(&format!("`{what}`")))
+        // What is asked for changes, and is in no store.
+        Err(Error::new(Kind::Network, format!("`{what}` is asked for, and `--offline` allows no network"))
+            .hint("without `--offline` it is locked; what is locked is built with it"))
     }
 }
 

@@ -235,7 +235,7 @@ impl Maker<'_> {
         let root = root_of(engine, image)?;
         let sources = apt_sources(&Machine::new::<&str, &str>(root.path(), []));
         // Those whose suite is a folder have neither suites nor components.
-        let sources: Vec<_> = sources.iter().filter(|source| !source.components.is_empty()).collect();
+        let sources: Vec<_> = sources.into_iter().filter(|source| !source.components.is_empty()).collect();
         image.suites = distinct(sources.iter().flat_map(|source| &source.suites));
         image.components = distinct(sources.iter().flat_map(|source| &source.components));
         if image.suites.is_empty() {
@@ -243,7 +243,7 @@ impl Maker<'_> {
                 Error::new(Kind::Input, format!("the base image `{}` has no apt sources", image.repository));
             return Err(error.hint("packages are installed over it from where it says that they come from"));
         }
-        Ok(Some(Installed::read(root.path(), dpkg_status(root.path())?)?))
+        Ok(Some(Installed::read(root.path(), dpkg_status(root.path())?, &sources)?))
     }
 
     fn resolve_python(&self, lock: &Lock, known: Option<&Lock>, update: &Update) -> Result<Python> {

@@ -39,7 +39,7 @@ mod unpacked;
 pub use command::Command;
 pub use declare::{Gpus, ImageRecipe};
 pub use files::{Download, Files};
-pub use packages::{Archive, Packages, RegistryImage};
+pub use packages::{Archive, Packages, RegistryImage, ThirdPartyArchive};
 pub use part::{AnyPart, Expansion, Laid, Named, Part, Told};
 pub use program::{Declared, Program, variant};
 pub use python::{Application, Collection, Manifest, PoetryInstall, Python, SdistBuild, Tools};

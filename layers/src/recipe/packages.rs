@@ -1,11 +1,13 @@
 //! Debian's packages, and images of registries that they are installed over.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::files::inside;
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
 use super::{Files, RecipeError, Result};
 use crate::image::Layer;
+pub use crate::lock::ThirdPartyArchive;
 use crate::lock::{DebianSet, Requirements};
 use crate::{base_image, debian};
 
@@ -15,6 +17,64 @@ pub struct Archive {
     release: String,
     suites: Vec<String>,
     components: Vec<String>,
+    third_party: Vec<ThirdPartyArchive>,
+}
+
+impl ThirdPartyArchive {
+    /// A flat one, `deb URL /` as apt's sources have it; `name` is the recipe's word for it. `keys` are those
+    /// that it may be signed with, armoured: `include_str!("vendor.asc")`. Nobody else's count for it, and
+    /// they count for nobody else.
+    pub fn new(name: &str, url: &str, keys: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            url: format!("{}/", url.trim_end_matches('/')),
+            suites: Vec::new(),
+            components: Vec::new(),
+            priority: None,
+            keys: keys.trim().to_owned(),
+        }
+    }
+
+    /// One with suites, and these of them: `deb URL stable main`.
+    #[must_use]
+    pub fn suites<S: Into<String>, C: Into<String>>(
+        mut self,
+        suites: impl IntoIterator<Item = S>,
+        components: impl IntoIterator<Item = C>,
+    ) -> Self {
+        (self.suites, self.components) = (texts(suites), texts(components));
+        self
+    }
+
+    /// Its packages go before or behind others of the same name, as apt's preferences say it: 500 is what
+    /// Debian's have.
+    #[must_use]
+    pub fn priority(mut self, priority: u16) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        let wrong = |how: &str| Err(RecipeError(format!("the archive `{}` {how}", self.name)));
+        let host =
+            self.url.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
+        match () {
+            () if self.name.is_empty() || self.name.contains(['/', '`']) => wrong("has no name that is one"),
+            () if !self.url.starts_with("http://") && !self.url.starts_with("https://") => {
+                wrong("has an address that is neither http nor https")
+            }
+            () if host.contains('@') => {
+                wrong("has a login in its address: the lock would, too; netrc or `--url-mirror` may have one")
+            }
+            () if !self.keys.starts_with("-----BEGIN PGP PUBLIC KEY BLOCK-----") => {
+                wrong("has keys that are not armoured: `gpg --export --armor KEY` writes them so")
+            }
+            () if self.suites.is_empty() != self.components.is_empty() => {
+                wrong("has suites without components, or components without suites")
+            }
+            () => Ok(()),
+        }
+    }
 }
 
 impl Archive {
@@ -24,7 +84,16 @@ impl Archive {
             release: release.to_owned(),
             suites: ["", "-updates", "-security"].map(|suffix| format!("{release}{suffix}")).to_vec(),
             components: vec!["main".to_owned()],
+            third_party: Vec::new(),
         }
+    }
+
+    /// With the packages of an archive that is not Debian's beside its own. Of one name the newest is taken,
+    /// as apt does it.
+    #[must_use]
+    pub fn and(mut self, archive: &ThirdPartyArchive) -> Self {
+        self.third_party.push(archive.clone());
+        self
     }
 
     /// With these components, `contrib` and `non-free` for instance, and no others.
@@ -289,9 +358,19 @@ fn require_archive(requirements: &mut Requirements, archive: &Archive) -> Result
         debian.architecture = "amd64".to_owned();
         debian.suites.clone_from(&archive.suites);
         debian.components.clone_from(&archive.components);
+        debian.third_party.clone_from(&archive.third_party);
+        archive.third_party.iter().try_for_each(ThirdPartyArchive::check)?;
+        let mut names = BTreeSet::new();
+        agree(debian.third_party.iter().all(|it| names.insert(&it.name)), "archive", "third-party")?;
     }
-    if (&debian.suites, &debian.components) == (&archive.suites, &archive.components) {
+    let (known, own) = ((&debian.suites, &debian.components), (&archive.suites, &archive.components));
+    if known == own && debian.third_party == archive.third_party {
         return Ok(());
+    }
+    if known == own {
+        return Err(RecipeError(
+            "the recipes share a lock, and name different third-party archives".to_owned(),
+        ));
     }
     Err(RecipeError(format!(
         "the recipes take packages from two archives: {} ({}) and {} ({})",

@@ -46,6 +46,7 @@ fn locked(requirements: Requirements) -> Lock {
         architecture: "amd64".to_owned(),
         set: set.name.clone(),
         suite: "bookworm".to_owned(),
+        url: None,
         path: format!("pool/{}.deb", set.packages[0]),
         sha256: Sha256::of(set.name.as_bytes()),
         size: 1,
@@ -172,6 +173,29 @@ fn what_a_step_is_made_with_stays_out() {
     };
     assert_eq!(names(&step(false).unwrap()), ["made"]);
     assert_eq!(names(&step(true).unwrap()), ["debian bookworm", "system", "gcc", "made"]);
+}
+
+#[test]
+fn archives_of_others_are_the_lock_s() {
+    const KEY: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n…\n-----END PGP PUBLIC KEY BLOCK-----\n";
+    let image = |archive: ThirdPartyArchive| {
+        let debian = Archive::debian("bookworm").and(&archive).essential(["apt"]);
+        ImageRecipe::new("x").layer(debian.install(["tool"]))
+    };
+    let own = || ThirdPartyArchive::new("vendor", "https://vendor.example/debian", KEY);
+    let asked = asked(move || image(own().suites(["stable"], ["main"]).priority(600)));
+    let [archive] = &asked.debian.third_party[..] else { panic!("{asked:?}") };
+    assert_eq!((archive.url.as_str(), archive.priority), ("https://vendor.example/debian/", Some(600)));
+    assert!(archive.keys.starts_with("-----BEGIN") && archive.keys.ends_with("-----"));
+    for (wrong_one, said) in [
+        (ThirdPartyArchive::new("vendor", "ftp://vendor.example/", KEY), "neither http nor https"),
+        (ThirdPartyArchive::new("vendor", "https://me:pw@vendor.example/", KEY), "login"),
+        (ThirdPartyArchive::new("vendor", "https://vendor.example/", "key"), "armoured"),
+        (own().suites(["stable"], [""; 0]), "suites without components"),
+    ] {
+        let error = wrong(move || image(wrong_one.clone()));
+        assert!(error.contains(said) && !error.contains("pw"), "{error}");
+    }
 }
 
 /// One name is one thing in all recipes that share a lock.

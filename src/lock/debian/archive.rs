@@ -21,28 +21,37 @@ pub struct Suite {
     pub warnings: Vec<String>,
 }
 
-/// Reads suites from wherever they are.
+/// Reads one suite from wherever it is.
 pub struct Reader<'a> {
     pub fetcher: &'a Fetcher,
+    /// The suite's name; the archive's, where that is flat.
+    pub name: &'a str,
+    /// Where it may be, the likeliest first.
+    pub archives: Vec<Archive>,
     pub keyring: &'a Keyring,
+    /// None where the archive is flat.
     pub components: &'a [String],
-    /// Whose archives count; whoever signs for a base image's own keys, if absent. Then a suite may lack
-    /// some of the components, for other suites have them.
+    /// Whose archive it must be; whoever signs with the keys, if absent.
     pub origin: Option<&'a str>,
+    /// Whether it may lack some of the components, for other suites have them.
+    pub may_lack: bool,
     pub architecture: &'a str,
+    /// What its packages are preferred by, where the archive's own word does not count.
+    pub priority: Option<u16>,
     /// In seconds since 1970.
     pub now: u64,
 }
 
 impl Reader<'_> {
-    /// Reads a suite from the first address that has it, signed.
+    /// Reads the suite from the first address that has it, signed.
     ///
     /// # Errors
     /// None has: a line for each says why.
-    pub fn suite(&self, name: &str) -> Result<Suite> {
+    pub fn suite(&self) -> Result<Suite> {
+        let name = self.name;
         let mut failures = Vec::new();
-        for archive in self.fetcher.archives_of(name)? {
-            match self.suite_at(&archive, name) {
+        for archive in &self.archives {
+            match self.suite_at(archive) {
                 Ok(mut suite) => {
                     suite.warnings.extend(failures.iter().map(Error::message).map(str::to_owned));
                     return Ok(suite);
@@ -59,16 +68,27 @@ impl Reader<'_> {
                 error = error.detail(format!("  {detail}"));
             }
         }
-        Err(error.hint(format!(
-            "`{}` names a mirror, `{}` a snapshot archive",
-            crate::fetch::debian::MIRROR,
-            crate::fetch::debian::SNAPSHOT
-        )))
+        Err(match self.archives.first().map(|archive| &archive.named_by) {
+            Some(NamedBy::Recipe) => error.hint("`--url-mirror FROM=TO` reads it elsewhere; its keys stay"),
+            _ => error.hint(format!(
+                "`{}` names a mirror, `{}` a snapshot archive",
+                crate::fetch::debian::MIRROR,
+                crate::fetch::debian::SNAPSHOT
+            )),
+        })
+    }
+
+    fn is_flat(&self) -> bool {
+        self.components.is_empty()
     }
 
     /// The error is `None` if an apt source has no such suite.
-    fn suite_at(&self, archive: &Archive, name: &str) -> Result<Suite, Option<Error>> {
-        let base = archive.address.join(&format!("dists/{name}/"))?;
+    fn suite_at(&self, archive: &Archive) -> Result<Suite, Option<Error>> {
+        let name = self.name;
+        let base = match self.is_flat() {
+            true => archive.address.clone(),
+            false => archive.address.join(&format!("dists/{name}/"))?,
+        };
         let address = base.join("InRelease")?;
         let Some(page) = self.fetcher.client().find(&address, None, LARGEST_RELEASE)? else {
             let absent = Error::new(Kind::Network, format!("`{}` has no suite `{name}`", address.host()));
@@ -80,7 +100,9 @@ impl Reader<'_> {
         };
         let text = verify(&page.bytes, self.keyring, self.now).map_err(wrong)?;
         let release = Release::parse(&text).map_err(wrong)?;
-        release.check(name, self.origin).map_err(wrong)?;
+        if !self.is_flat() {
+            release.check(name, self.origin).map_err(wrong)?;
+        }
         let mut warnings = Vec::new();
         if let Some(days) = release.expired_for(now_for(archive, self.now)) {
             let expired = wrong(format!("expired {days} days ago"));
@@ -92,17 +114,20 @@ impl Reader<'_> {
             warnings.push(format!("{}: accepted, as configured", expired.message()));
         }
         let texts = self.indexes(&base, &release)?;
-        Ok(Suite { date: release.date, pin: release.pin, texts, warnings })
+        Ok(Suite { date: release.date, pin: self.priority.unwrap_or(release.pin), texts, warnings })
     }
 
     fn indexes(&self, base: &Address, release: &Release) -> Result<Vec<String>> {
+        if self.is_flat() {
+            return Ok(vec![self.index(base, release, "")?]);
+        }
         let architectures = [self.architecture, "all"];
         let architectures = &architectures[..1 + usize::from(release.lists_all_apart)];
         let mut texts = Vec::new();
         for component in self.components {
             for architecture in architectures {
                 let folder = format!("{component}/binary-{architecture}");
-                if self.origin.is_none() && listed_as(release, &folder).is_none() {
+                if self.may_lack && listed_as(release, &folder).is_none() {
                     continue;
                 }
                 texts.push(self.index(base, release, &folder)?);
@@ -113,7 +138,7 @@ impl Reader<'_> {
 
     /// `Packages` of a folder, in the smallest form that is listed.
     fn index(&self, base: &Address, release: &Release, folder: &str) -> Result<String> {
-        let plain = format!("{folder}/Packages");
+        let plain = below(folder, "Packages");
         let Some((ending, listed, path)) = listed_as(release, folder) else {
             return Err(Error::new(Kind::Input, format!("`{}` does not list `{plain}`", base.host()))
                 .detail(base)
@@ -138,7 +163,7 @@ impl Reader<'_> {
             );
         }
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let by_hash = base.join(&format!("{folder}/by-hash/SHA256/{}", listed.sha256))?;
+        let by_hash = base.join(&below(folder, &format!("by-hash/SHA256/{}", listed.sha256)))?;
         let page = if release.by_hash { client.find(&by_hash, None, listed.size)? } else { None };
         let page = match page {
             Some(page) => page,
@@ -158,16 +183,21 @@ impl Reader<'_> {
 /// How a folder's `Packages` is listed: its ending, what it is, its path.
 fn listed_as(release: &Release, folder: &str) -> Option<(&'static str, Listed, String)> {
     [".xz", ".gz", ""].into_iter().find_map(|ending| {
-        let path = format!("{folder}/Packages{ending}");
+        let path = below(folder, &format!("Packages{ending}"));
         Some((ending, release.file(&path)?, path))
     })
+}
+
+/// A flat archive has its files where it is itself.
+fn below(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 /// A snapshot is judged by its own time: it shall be as it was then.
 fn now_for(archive: &Archive, now: u64) -> u64 {
     match archive.named_by {
         NamedBy::Snapshot(time) => now.min(time),
-        NamedBy::User | NamedBy::Apt(_) | NamedBy::Base => now,
+        NamedBy::User | NamedBy::Apt(_) | NamedBy::Base | NamedBy::Recipe => now,
     }
 }
 

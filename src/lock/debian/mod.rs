@@ -6,6 +6,7 @@
 
 mod archive;
 mod index;
+mod keys;
 mod problem;
 mod release;
 mod resolver;
@@ -14,10 +15,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::LazyLock;
 
-use assemble_layers::lock::{Deb, Debian, DebianRequirements, DebianSet};
+use assemble_layers::lock::{Deb, Debian, DebianRequirements, DebianSet, ThirdPartyArchive};
 
 use crate::error::{Error, Kind, Result};
 use crate::fetch::Fetcher;
+use crate::fetch::debian::AptSource;
 use archive::{Reader, Suite};
 use index::{Listing, Package, PackageId, Universe};
 use release::Keyring;
@@ -34,23 +36,16 @@ pub struct Previous<'a> {
 pub struct Installed {
     /// dpkg's `status`.
     status: String,
-    keyring: Keyring,
+    keyrings: keys::Keyrings,
 }
 
 impl Installed {
-    /// Of the files of its root in a folder; `status` is dpkg's.
+    /// Of the files of its root in a folder, and of its apt sources; `status` is dpkg's.
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn read(root: &Path, status: String) -> Result<Self> {
-        let mut keyring = Keyring::debian();
-        for folder in ["etc/apt/trusted.gpg.d", "etc/apt/keyrings", "usr/share/keyrings"] {
-            let Ok(files) = fs_err::read_dir(root.join(folder)) else { continue };
-            for file in files {
-                keyring.add(&fs_err::read(file?.path())?);
-            }
-        }
-        Ok(Self { status, keyring })
+    pub fn read(root: &Path, status: String, sources: &[AptSource]) -> Result<Self> {
+        Ok(Self { status, keyrings: keys::Keyrings::read(root, sources)? })
     }
 
     /// The version of a package that is installed.
@@ -107,28 +102,66 @@ pub struct Resolution {
 /// # Errors
 /// [`Kind::Network`] if a suite cannot be had, signed; [`Kind::Conflict`] if a set cannot be met.
 pub fn resolve(fetcher: &Fetcher, request: &Request<'_>) -> Result<Resolution> {
-    match request.installed {
-        Some(installed) => resolve_signed(fetcher, request, &installed.keyring),
-        None => resolve_signed(fetcher, request, &Keyring::debian()),
-    }
+    let debian = Keyring::debian();
+    resolve_signed(fetcher, request, &|suite| match request.installed {
+        Some(installed) => installed.keyrings.of(suite),
+        None => &debian,
+    })
 }
 
-fn resolve_signed(fetcher: &Fetcher, request: &Request<'_>, keyring: &Keyring) -> Result<Resolution> {
+/// A suite whose packages are looked at.
+struct Place<'a> {
+    suite: &'a str,
+    /// Whose it is, if not Debian's.
+    third_party: Option<&'a ThirdPartyArchive>,
+}
+
+/// Debian's suites, then those of others, in the order of the requirements.
+fn places(requirements: &DebianRequirements) -> Vec<Place<'_>> {
+    let debian = requirements.suites.iter().map(|suite| Place { suite, third_party: None });
+    let others = requirements.third_party.iter().flat_map(|archive| {
+        let flat = archive.suites.is_empty().then_some(&archive.name);
+        let suites = flat.into_iter().chain(&archive.suites);
+        suites.map(move |suite| Place { suite, third_party: Some(archive) })
+    });
+    debian.chain(others).collect()
+}
+
+fn resolve_signed<'k>(
+    fetcher: &Fetcher,
+    request: &Request<'_>,
+    keyring: &dyn Fn(&str) -> &'k Keyring,
+) -> Result<Resolution> {
     let unchanged = request.previous.filter(|previous| previous.requirements == request.requirements);
     if let Some(previous) = unchanged.filter(|_| request.update.is_empty()) {
         return Ok(Resolution { debian: previous.debian.clone(), warnings: Vec::new(), timestamp: None });
     }
     fetcher.online("the list of Debian's packages")?;
     let requirements = request.requirements;
-    let reader = Reader {
-        fetcher,
-        keyring,
-        components: &requirements.components,
-        origin: if request.installed.is_some() { None } else { Some("Debian") },
-        architecture: &requirements.architecture,
-        now: request.now,
-    };
-    let suites = read_suites(&reader, &requirements.suites)?;
+    let own = requirements.third_party.iter().map(|archive| Ok((&archive.name, third_party_keys(archive)?)));
+    let own = own.collect::<Result<HashMap<_, _>>>()?;
+    let over_image = request.installed.is_some();
+    let places = places(requirements);
+    let mut readers = Vec::new();
+    for Place { suite, third_party } in &places {
+        let (keys, archives, components) = match third_party {
+            None => (keyring(suite), fetcher.archives_of(suite)?, &requirements.components),
+            Some(it) => (&own[&it.name], vec![fetcher.archive_of_recipe(&it.url)?], &it.components),
+        };
+        readers.push(Reader {
+            fetcher,
+            name: suite,
+            archives,
+            keyring: keys,
+            components,
+            origin: (third_party.is_none() && !over_image).then_some("Debian"),
+            may_lack: third_party.is_none() && over_image,
+            architecture: &requirements.architecture,
+            priority: third_party.and_then(|archive| archive.priority),
+            now: request.now,
+        });
+    }
+    let suites = read_suites(&readers)?;
     let installed = request.installed.map(Installed::stanzas);
     let mut listings = listings(&suites);
     // Last, so that what the archive lists as well is taken from there.
@@ -138,17 +171,31 @@ fn resolve_signed(fetcher: &Fetcher, request: &Request<'_>, keyring: &Keyring) -
     let debian = choose(&universe, &there, request)?;
     let mut warnings: Vec<String> = suites.iter().flat_map(|suite| suite.warnings.clone()).collect();
     warnings.extend(moved(&universe, request, &debian));
-    let timestamp = suites.iter().map(|suite| suite.date).max();
+    // A snapshot is one of Debian's archive.
+    let timestamp = suites[..requirements.suites.len()].iter().map(|suite| suite.date).max();
     Ok(Resolution { debian, warnings, timestamp })
 }
 
 /// What apt gives a version that is installed and listed nowhere (apt_preferences(5)).
 const INSTALLED: u16 = 100;
 
+/// The keys of an archive that is not Debian's.
+fn third_party_keys(archive: &ThirdPartyArchive) -> Result<Keyring> {
+    let mut keyring = Keyring::default();
+    keyring.add(archive.keys.as_bytes());
+    match keyring.is_empty() {
+        true => {
+            Err(Error::new(Kind::Input, format!("the keys of the archive `{}` cannot be read", archive.name))
+                .hint("the recipe names them: `gpg --export --armor KEY` writes such a text"))
+        }
+        false => Ok(keyring),
+    }
+}
+
 /// All suites at once.
-fn read_suites(reader: &Reader<'_>, names: &[String]) -> Result<Vec<Suite>> {
+fn read_suites(readers: &[Reader<'_>]) -> Result<Vec<Suite>> {
     std::thread::scope(|scope| {
-        let running: Vec<_> = names.iter().map(|name| scope.spawn(move || reader.suite(name))).collect();
+        let running: Vec<_> = readers.iter().map(|reader| scope.spawn(|| reader.suite())).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Suite>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
@@ -228,18 +275,21 @@ fn pins<'a>(universe: &Universe<'a>, request: &Request<'_>) -> Pins<'a> {
 }
 
 fn deb(package: &Package<'_>, set: &str, automatic: bool, requirements: &DebianRequirements) -> Result<Deb> {
+    let Place { suite, third_party } = places(requirements).swap_remove(package.suite);
     let broken = |field: &str| {
         Error::new(Kind::Network, format!("the archive lists `{}` without a usable `{field}`", package.name))
-            .detail(format!("suite `{}`, version {}", requirements.suites[package.suite], package.version))
+            .detail(format!("suite `{suite}`, version {}", package.version))
     };
     let field = |name: &str| package.field(name).ok_or_else(|| broken(name));
+    let path = field("Filename")?.trim_start_matches("./");
     Ok(Deb {
         name: package.name.to_owned(),
         version: package.version.to_string(),
         architecture: field("Architecture")?.to_owned(),
         set: set.to_owned(),
-        suite: requirements.suites[package.suite].clone(),
-        path: field("Filename")?.trim_start_matches("./").to_owned(),
+        suite: suite.to_owned(),
+        url: third_party.map(|archive| format!("{}{path}", archive.url)),
+        path: path.to_owned(),
         sha256: field("SHA256")?.parse().map_err(|_| broken("SHA256"))?,
         size: field("Size")?.parse().map_err(|_| broken("Size"))?,
         automatic,
@@ -250,9 +300,10 @@ fn conflict(problem: Problem, requirements: &DebianRequirements) -> Error {
     let error = Error::new(Kind::Conflict, problem.message);
     let error = problem.details.into_iter().fold(error, Error::detail);
     error.hint(format!(
-        "the recipe's sets say what is asked for; it looks into {} ({}) for {}",
+        "the recipe's sets say what is asked for; it looks into {} ({}){} for {}",
         requirements.suites.join(", "),
         requirements.components.join(", "),
+        requirements.third_party.iter().map(|archive| format!(", `{}`", archive.name)).collect::<String>(),
         requirements.architecture
     ))
 }

@@ -23,6 +23,7 @@ use crate::net::parse_date;
 pub type Wrong = String;
 
 /// The keys that an archive may be signed with.
+#[derive(Default)]
 pub struct Keyring(Vec<SignedPublicKey>);
 
 impl Keyring {
@@ -44,6 +45,20 @@ impl Keyring {
             false => SignedPublicKey::from_bytes_many(bytes).map(|keys| keys.flatten().collect()),
         };
         self.0.extend(keys.unwrap_or_default());
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds a key of another ring, by its fingerprint in hexadecimal digits, or that of a subkey.
+    pub fn add_by_fingerprint(&mut self, other: &Self, fingerprint: &str) {
+        let is_it = |found: &dyn std::fmt::Display| found.to_string().eq_ignore_ascii_case(fingerprint);
+        let named = other.0.iter().filter(|key| {
+            is_it(&key.primary_key.fingerprint())
+                || key.public_subkeys.iter().any(|subkey| is_it(&subkey.key.fingerprint()))
+        });
+        self.0.extend(named.cloned());
     }
 
     /// Whether one of the keys, or its subkeys for signing, made this signature.
@@ -89,7 +104,7 @@ pub fn verify(file: &[u8], keyring: &Keyring, now: u64) -> Result<String, Wrong>
     if message.signatures().iter().any(good) {
         Ok(text.replace("\r\n", "\n"))
     } else {
-        Err("bears no valid signature of Debian's archive keys".into())
+        Err("bears no valid signature of a key that it may be signed with".into())
     }
 }
 
@@ -178,7 +193,9 @@ impl Release {
         if let Some(origin) = origin.filter(|origin| self.origin != *origin) {
             return Err(format!("is of `{}`, not of `{origin}`", self.origin));
         }
-        if suite != self.codename && suite != self.suite {
+        // Some that are not Debian's do not say what they are.
+        let says_nothing = origin.is_none() && self.codename.is_empty() && self.suite.is_empty();
+        if !says_nothing && suite != self.codename && suite != self.suite {
             return Err(format!("is of `{}` (`{}`), not of `{suite}`", self.codename, self.suite));
         }
         Ok(())

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use assemble_layers::digest::Sha256;
 use assemble_layers::lock::DebianSet;
 
@@ -39,15 +41,35 @@ impl Archive {
     }
 
     fn resolve(&self, request: &Request<'_>, tolerant: bool) -> Result<Resolution> {
+        self.resolve_beside(request, tolerant, BTreeMap::new())
+    }
+
+    /// With other files below the same server; `HOST` in the requirements is that.
+    fn resolve_beside(
+        &self,
+        request: &Request<'_>,
+        tolerant: bool,
+        files: BTreeMap<String, String>,
+    ) -> Result<Resolution> {
         let (release, index) = (self.signer.sign(&self.release), self.index.clone());
-        let server = Server::start(move |_, request| answer(&request.path, &release, &index));
+        let server = Server::start(move |_, request| match files.get(&request.path) {
+            Some(text) => ok(text.as_bytes()),
+            None => answer(&request.path, &release, &index),
+        });
+        let mut requirements = request.requirements.clone();
+        for archive in &mut requirements.third_party {
+            archive.url =
+                archive.url.replace("http://HOST", server.address("").to_string().trim_end_matches('/'));
+        }
+        let request = &Request { requirements: &requirements, ..*request };
         let configuration = Configuration {
             debian_mirror: Some(server.address("/debian").to_string()),
             tolerate_expired: tolerant,
             ..Configuration::default()
         };
         let fetcher = Fetcher::new(&Machine::default(), &configuration, Box::new(|_| unreachable!()))?;
-        resolve_signed(&fetcher, request, &self.signer.keyring())
+        let keyring = self.signer.keyring();
+        resolve_signed(&fetcher, request, &|_| &keyring)
     }
 }
 
@@ -64,6 +86,7 @@ fn requirements(packages: &str) -> DebianRequirements {
         architecture: "amd64".into(),
         suites: vec!["bookworm".into()],
         components: vec!["main".into()],
+        third_party: Vec::new(),
         sets: vec![DebianSet {
             name: "system".into(),
             essential: false,
@@ -200,7 +223,7 @@ fn requirements_that_cannot_be_met_are_a_conflict() {
 /// An image that has these packages and trusts nobody but Debian.
 fn installed(lines: &str) -> Installed {
     let status = packages(lines).replace("Architecture:", "Status: install ok installed\nArchitecture:");
-    Installed { status, keyring: Keyring::debian() }
+    Installed { status, keyrings: keys::Keyrings::debian() }
 }
 
 fn over(archive: &Archive, image: &Installed, request: Request<'_>) -> Vec<String> {
@@ -258,4 +281,72 @@ fn a_locked_upgrade_holds_and_nothing_is_made_older() {
     let lagging = Archive::new("dev 2; Depends: libc (= 2)\nlibc 2");
     let request = Request { installed: Some(&behind), ..request(&asked) };
     assert_eq!(lagging.resolve(&request, false).unwrap_err().kind(), Kind::Conflict);
+}
+
+/// An archive of somebody else's: the files that it serves below a path, signed.
+fn third_party(path: &str, suite: Option<&str>, lines: &str, signer: &Signer) -> BTreeMap<String, String> {
+    let archive = Archive::new(lines);
+    let (folder, index) = match suite {
+        Some(suite) => (format!("{path}dists/{suite}/"), "tools/binary-amd64/Packages"),
+        None => (path.to_owned(), "Packages"),
+    };
+    let release = format!(
+        "Origin: Somebody\n{}Date: Sat, 11 Jul 2026 20:16:37 UTC\nSHA256:\n {} {} {index}\n",
+        suite.map(|suite| format!("Suite: {suite}\n")).unwrap_or_default(),
+        Sha256::of(archive.index.as_bytes()),
+        archive.index.len(),
+    );
+    [(format!("{folder}InRelease"), signer.sign(&release)), (format!("{folder}{index}"), archive.index)]
+        .into()
+}
+
+/// Debian's, one with suites and a flat one, each with a key of its own, in one image.
+#[test]
+fn archives_of_others_stand_beside_debian_s() {
+    let debian = Archive::new("tini 1; Depends: libc\nlibc 2\nboth 1");
+    let (flat, suites) = (Signer::new(), Signer::new());
+    let files = || {
+        let mut files = third_party("/flat/", None, "driver 7; Depends: libc\nboth 2", &flat);
+        files.extend(third_party(
+            "/vendor/",
+            Some("stable"),
+            "tool 3; Depends: driver, tini\nboth 3",
+            &suites,
+        ));
+        files
+    };
+    let vendor = |keys: &Signer| {
+        ThirdPartyArchive::new("vendor", "http://HOST/vendor", &keys.armoured()).suites(["stable"], ["tools"])
+    };
+    let mut asked = requirements("tool both");
+    asked.third_party =
+        vec![ThirdPartyArchive::new("flat", "http://HOST/flat/", &flat.armoured()), vendor(&suites)];
+    let resolution = debian.resolve_beside(&request(&asked), false, files()).unwrap();
+    let found = versions(&resolution.debian);
+    assert_eq!(found, ["both 3", "driver 7", "libc 2", "tini 1", "tool 3"]);
+    // Debian's own day counts: what is asked of a snapshot is Debian's.
+    assert_eq!(resolution.timestamp, Some(DATE));
+    let of = |name: &str| resolution.debian.package.iter().find(|deb| deb.name == name).unwrap();
+    assert_eq!((of("tini").url.clone(), of("tini").suite.as_str()), (None, "bookworm"));
+    assert!(of("driver").url.as_ref().unwrap().ends_with("/flat/pool/driver.deb"));
+    assert_eq!(of("driver").suite, "flat");
+    assert!(of("tool").url.as_ref().unwrap().ends_with("/vendor/pool/tool.deb"));
+    assert_eq!(of("tool").suite, "stable");
+    assert!(matches!(of("tool").fetch().origin, assemble_layers::derivation::Origin::Url { .. }));
+
+    // Whose packages go first can be said.
+    asked.third_party[1] = vendor(&suites).priority(400);
+    let found = versions(&debian.resolve_beside(&request(&asked), false, files()).unwrap().debian);
+    assert_eq!(found[0], "both 2");
+
+    // A key is good for its own archive alone.
+    for wrong in [&flat, &debian.signer, &Signer::new()] {
+        asked.third_party[1] = vendor(wrong);
+        let error = debian.resolve_beside(&request(&asked), false, files()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Network);
+        assert!(error.to_string().contains("bears no valid signature"), "{error}");
+    }
+    asked.third_party[1].keys = "no key".to_owned();
+    let error = debian.resolve_beside(&request(&asked), false, files()).unwrap_err();
+    assert!(error.message().contains("keys of the archive `vendor` cannot be read"), "{error}");
 }
