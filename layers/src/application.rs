@@ -51,12 +51,16 @@ pub fn layer(graph: &mut Graph, lock: &Lock, project: &Project, folder: &str) ->
     })
 }
 
-/// A script of the project starts a module of it: one that is not there was forgotten, or is ignored.
+/// A script that starts the module of the project's own name needs that: one that is not there was forgotten,
+/// or is ignored. Modules by other names may be dependencies'.
 fn check_scripts(root: &RootPackage, project: &Project) -> Result<(), RecipeError> {
     let entry_points = root.files.get("entry_points.txt").map_or("", String::as_str);
     let folders = root.paths.clone().unwrap_or_else(|| vec![".".to_owned(), "src".to_owned()]);
     for (script, module, _) in python::console_scripts(entry_points).unwrap_or_default() {
         let name = module.split('.').next().unwrap_or_default();
+        if name != root.name.replace(['-', '.'], "_") {
+            continue;
+        }
         let is_there = folders.iter().any(|folder| {
             let below = format!("{folder}/{name}");
             let below = below.trim_start_matches("./");

@@ -13,6 +13,7 @@ pub mod base_image;
 pub mod debian;
 pub mod derivation;
 pub mod digest;
+pub mod download;
 pub mod encode;
 pub mod gpu;
 pub mod graph;

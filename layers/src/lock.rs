@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::derivation::{Fetch, Origin};
 use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
 use crate::gpu::Target;
 use crate::image::Compression;
@@ -218,13 +217,6 @@ pub struct GpuCode {
 }
 
 impl Lock {
-    /// The file that a recipe names so, and that is locked.
-    pub fn file(&self, name: &str) -> Option<Fetch> {
-        let UrlFile { sha256, size } = self.url.get(name)?;
-        let origin = Origin::Url { url: self.requirements.url.get(name)?.clone() };
-        Some(Fetch { file: name.to_owned(), sha256: *sha256, size: *size, origin })
-    }
-
     /// The file of a distribution that a library is in, if it came from another index than the
     /// manifest's.
     pub fn substituted(&self, requirement: &GpuRequirement) -> Option<&Distribution> {

@@ -361,7 +361,9 @@ fn require_archive(requirements: &mut Requirements, archive: &Archive) -> Result
         debian.third_party.clone_from(&archive.third_party);
         archive.third_party.iter().try_for_each(ThirdPartyArchive::check)?;
         let mut names = BTreeSet::new();
-        agree(debian.third_party.iter().all(|it| names.insert(&it.name)), "archive", "third-party")?;
+        if let Some(twice) = archive.third_party.iter().find(|it| !names.insert(&it.name)) {
+            return agree(false, "archive", &twice.name);
+        }
     }
     let (known, own) = ((&debian.suites, &debian.components), (&archive.suites, &archive.components));
     if known == own && debian.third_party == archive.third_party {
