@@ -172,6 +172,8 @@
 //! - **No command in a root waits for the disk**: calls such as `fsync` succeed at once (seccomp), for
 //!   a root lives as long as its step.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 mod bounded;
 mod draft;
 mod error;

@@ -7,6 +7,8 @@
 //! Invariant: whatever reaches a digest is encoded here, by [`encode::Encoder`] (keys) or
 //! [`json::canonical`] (OCI documents), and each encoding has a golden test.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 pub mod amend;
 pub mod application;
 pub mod base_image;

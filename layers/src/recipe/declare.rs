@@ -119,6 +119,7 @@ impl ImageRecipe {
         self
     }
 
+    /// The program that a container starts, and its first arguments.
     #[must_use]
     pub fn entrypoint<T: Into<String>>(mut self, entrypoint: impl IntoIterator<Item = T>) -> Self {
         self.config.entrypoint = texts(entrypoint);
@@ -184,6 +185,7 @@ impl ImageRecipe {
         self
     }
 
+    /// A label of the image, and an annotation of its manifest.
     #[must_use]
     pub fn label(mut self, name: &str, value: &str) -> Self {
         let before = self.config.labels.insert(name.to_owned(), value.to_owned());

@@ -25,6 +25,8 @@
 //! Whoever needs a part that is not here implements [`Part`]. What the engine asks is [`Recipes`];
 //! [`Program`] answers it for recipes of this kind.
 
+#![warn(missing_docs)]
+
 mod command;
 mod container;
 mod declare;
@@ -119,6 +121,7 @@ pub enum PythonFrom {
 /// One image that can be built.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Variant {
+    /// The image's tag, and what `--variant` names.
     pub name: &'static str,
     /// One line for a person.
     pub description: &'static str,

@@ -129,8 +129,11 @@ impl<P: Into<Self> + Clone> From<&P> for AnyPart {
 /// to, and what a person would have typed, for the image's history.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
+    /// The part's name, of its layer too.
     pub name: Option<String>,
+    /// The step that its layers belong to.
     pub step: Option<String>,
+    /// What the image's history shows.
     pub history: Option<String>,
 }
 
@@ -164,7 +167,9 @@ pub trait Named: Sized {
 /// A layer, and whether it seldom changes though it stands on nothing: such a one lies low in an image.
 #[derive(Clone, Debug)]
 pub struct Laid {
+    /// The layer.
     pub layer: Layer,
+    /// Whether it lies low.
     pub low: bool,
 }
 
@@ -176,8 +181,11 @@ impl From<Layer> for Laid {
 
 /// From parts to derivations, by what the lock and the project say.
 pub struct Expansion<'a> {
+    /// The derivations so far.
     pub graph: Graph,
+    /// What is locked.
     pub lock: &'a Lock,
+    /// The project's files.
     pub project: &'a Project,
     /// What parts became. A part is known by its address, and is kept so that no other one gets that.
     known: HashMap<*const (), (AnyPart, Vec<Laid>)>,
