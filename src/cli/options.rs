@@ -1,5 +1,6 @@
 //! The options that verbs have in common, and what their texts mean.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -45,7 +46,7 @@ pub struct Options {
     pub registries: Registries,
     /// How many builders work at once [default: as many as there are cores, and memory for].
     #[arg(long, short, value_name = "N")]
-    pub(super) jobs: Option<usize>,
+    pub(super) jobs: Option<NonZeroUsize>,
     /// What one build step may use at most: `processes`, `memory`, `open-files`, `disk`, `log`,
     /// `time` in seconds; `memory=8G`
     /// (may be given several times).
@@ -178,6 +179,9 @@ impl FromStr for Place {
     /// A folder that is there, or a text that begins like a path, is a folder; else a name that begins
     /// with its registry is a repository.
     fn from_str(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::new(Kind::Usage, "it names neither a folder nor a repository"));
+        }
         let is_path = text.starts_with(['/', '.']) || !text.contains('/') || Path::new(text).is_dir();
         match text.parse::<Repository>() {
             Ok(repository) if !is_path && repository.names_registry() => Ok(Self::Repository(repository)),

@@ -26,7 +26,7 @@ pub struct Options {
 #[group(id = "registries")]
 pub struct Registries {
     /// A registry that is spoken to in plain HTTP (may be given several times).
-    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     insecure: Vec<String>,
 }
 

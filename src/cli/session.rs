@@ -1,6 +1,7 @@
 //! What every verb starts with: the store, the caches, the fetcher, the lock, the reporter.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,6 +73,8 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     pub fn open(options: &'a Options, recipes: &'a dyn Recipes, events: Sender<Event>) -> Result<Self> {
         let manifest = Manifest::read(&options.project)?;
+        // One that cannot be read is said, though no registry is asked yet.
+        options.cache_keys.iter().try_for_each(|key| key.read().map(drop))?;
         let store = Store::open(store_folder(options.store.as_deref())?)?;
         let mut caches: Vec<Box<dyn Substituter>> = Vec::new();
         let mut shared = Vec::new();
@@ -195,7 +198,7 @@ impl<'a> Session<'a> {
             fetcher: &self.network,
             sandbox: &self.sandbox,
             project: &self.options.project,
-            jobs: self.options.jobs.unwrap_or_else(builders).max(1),
+            jobs: self.options.jobs.map_or_else(builders, NonZeroUsize::get),
             events: self.events.clone(),
         }
     }
