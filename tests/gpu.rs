@@ -348,7 +348,8 @@ fn the_binary_variant_promises_what_its_wheel_is_for() {
         path: TreePath::new(path).unwrap(),
         kind: ProjectFileKind::File { sha256: Sha256::of(b""), size: 0, executable: false },
     };
-    let project = Project { files: ["poetry.toml", "pyproject.toml", "spectralmc/__main__.py"].map(file).to_vec() };
+    let project =
+        Project { files: ["poetry.toml", "pyproject.toml", "spectralmc/__main__.py"].map(file).to_vec() };
     let promise = |lock: &Lock| {
         let image = spectralmc::program().image("binary", Base::Archive, lock, &project).unwrap();
         image.promises[0].to_string()

@@ -273,23 +273,47 @@ pub fn folder_of_child() -> Option<PathBuf> {
 
 const CHILD: &str = "ASSEMBLE_TEST_FOLDER";
 
+/// Options of the usual harness that have a value: that is no test's name.
+const VALUED: [&str; 4] = ["--test-threads", "--format", "--color", "--logfile"];
+
 /// What a test program without a harness does: its tests one after the other, or those that are named.
 /// They run a static busybox.
 pub fn run(what: &str, tests: &[(&str, fn())]) -> std::process::ExitCode {
-    let arguments = || std::env::args().skip(1);
-    let listed = arguments().any(|argument| argument == "--list");
-    let wanted: Vec<String> = arguments().filter(|argument| !argument.starts_with('-')).collect();
+    let (mut wanted, mut unwanted, mut exact, mut listed) = (Vec::new(), Vec::new(), false, false);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--list" => listed = true,
+            "--exact" => exact = true,
+            "--skip" => unwanted.extend(arguments.next()),
+            option if VALUED.contains(&option) => drop(arguments.next()),
+            option if option.starts_with('-') => {}
+            _ => wanted.push(argument),
+        }
+    }
     if !Path::new("/bin/busybox").exists() {
         skipped(&format!("{what} need `/bin/busybox` (package busybox-static)"));
         return std::process::ExitCode::SUCCESS;
     }
-    for (name, test) in tests {
+    let fits =
+        |name: &str, pattern: &String| if exact { name == *pattern } else { name.contains(&**pattern) };
+    let is_named = |name: &str| wanted.is_empty() || wanted.iter().any(|pattern| fits(name, pattern));
+    let chosen = tests.iter().filter(|(name, _)| is_named(name) && !unwanted.iter().any(|it| fits(name, it)));
+    let mut passed = 0;
+    for (name, test) in chosen {
         if listed {
             println!("{name}: test");
-        } else if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted)) {
-            test();
-            println!("test {name} ... ok");
+            continue;
         }
+        test();
+        passed += 1;
+        println!("test {name} ... ok");
+    }
+    if !listed {
+        let others = tests.len() - passed;
+        println!(
+            "\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; {others} filtered out\n"
+        );
     }
     std::process::ExitCode::SUCCESS
 }
