@@ -171,7 +171,7 @@ impl Machine {
             created: MTIME,
             manifest: Manifest::read(&project).unwrap().digest,
             requirements: Two.requirements(Base::Archive, PythonFrom::Recipe).unwrap(),
-            debian: Debian { package: Vec::new() },
+            debian: Debian::default(),
             python: Python::default(),
             gpu: Vec::new(),
             base: [].into(),

@@ -231,6 +231,9 @@ impl Lock {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Debian {
+    /// What a name comes to that is asked for, is no package's, and is provided by one (Debian Policy, 7.5).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub provided: BTreeMap<String, String>,
     /// Sorted by set, then name.
     pub package: Vec<Deb>,
 }

@@ -177,6 +177,7 @@ impl Maker<'_> {
         let over: BTreeSet<Option<&str>> = sets.iter().map(|set| set.over.as_deref()).collect();
         let update = update.of_debian(known);
         let (mut package, mut created, mut pythons) = (Vec::new(), None, BTreeMap::new());
+        let mut provided = BTreeMap::new();
         for over in over {
             let same = |lock: &&Lock| over.is_none_or(|name| is_same(lock, known, name));
             let previous = Some(&*lock).filter(same).and(known).map(|known| previous(known, over));
@@ -200,6 +201,7 @@ impl Maker<'_> {
             resolved.warnings.into_iter().for_each(|warning| self.engine.warn(warning));
             pythons.extend(python_of(&resolved.debian, root.as_ref()).map(|python| (over, python)));
             package.extend(resolved.debian.package);
+            provided.extend(resolved.debian.provided);
             created = created.max(resolved.timestamp);
         }
         if self.requirements.python.standalone.is_none() {
@@ -207,7 +209,9 @@ impl Maker<'_> {
         }
         let place = |name: &str| sets.iter().position(|set| set.name == name);
         package.sort_by(|one, other| (place(&one.set), &one.name).cmp(&(place(&other.set), &other.name)));
-        lock.debian.package = package;
+        let is_asked = |name: &String| sets.iter().any(|set| set.packages.contains(name));
+        provided.retain(|name, _| is_asked(name));
+        lock.debian = Debian { package, provided };
         lock.created = created.or(known.map(|lock| lock.created)).unwrap_or(self.now);
         Ok(())
     }
@@ -313,7 +317,7 @@ fn previous(known: &Lock, over: Option<&str>) -> (DebianRequirements, Debian) {
     let requirements = requirements(known, over);
     let ours = |deb: &&assemble_layers::lock::Deb| requirements.sets.iter().any(|set| set.name == deb.set);
     let package = known.debian.package.iter().filter(ours).cloned().collect();
-    (requirements, Debian { package })
+    (requirements, Debian { package, provided: known.debian.provided.clone() })
 }
 
 /// The version of Python that an image comes to have: `3.11`.

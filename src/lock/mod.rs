@@ -106,19 +106,13 @@ fn check(lock: &Lock) -> Result<()> {
         }
     }
     for set in lock.requirements.debian.sets.iter().filter(|set| set.over.is_none()) {
-        let of_set = |deb: &&Deb| deb.set == set.name;
-        let is_named = |name: &&String| {
-            let below = set.above.iter().chain([&set.name]);
-            below
-                .into_iter()
-                .any(|set| lock.debian.package.iter().any(|deb| deb.set == *set && deb.name == **name))
-        };
-        // A name that several packages provide is locked as one of them.
-        let provided = lock.debian.package.iter().filter(of_set);
-        let provided = provided.filter(|deb| !deb.automatic && !set.packages.contains(&deb.name)).count();
-        let lacking: Vec<_> = set.packages.iter().filter(|name| !is_named(name)).collect();
-        if let Some(name) = lacking.get(provided) {
-            return wrong(format!("the set `{}` asks for `{name}`, and has no such package", set.name));
+        let is_here = |deb: &&Deb| deb.set == set.name || set.above.contains(&deb.set);
+        for asked in &set.packages {
+            let name = lock.debian.provided.get(asked).unwrap_or(asked);
+            let name = name.split_once('=').map_or(name.as_str(), |(name, _)| name);
+            if !lock.debian.package.iter().filter(is_here).any(|deb| deb.name == name) {
+                return wrong(format!("the set `{}` asks for `{asked}`, and has no such package", set.name));
+            }
         }
     }
     let python = &lock.python;

@@ -57,7 +57,10 @@ fn locked(requirements: Requirements) -> Lock {
         version: VERSION,
         created: 0,
         manifest: Sha256::of(b""),
-        debian: Debian { package: requirements.debian.sets.iter().map(package).collect() },
+        debian: Debian {
+            package: requirements.debian.sets.iter().map(package).collect(),
+            ..Debian::default()
+        },
         python: LockedPython {
             python: "3.11.2".to_owned(),
             groups: [("main".to_owned(), PythonGroup { optional: false })].into(),

@@ -11,7 +11,7 @@ mod problem;
 mod release;
 mod resolver;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -216,18 +216,30 @@ fn choose<'a>(universe: &Universe<'a>, there: &[PackageId], request: &Request<'a
     let mut pins = pins(universe, request);
     loop {
         let (mut package, mut outgrown) = (Vec::new(), BTreeSet::new());
+        let mut provided = BTreeMap::new();
         let outcome = request.requirements.sets.iter().try_for_each(|set| {
             let mut resolver = Resolver::new(universe, pins.clone()).over(there);
             let chosen = choose_set(&mut resolver, set, request.requirements);
+            provided.extend(set.packages.iter().filter_map(|name| provider(&resolver, name)));
             outgrown.extend(resolver.into_outgrown());
             package.extend(chosen?);
             Ok(())
         });
         if outgrown.is_empty() {
-            return outcome.map(|()| Debian { package });
+            return outcome.map(|()| Debian { package, provided });
         }
         pins.retain(|name, _| !outgrown.contains(name));
     }
+}
+
+/// A name that is asked for and no package's, and the package that provides it.
+fn provider(resolver: &Resolver<'_, '_>, name: &str) -> Option<(String, String)> {
+    if name.contains('=') || resolver.chosen().any(|(package, _)| package.name == name) {
+        return None;
+    }
+    let provides = |package: &Package<'_>| package.provides().any(|(provided, _)| provided == name);
+    let found = resolver.chosen().find(|(package, _)| provides(package));
+    found.map(|(package, _)| (name.to_owned(), package.name.to_owned()))
 }
 
 /// What a set has that those which it is installed over have not, by name.

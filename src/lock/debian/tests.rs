@@ -126,6 +126,15 @@ fn a_set_has_what_those_below_it_have_not() {
     assert!(error.message().contains("`bse`"), "{error}");
 }
 
+/// So that a lock can be seen to lack a package.
+#[test]
+fn what_provides_a_name_that_was_asked_for_is_locked() {
+    let archive = Archive::new("exim 1; Provides: mail\ntini 1");
+    let debian = archive.resolve(&request(&requirements("mail tini=1")), false).unwrap().debian;
+    assert_eq!(versions(&debian), ["exim 1", "tini 1"]);
+    assert_eq!(debian.provided, [("mail".to_owned(), "exim".to_owned())].into());
+}
+
 #[test]
 fn from_a_signed_archive_to_locked_files() {
     let archive = Archive::new("tini 1; Depends: libc\nlibc 2");
