@@ -45,7 +45,7 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
             if files > 0 { format!("   fetches {files} files, {}", bytes(size)) } else { String::new() };
         let size = layer.size.map_or(String::new(), bytes);
         super::print(format!(
-            "  {:<10}{:<20}{:<42}{size:>9}{fetch}",
+            "  {:<11}{:<20}{:<42}{size:>9}{fetch}",
             word(&layer.state),
             layer.step,
             layer.name
