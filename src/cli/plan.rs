@@ -41,8 +41,11 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     }
     for layer in &plan.layers {
         let (files, size) = layer.fetch;
-        let fetch =
-            if files > 0 { format!("   fetches {files} files, {}", bytes(size)) } else { String::new() };
+        let fetch = match files {
+            0 => String::new(),
+            1 => format!("   fetches a file, {}", bytes(size)),
+            _ => format!("   fetches {files} files, {}", bytes(size)),
+        };
         let size = layer.size.map_or(String::new(), bytes);
         super::print(format!(
             "  {:<11}{:<20}{:<42}{size:>9}{fetch}",
