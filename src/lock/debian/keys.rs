@@ -10,16 +10,17 @@ use crate::error::Result;
 use crate::fetch::debian::AptSource;
 
 /// What apt trusts where a source names no keys.
-const TRUSTED: [&str; 1] = ["etc/apt/trusted.gpg.d"];
+const TRUSTED: &str = "etc/apt/trusted.gpg.d";
 
 /// A file of keys is not larger, in bytes.
 const LARGEST: u64 = 4 << 20;
 
-/// Keys by the suites that they may sign.
+/// Keys by the suites that they may sign. Where several sources have a suite of one name, the keys of each are
+/// good for it.
 pub struct Keyrings {
     /// Of sources that name none: what the image's apt trusts, and Debian's own, for whatever mirror it has.
     trusted: Keyring,
-    signed_by: BTreeMap<String, Keyring>,
+    of_suites: BTreeMap<String, Keyring>,
 }
 
 impl Keyrings {
@@ -29,34 +30,30 @@ impl Keyrings {
     /// Those of the disk.
     pub fn read(root: &Path, sources: &[AptSource]) -> Result<Self> {
         let mut trusted = Keyring::debian();
-        for folder in TRUSTED {
-            let Ok(files) = fs_err::read_dir(root.join(folder)) else { continue };
-            for file in files {
-                trusted.add(&read(root, &Path::new(folder).join(file?.file_name()))?);
-            }
+        for file in fs_err::read_dir(root.join(TRUSTED)).into_iter().flatten() {
+            trusted.add(&read(root, &Path::new(TRUSTED).join(file?.file_name()))?);
         }
-        let mut signed_by: BTreeMap<String, Keyring> = BTreeMap::new();
+        let mut of_suites: BTreeMap<String, Keyring> = BTreeMap::new();
         for source in sources {
-            let Some(named) = &source.signed_by else { continue };
             for suite in &source.suites {
-                add_named(root, named, &trusted, signed_by.entry(suite.clone()).or_default())?;
+                let keyring = of_suites.entry(suite.clone()).or_default();
+                match &source.signed_by {
+                    Some(named) => add_named(root, named, &trusted, keyring)?,
+                    None => keyring.add_all(&trusted),
+                }
             }
         }
-        // A suite that another source has without naming keys may be signed by what is trusted.
-        for suite in sources.iter().filter(|source| source.signed_by.is_none()).flat_map(|it| &it.suites) {
-            signed_by.remove(suite);
-        }
-        Ok(Self { trusted, signed_by })
+        Ok(Self { trusted, of_suites })
     }
 
     #[cfg(test)]
     pub fn debian() -> Self {
-        Self { trusted: Keyring::debian(), signed_by: BTreeMap::new() }
+        Self { trusted: Keyring::debian(), of_suites: BTreeMap::new() }
     }
 
     /// Those that a suite may be signed with.
     pub fn of(&self, suite: &str) -> &Keyring {
-        self.signed_by.get(suite).unwrap_or(&self.trusted)
+        self.of_suites.get(suite).unwrap_or(&self.trusted)
     }
 }
 
@@ -81,7 +78,8 @@ fn add_named(root: &Path, named: &str, trusted: &Keyring, keyring: &mut Keyring)
 fn read(root: &Path, path: &Path) -> Result<Vec<u8>> {
     match bounded::open_beneath(root, path) {
         Ok(file) => bounded::bytes(file, LARGEST, path.display()),
-        Err(_) => Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -220,7 +220,8 @@ fn choose<'a>(universe: &Universe<'a>, there: &[PackageId], request: &Request<'a
         let outcome = request.requirements.sets.iter().try_for_each(|set| {
             let mut resolver = Resolver::new(universe, pins.clone()).over(there);
             let chosen = choose_set(&mut resolver, set, request.requirements);
-            provided.extend(set.packages.iter().filter_map(|name| provider(&resolver, name)));
+            let provider = |name: &'a String| Some((name.clone(), resolver.provider(name)?.name.to_owned()));
+            provided.extend(set.packages.iter().filter_map(provider));
             outgrown.extend(resolver.into_outgrown());
             package.extend(chosen?);
             Ok(())
@@ -230,16 +231,6 @@ fn choose<'a>(universe: &Universe<'a>, there: &[PackageId], request: &Request<'a
         }
         pins.retain(|name, _| !outgrown.contains(name));
     }
-}
-
-/// A name that is asked for and no package's, and the package that provides it.
-fn provider(resolver: &Resolver<'_, '_>, name: &str) -> Option<(String, String)> {
-    if name.contains('=') || resolver.chosen().any(|(package, _)| package.name == name) {
-        return None;
-    }
-    let provides = |package: &Package<'_>| package.provides().any(|(provided, _)| provided == name);
-    let found = resolver.chosen().find(|(package, _)| provides(package));
-    found.map(|(package, _)| (name.to_owned(), package.name.to_owned()))
 }
 
 /// What a set has that those which it is installed over have not, by name.
@@ -287,7 +278,7 @@ fn pins<'a>(universe: &Universe<'a>, request: &Request<'_>) -> Pins<'a> {
 }
 
 fn deb(package: &Package<'_>, set: &str, automatic: bool, requirements: &DebianRequirements) -> Result<Deb> {
-    let Place { suite, third_party } = places(requirements).swap_remove(package.suite);
+    let Place { suite, third_party } = &places(requirements)[package.suite];
     let broken = |field: &str| {
         Error::new(Kind::Network, format!("the archive lists `{}` without a usable `{field}`", package.name))
             .detail(format!("suite `{suite}`, version {}", package.version))
@@ -299,7 +290,7 @@ fn deb(package: &Package<'_>, set: &str, automatic: bool, requirements: &DebianR
         version: package.version.to_string(),
         architecture: field("Architecture")?.to_owned(),
         set: set.to_owned(),
-        suite: suite.to_owned(),
+        suite: (*suite).to_owned(),
         url: third_party.map(|archive| format!("{}{path}", archive.url)),
         path: path.to_owned(),
         sha256: field("SHA256")?.parse().map_err(|_| broken("SHA256"))?,

@@ -51,6 +51,11 @@ impl Keyring {
         self.0.is_empty()
     }
 
+    /// Adds the keys of another ring.
+    pub fn add_all(&mut self, other: &Self) {
+        self.0.extend(other.0.iter().cloned());
+    }
+
     /// Adds a key of another ring, by its fingerprint in hexadecimal digits, or that of a subkey.
     pub fn add_by_fingerprint(&mut self, other: &Self, fingerprint: &str) {
         let is_it = |found: &dyn std::fmt::Display| found.to_string().eq_ignore_ascii_case(fingerprint);

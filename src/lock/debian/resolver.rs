@@ -162,8 +162,7 @@ impl<'u, 'a> Resolver<'u, 'a> {
         if let Some(id) = self.candidate(name) {
             return Ok(id);
         }
-        let relation = Relation { name, qualifier: None, version: None };
-        match self.candidates(&relation).as_slice() {
+        match self.providers(name).as_slice() {
             [only] => Ok(*only),
             [] => Err(missing(vec![asks, self.what_is_there(name)])),
             several => {
@@ -172,6 +171,19 @@ impl<'u, 'a> Resolver<'u, 'a> {
                 let many = format!("it is a virtual package: {} provide it; name one", names.join(", "));
                 Err(missing(vec![asks, many]))
             }
+        }
+    }
+
+    /// What may be chosen for a name that is no package's.
+    fn providers(&self, name: &'a str) -> Vec<PackageId> {
+        self.candidates(&Relation { name, qualifier: None, version: None })
+    }
+
+    /// The package that a set means by a name that is no package's.
+    pub fn provider(&self, name: &'a str) -> Option<&Package<'a>> {
+        match (self.candidate(name), self.providers(name).as_slice()) {
+            (None, [only]) => Some(self.universe.get(*only)),
+            _ => None,
         }
     }
 
