@@ -86,9 +86,9 @@
 //!   address is no configuration of the machine's; `--url-mirror` is, as for other files.
 //! - **An archive's files have no owners, times and special modes**: they are programs that a recipe lays, and
 //!   the same files packed by another tar are the same tree. A device or a pipe in it is an error.
-//! - **What no engine can start is no image**: engines take such a configuration, and fail later; one of them
-//!   ends (`recipe::container`, `realise::whole::container`). A program that is missing is no error: it may
-//!   come with a volume.
+//! - **What no engine can start is no image** (`recipe::container`, `realise::whole::container`): engines take
+//!   such a configuration and fail when a container starts, and Docker 20.10's daemon crashes on a health check
+//!   without a command. A program that is missing is no error: it may come with a volume.
 //! - **An equal tag is not believed**: a push asks for each blob, a request each, since registries lose them.
 //! - **A panic ends the process** (70), whatever thread it is in: others would wait for that one.
 //! - **No overlay in the sandbox.** A root is a plain folder and a snapshot of inodes and change

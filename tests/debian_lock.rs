@@ -4,17 +4,19 @@
 //! apt gets an empty root of its own, fed from those very indexes; for a set over others, what they
 //! brought is installed there. The packages, their versions, and who asked for them must be the same.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use assemble::fetch::{Configuration, Fetcher};
 use assemble::lock::debian::{Installed, Request, resolve};
 use assemble::net::Machine;
 use assemble_layers::lock::{Deb, DebianRequirements, DebianSet, ThirdPartyArchive};
+use support::FileServer;
 use tempfile::TempDir;
 
 const SUITES: [&str; 3] = ["bookworm", "bookworm-updates", "bookworm-security"];
@@ -255,28 +257,15 @@ fn the_choice_is_apt_s() {
 /// Archives that others publish, made by their tools: a key, packages, an index, a signature.
 struct Vendors {
     folder: TempDir,
-    server: Child,
-    port: u16,
-}
-
-impl Drop for Vendors {
-    fn drop(&mut self) {
-        let _ = self.server.kill().and_then(|()| self.server.wait());
-    }
+    server: FileServer,
 }
 
 impl Vendors {
     fn new() -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let mut server = Command::new("python3");
-        server
-            .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"])
-            .arg(folder.path());
-        let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        Self { folder, server, port: line.split(' ').nth(5).unwrap().parse().unwrap() }
+        let server = FileServer::start(folder.path());
+        Self { folder, server }
     }
 
     fn sh(&self, script: &str) -> String {
@@ -321,7 +310,7 @@ impl Vendors {
     }
 
     fn url(&self, name: &str) -> String {
-        format!("http://127.0.0.1:{}/{name}/", self.port)
+        format!("http://127.0.0.1:{}/{name}/", self.server.port)
     }
 }
 

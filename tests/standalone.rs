@@ -12,13 +12,12 @@ mod engines;
 mod podman;
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use debian::Registry;
 use engines::Daemon;
-use support::{build_example, output, python, skipped};
+use support::{FileServer, build_example, output, python, skipped};
 
 /// The wheel that holds a Python, and the Python that it holds.
 const WHEEL: &str = "backend.ai-krunner-static-gnu==4.4.0";
@@ -76,14 +75,7 @@ print(json.dumps(None))
 struct Scene {
     folder: tempfile::TempDir,
     registry: Registry,
-    server: Child,
-    address: String,
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = self.server.kill().and_then(|()| self.server.wait());
-    }
+    server: FileServer,
 }
 
 impl Scene {
@@ -95,14 +87,9 @@ impl Scene {
         let wheel = std::fs::read_dir(at("wheel")).unwrap().next().unwrap().unwrap().path();
         std::fs::create_dir(at("served")).unwrap();
         python(REPACK, &[&wheel, &at("served/python.tar.gz")]);
-        let mut server = Command::new("python3");
-        server.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"]).arg(at("served"));
-        let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port: u16 = line.split(' ').nth(5).unwrap().parse().unwrap();
+        let server = FileServer::start(&at("served"));
         let registry = Registry::start().expect("`docker-registry` is installed");
-        Self { folder, registry, server, address: format!("http://127.0.0.1:{port}/python.tar.gz") }
+        Self { folder, registry, server }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -142,7 +129,9 @@ impl Scene {
     fn verb(&self, program: &Path, verb: &str, store: &str, mirrored: &str) -> Command {
         let mut command = Command::new(program);
         command.arg(verb).arg("--project").arg(self.at("project")).arg("--store").arg(self.at(store));
-        command.arg("--url-mirror").arg(format!("{RELEASE}{mirrored}={}", self.address));
+        command
+            .arg("--url-mirror")
+            .arg(format!("{RELEASE}{mirrored}=http://127.0.0.1:{}/python.tar.gz", self.server.port));
         command.stdin(Stdio::null()).env_remove("ASSEMBLE_STORE");
         command
     }

@@ -22,8 +22,9 @@ use std::process::ExitCode;
 use assemble_layers::Recipes;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::net::without_logins;
 use crate::{Error, Kind, Result};
-use terminal::{print, print_json, say, without_logins};
+use terminal::{print, print_json, say};
 
 /// Makes OCI images from recipes written in Rust, reproducibly and without Dockerfiles.
 #[derive(Parser)]

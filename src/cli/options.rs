@@ -28,8 +28,9 @@ pub struct Options {
     /// With `--base registry`: build upon another image than the recipe's (may be given several times).
     #[arg(long = "base-image", value_name = "NAME=REFERENCE", value_parser = pair)]
     pub(super) base_images: Vec<(String, String)>,
-    /// Which Python images have whose recipes name one of an archive's: that one, or `system`, that of
-    /// Debian's packages or of the base image [default: what the lock was made with].
+    /// Where the Python comes from, for recipes that name a standalone one: `recipe` takes that one,
+    /// `system` takes that of Debian's packages or of the base image [default: what the lock was made with,
+    /// else `recipe`].
     #[arg(long, value_name = "PYTHON", value_enum)]
     pub(super) python: Option<PythonName>,
     /// Where results are kept [default: $XDG_CACHE_HOME/assemble].

@@ -13,6 +13,7 @@ use assemble_layers::{Image, Lock, Recipes};
 use super::options::{Key, Options, Place, git_source, store_folder};
 use super::report::Step;
 use crate::cache::{Cache, Published, SecretKey};
+use crate::deliver::Layout;
 use crate::lock::{self, Maker, Manifest, Update};
 use crate::net::http::Patience;
 use crate::network::{Network, Places};
@@ -277,8 +278,8 @@ impl<'a> Session<'a> {
     /// # Errors
     /// A file of the project, or one that the lock is made from, stands there.
     pub fn check_output(&self, path: &Path) -> Result<()> {
-        // An image that was written before is one of them where nothing ignores it.
-        if path.extension().is_some_and(|name| name == "tar") || !path.is_file() {
+        // An image that was written before is a file of the project where nothing ignores it.
+        if !path.is_file() || Layout::open(path).is_ok() {
             return Ok(());
         }
         let own =
@@ -288,7 +289,9 @@ impl<'a> Session<'a> {
         match own.filter_map(same).any(|own| own == there) || self.is_in_image(path) {
             true => Err(Error::new(Kind::Usage, format!("`{}` is a file of the project", path.display()))
                 .detail("the image would be written over it")
-                .hint("name another file; one that ends in `.tar`, or that `.dockerignore` names, is written over")),
+                .hint(
+                    "name another file; one that `.dockerignore` names, or that is an image, is written over",
+                )),
             false => Ok(()),
         }
     }

@@ -37,29 +37,6 @@ pub fn line(text: &str) -> String {
     plain(text).replace(['\n', '\t'], " ")
 }
 
-/// The text without logins in addresses: an argument may have one where none belongs, and is shown by whoever
-/// refuses it. What has a colon before an `@` is one, but for a tag before a digest, and so is whatever stands
-/// between `//` and an `@`, but for the user of SSH.
-pub fn without_logins(text: &str) -> String {
-    let borders = |letter: char| letter.is_whitespace() || "/`'\"<>(),;".contains(letter);
-    let (mut shown, mut from) = (String::with_capacity(text.len()), 0);
-    for part in text.split_inclusive(borders) {
-        let before = &text[..from];
-        from += part.len();
-        let Some((login, host)) = part.rsplit_once('@') else {
-            shown.push_str(part);
-            continue;
-        };
-        let is_tag = host.starts_with("sha256:");
-        let is_login = login.contains(':') || (before.ends_with("//") && !before.ends_with("ssh://"));
-        match is_login && !is_tag {
-            true => shown.extend(["…@", host]),
-            false => shown.push_str(part),
-        }
-    }
-    shown
-}
-
 /// Writes a line to stdout. Whoever reads it may have gone: that is no failure of ours.
 ///
 /// # Errors
@@ -99,29 +76,6 @@ mod tests {
     use super::*;
 
     const HOSTILE: &str = "a\u{1b}[2Jb\rc\u{7}d\u{7f}e\u{9b}31mf\u{202e}g\u{2066}h\u{200f}i\u{2028}j\0k";
-
-    #[test]
-    fn no_login_is_shown() {
-        for (text, shown) in [
-            ("`usr:s3cret@host:1/x` is none", "`…@host:1/x` is none"),
-            ("at https://usr:s3cret@host/x, y", "at https://…@host/x, y"),
-            ("/tmp/http:/usr:s3cret@127.0.0.1:1/x", "/tmp/http:/…@127.0.0.1:1/x"),
-            ("https://token@host", "https://…@host"),
-            ("--cache-to=usr:p@ss@host/x", "…@host/x"),
-        ] {
-            assert_eq!(without_logins(text), shown);
-        }
-        for plain in [
-            "r.example/a:b@sha256:0a",
-            "git@host:a/b",
-            "ssh://git@host/a",
-            "URL@COMMIT",
-            "https://host/a@b",
-            "a @ b: c",
-        ] {
-            assert_eq!(without_logins(plain), plain);
-        }
-    }
 
     #[test]
     fn no_control_character_is_left() {

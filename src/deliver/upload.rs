@@ -106,9 +106,9 @@ impl<'a> Uploads<'a> {
         at_once(blobs, |blob| self.send(blob, None))
     }
 
-    /// Sends a blob, unless the repository says that it has it; `silent` is what it means where it does not say.
-    fn one(&self, blob: Packed, silent: bool) -> Result<()> {
-        if self.remote.shows_blob(blob.digest)?.unwrap_or(silent) {
+    /// Sends a blob, unless the repository says that it has it; where it does not say, `assumed` counts.
+    fn one(&self, blob: Packed, assumed: bool) -> Result<()> {
+        if self.remote.shows_blob(blob.digest)?.unwrap_or(assumed) {
             self.note(blob, Outcome::Present);
             return Ok(());
         }

@@ -23,8 +23,9 @@ use fs_err as fs;
 
 pub(crate) use files::reads_printed;
 pub use files::{Member, MemberKind, files};
-pub use place::{Mirror, Place, without_credentials};
+pub use place::{Mirror, Place};
 
+use crate::net::without_logins;
 use crate::{Error, Kind, Result, bounded};
 
 /// What git may speak to servers.
@@ -302,7 +303,7 @@ fn run(mut command: Command, say: &mut dyn FnMut(&str)) -> Result<()> {
                 line.push(byte);
                 continue;
             }
-            let text = without_credentials(String::from_utf8_lossy(&line).trim());
+            let text = without_logins(String::from_utf8_lossy(&line).trim());
             line.clear();
             if !text.is_empty() {
                 say(&text);

@@ -142,7 +142,7 @@ impl Fetcher {
                 }
             }
             Origin::Url { url } => {
-                match self.client.download(&self.address_of(url)?, wanted, into, progress) {
+                match self.client.download(&self.address_of(url, Address::parse)?, wanted, into, progress) {
                     Ok(()) => return Ok(()),
                     Err(error) if error.kind() == Kind::Network => errors.push(error),
                     Err(error) => return Err(error),
@@ -152,14 +152,14 @@ impl Fetcher {
         Err(nowhere(file, errors))
     }
 
-    /// Where the file at an address that a recipe names is fetched: there, or in the first mirror that is for
-    /// it.
+    /// Where something is fetched that a recipe names by its address: there, or in the first mirror that is for
+    /// it, as `read` reads that.
     ///
     /// # Errors
     /// What is no address.
-    fn address_of(&self, url: &str) -> Result<Address> {
+    fn address_of(&self, url: &str, read: fn(&str) -> Result<Address>) -> Result<Address> {
         let mirrored = self.url_mirrors.iter().find_map(|mirror| mirror.of(url));
-        Address::parse(mirrored.as_deref().unwrap_or(url))
+        read(mirrored.as_deref().unwrap_or(url))
             .map_err(|error| error.within(format!("`{url}`, which a recipe names, cannot be fetched")))
     }
 
@@ -168,7 +168,7 @@ impl Fetcher {
     /// # Errors
     /// Those of the network and the disk; a file of more than `limit` bytes.
     pub fn copy(&self, url: &str, limit: u64, into: &mut fs_err::File) -> Result<Sha256> {
-        let address = self.address_of(url)?;
+        let address = self.address_of(url, Address::parse)?;
         self.online(&address.to_string())?;
         self.client.copy(&address, limit, into)
     }
@@ -253,8 +253,7 @@ impl Fetcher {
     /// # Errors
     /// What is no address.
     pub fn archive_of_recipe(&self, url: &str) -> Result<Archive> {
-        let mirrored = self.url_mirrors.iter().find_map(|mirror| mirror.of(url));
-        let address = Address::folder(mirrored.as_deref().unwrap_or(url))?;
+        let address = self.address_of(url, Address::folder)?;
         Ok(Archive { address, named_by: NamedBy::Recipe, may_be_expired: self.archives.may_be_expired() })
     }
 

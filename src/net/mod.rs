@@ -8,7 +8,7 @@ mod login;
 mod machine;
 
 pub use address::Address;
-pub(crate) use address::decode;
+pub(crate) use address::{decode, without_logins};
 pub(crate) use date::{civil, parse as parse_date};
 pub(crate) use login::Logins;
 pub use machine::Machine;

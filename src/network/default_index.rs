@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use assemble_layers::derivation::Fetch;
-use assemble_layers::{BlobDigest, Lock, TreePath};
+use assemble_layers::{BlobDigest, Lock, Sha256, TreePath};
 use fs_err as fs;
 
 use crate::fetch::{Fetcher, python};
@@ -79,8 +79,9 @@ fn of_python(archive: &Path, draft: &Path) -> Result<Vec<u8>> {
     let is_pip = |path: &TreePath| path.to_string().contains(BUNDLED);
     let Some(wheel) = tarball::find(archive, LARGEST_PIP, is_pip)? else { return Ok(Vec::new()) };
     let path = draft.join("pip.whl");
+    let blob = BlobDigest(Sha256::of(&wheel));
     fs::write(&path, wheel)?;
-    let members = zip::members(&path, BlobDigest(assemble_layers::Sha256::of(b"")), "pip")?;
+    let members = zip::members(&path, blob, "pip")?;
     let name = TreePath::new(PIP_INDEX)?;
     match members.get(&name) {
         Some(member) if member.content.size() <= LARGEST_PIP_INDEX => {

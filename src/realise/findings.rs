@@ -72,7 +72,7 @@ fn is_within(path: &TreePath, places: &[&str]) -> bool {
 /// Whether a file holds a private key as text (RFC 7468, OpenSSH's `PROTOCOL.key`, RFC 4880): a line that
 /// begins one, a line of it, and a line that ends it. A program that names such lines holds none.
 ///
-/// A text in JSON or in a program writes the ends of lines as `\\n`.
+/// A text in JSON or in a program writes the ends of lines as `\n`, and stands in quotes.
 fn is_private_key(bytes: &[u8]) -> bool {
     let mut inside = false;
     let mut body = false;

@@ -6,7 +6,7 @@ use assemble_layers::derivation::Fetch;
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, image};
 
 use super::{Engine, Had, packing_key};
-use crate::fetch::git::without_credentials;
+use crate::net::without_logins;
 use crate::store::{Outcome, Packed, Record};
 use crate::{Error, Kind, Result};
 
@@ -215,7 +215,7 @@ impl Engine<'_> {
 /// What a person wants to know of a derivation beside its name.
 fn about(builder: &Builder<NodeId>) -> Vec<String> {
     match builder {
-        Builder::Git(git) => vec![format!("{} at {}", without_credentials(&git.url), git.commit)],
+        Builder::Git(git) => vec![format!("{} at {}", without_logins(&git.url), git.commit)],
         Builder::Run(run) => {
             // A script in the command's arguments is no line.
             let plain = run.command.iter().take_while(|argument| !argument.contains('\n'));

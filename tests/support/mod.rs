@@ -4,9 +4,9 @@
 
 mod real;
 
-use std::io::{Cursor, Read, Write};
+use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use assemble::Result;
 use assemble::oci::Assembled;
@@ -232,6 +232,30 @@ pub fn python(script: &str, arguments: &[&Path]) -> serde_json::Value {
     let mut command = Command::new("python3");
     command.args(["-X", "utf8", "-c", script]).args(arguments);
     serde_json::from_slice(&output(&mut command)).unwrap()
+}
+
+/// A folder, served by Python's own server at a port of the loopback until this goes.
+pub struct FileServer {
+    child: Child,
+    pub port: u16,
+}
+
+impl FileServer {
+    pub fn start(folder: &Path) -> Self {
+        let mut server = Command::new("python3");
+        server.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"]).arg(folder);
+        let mut child = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        // `Serving HTTP on 127.0.0.1 port 40001 (http://127.0.0.1:40001/) ...`
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, port: line.split(' ').nth(5).unwrap().parse().unwrap() }
+    }
+}
+
+impl Drop for FileServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
 }
 
 /// Cargo builds no example for a single test program, so it is asked to; it is quick where all is built.

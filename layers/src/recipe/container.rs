@@ -23,7 +23,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
         [("entrypoint", &config.entrypoint), ("command", &config.command), ("shell", &config.shell)]
     {
         if words.first().is_some_and(String::is_empty) || words.iter().any(|word| word.contains('\0')) {
-            return Err(wrong(what, &words.join(" "), "names no program"));
+            return Err(wrong(what, &words.join(" "), "begins with no program, or holds a NUL"));
         }
     }
     let folder = &config.working_directory;
@@ -49,7 +49,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
         return Err(wrong("stop_signal", &config.stop_signal, "is no signal of Linux, `SIGTERM`"));
     }
     if config.labels.keys().any(String::is_empty) {
-        return Err(wrong("label", "", "is no name of a label"));
+        return Err(wrong("label", "", "names no label: a name such as `org.example.team` does"));
     }
     config.healthcheck.as_ref().map_or(Ok(()), healthcheck)
 }
@@ -61,11 +61,14 @@ fn wrong(what: &str, value: &str, how: &str) -> RecipeError {
 fn environment(config: &Config) -> Result<()> {
     let mut names = BTreeSet::new();
     for (name, value) in &config.environment {
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(wrong("env", name, "is no name of a variable, or has no text"));
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(wrong("env", name, "is no name of a variable: it is empty, or holds a `=` or a NUL"));
+        }
+        if value.contains('\0') {
+            return Err(wrong("env", name, "has a value with a NUL in it"));
         }
         if !names.insert(name) {
-            return Err(wrong("env", name, "is set twice"));
+            return Err(wrong("env", name, "is set twice: one of them has to go"));
         }
     }
     Ok(())
@@ -74,17 +77,24 @@ fn environment(config: &Config) -> Result<()> {
 fn healthcheck(check: &Healthcheck) -> Result<()> {
     let Healthcheck { command, interval, timeout, start_period, retries } = check;
     if command.first().is_none_or(String::is_empty) || command.iter().any(|word| word.contains('\0')) {
-        return Err(wrong("healthcheck", &command.join(" "), "names no program that could tell"));
+        let how = "is no command: its `command` is a program that tells, and arguments";
+        return Err(wrong("healthcheck", &command.join(" "), how));
     }
     for (what, time) in [("interval", interval), ("timeout", timeout), ("start_period", start_period)] {
         if let Some(time) = time
             && (*time < SHORTEST || i64::try_from(time.as_nanos()).is_err())
         {
-            return Err(wrong("healthcheck", &format!("{what} {time:?}"), "is no time that an engine takes"));
+            return Err(wrong(
+                "healthcheck",
+                &format!("{what} {time:?}"),
+                "is no time that an engine takes: 1 ms is the least",
+            ));
         }
     }
     match retries {
-        Some(0) => Err(wrong("healthcheck", "retries 0", "means the engine's own number: leave it out")),
+        Some(0) => {
+            Err(wrong("healthcheck", "retries 0", "is an engine's word for its own number: leave it out"))
+        }
         _ => Ok(()),
     }
 }
@@ -161,7 +171,7 @@ mod tests {
     #[test]
     fn a_health_check_has_a_command_and_times() {
         let mut config = Config { healthcheck: Some(Healthcheck::default()), ..Config::default() };
-        assert!(check(&config).unwrap_err().0.contains("no program"));
+        assert!(check(&config).unwrap_err().0.contains("is no command"));
         let command = vec!["curl".to_owned()];
         config.healthcheck = Some(Healthcheck { command: command.clone(), ..Healthcheck::default() });
         assert!(check(&config).is_ok());

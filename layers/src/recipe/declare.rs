@@ -248,20 +248,22 @@ impl ImageRecipe {
 
     /// What was named in an order of its own stands above what it is made over.
     fn check_order(&self) -> Result<()> {
-        let place = |part: &AnyPart| self.parts.iter().position(|named| named.is(part));
-        let below = |part: &AnyPart| {
-            let mut below = AnyPart::with_all_below(std::slice::from_ref(part));
-            below.retain(|lower| !lower.is(part));
-            below
-        };
-        let is_wrong = |(at, part): (usize, &AnyPart)| below(part).iter().any(|it| place(it) > Some(at));
-        match self.as_named && self.parts.iter().enumerate().any(is_wrong) {
-            true => Err(RecipeError(format!(
-                "`in_this_order` of `{}` puts a layer below one that it is made over",
-                self.name
-            ))),
-            false => Ok(()),
+        if !self.as_named {
+            return Ok(());
         }
+        for (at, part) in self.parts.iter().enumerate() {
+            let below = AnyPart::with_all_below(std::slice::from_ref(part));
+            let place = |lower: &AnyPart| self.parts.iter().position(|named| named.is(lower));
+            if let Some(later) = below.iter().filter_map(place).find(|place| *place > at) {
+                return Err(RecipeError(format!(
+                    "`in_this_order` of `{}` names as number {} what is made over number {}: name that before it",
+                    self.name,
+                    at + 1,
+                    later + 1
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The image, by what the lock and the project say.

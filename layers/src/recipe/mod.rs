@@ -108,13 +108,13 @@ pub enum Base {
     Registry,
 }
 
-/// Which Python images have whose recipes name one of an archive's.
+/// Where the Python of images comes from whose recipes name a standalone one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PythonFrom {
-    /// That one.
+    /// From the archive that the recipes name.
     #[default]
     Recipe,
-    /// That of Debian's packages or of the base image in its place: where the archive cannot be had.
+    /// From Debian's packages or the base image, where that archive cannot be had.
     System,
 }
 

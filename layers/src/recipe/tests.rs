@@ -250,7 +250,7 @@ fn an_order_of_one_s_own_is_one_that_can_be() {
         let parts = if system_first { [&system, &debian] } else { [&debian, &system] };
         ImageRecipe::new("x").in_this_order().layers(parts)
     };
-    assert!(wrong(move || image(true)).contains("puts a layer below one that it is made over"));
+    assert!(wrong(move || image(true)).contains("as number 1 what is made over number 2"));
     assert_eq!(asked(move || image(false)).debian.sets.len(), 2);
 }
 

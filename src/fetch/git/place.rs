@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::PROTOCOLS;
+use crate::net::without_logins;
 use crate::{Error, Kind, Result};
 
 /// Addresses that begin with one text begin with another instead: `--git-mirror FROM=TO`.
@@ -54,11 +55,8 @@ impl Place {
 
     fn remote(address: &str) -> Result<Self> {
         let refused = |why: &str| {
-            Error::new(
-                Kind::Input,
-                format!("`{}` is no address of a repository", without_credentials(address)),
-            )
-            .detail(why)
+            Error::new(Kind::Input, format!("`{}` is no address of a repository", without_logins(address)))
+                .detail(why)
         };
         if address.starts_with('-') || address.contains(|letter: char| letter.is_control() || letter == ' ') {
             return Err(refused("git could take it for something else"));
@@ -140,7 +138,7 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&without_credentials(&self.address))
+        formatter.write_str(&without_logins(&self.address))
     }
 }
 
@@ -149,19 +147,6 @@ fn is_scp(address: &str) -> bool {
     let Some((login, path)) = address.split_once(':') else { return false };
     let Some((user, host)) = login.split_once('@') else { return false };
     plain(user) && plain(host) && !path.is_empty() && !path.starts_with([':', '-'])
-}
-
-/// A text without what stands between `://` and `@` in the addresses that it holds.
-pub fn without_credentials(text: &str) -> String {
-    let mut parts = text.split("://");
-    let mut shown = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let end = part.find(|letter: char| letter == '/' || letter.is_whitespace()).unwrap_or(part.len());
-        let host = part[..end].rfind('@').map_or(0, |at| at + 1);
-        shown.push_str("://");
-        shown.push_str(&part[host..]);
-    }
-    shown
 }
 
 #[cfg(test)]
