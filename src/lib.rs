@@ -100,8 +100,14 @@
 //! - **CUDA and the large wheels lie below Debian.** Layers are ordered by stability alone: trees do
 //!   not overlap but in folders, and the highest says of a folder what the image has. A security update of Debian
 //!   sends Debian again, not seven gigabytes above it.
-//! - **Markers and tags are not evaluated here.** `resolve.py` asks the libraries of the image's own
+//! - **Markers and tags are not evaluated here.** `lock/resolve` asks the libraries of the image's own
 //!   Python while locking; the lock says which group wants a distribution, and names one file.
+//! - **A front end is a class of `lock/resolve`** (`front_end.py`), and no trait in Rust: what it decides needs
+//!   the image's Python and its libraries. Rust knows it by name ([`recipe::ProjectInstall`]), and its section of
+//!   the lock is the same for all. uv is asked what its lock means by exports to `pylock.toml`, a group each.
+//! - **A project's own lock is part of the manifest's digest**: whoever has it not, or another, locks again.
+//! - **Tools beside the project have its versions**, as `pip` then `poetry install` leave them in one environment;
+//!   what a tool wanted otherwise is in the lock, so that each build can say it.
 //! - **Poetry and pip ask an index of our own while locking** (`lock::index`), on a port of the sandbox's
 //!   loopback interface whose socket was handed out: code of distributions runs beside them. pip and
 //!   Poetry wait as long as it takes; who gives up, retries, logs in and follows redirects is the fetcher.

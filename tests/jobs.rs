@@ -27,6 +27,7 @@ use std::process::{Child, Command, ExitCode, Output, Stdio};
 
 use assemble::lock::Manifest;
 use assemble_layers::derivation::{Effort, FileEntry, FileSource, Files, Jobs, Output as Kept, Run};
+use assemble_layers::front_end::FrontEnd;
 use assemble_layers::image::Layer;
 use assemble_layers::lock::{
     Debian, DebianRequirements, Lock, Python, PythonRequirements, Requirements, VERSION,
@@ -169,7 +170,7 @@ impl Machine {
         let lock = Lock {
             version: VERSION,
             created: MTIME,
-            manifest: Manifest::read(&project).unwrap().digest,
+            manifest: Manifest::read(&project).unwrap().digest(FrontEnd::Poetry),
             requirements: Two.requirements(Base::Archive, PythonFrom::Recipe).unwrap(),
             debian: Debian::default(),
             python: Python::default(),

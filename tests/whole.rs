@@ -327,7 +327,7 @@ fn two_wheels_of_one_layer_with_one_file_are_both_named() {
     let wheels = [(one.0.as_str(), one.1), (other.0.as_str(), other.1)];
     scene.wheels("small ones", &wheels);
     let text = refused(scene.whole(), &[]).to_string();
-    for part in ["cv2/__init__.py` stands in two wheels", wheels[0].0, wheels[1].0, "PoetryInstall::alone"] {
+    for part in ["cv2/__init__.py` stands in two wheels", wheels[0].0, wheels[1].0, "ProjectInstall::alone"] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
@@ -478,7 +478,7 @@ fn an_image_has_no_more_layers_than_engines_take() {
     }
     refused(
         scene.whole(),
-        &["the image has 126 layers, and engines take no more than 125", "PoetryInstall::split"],
+        &["the image has 126 layers, and engines take no more than 125", "ProjectInstall::split"],
     );
     scene.layers.pop();
     scene.whole().unwrap();

@@ -17,6 +17,7 @@ pub mod derivation;
 pub mod digest;
 pub mod download;
 pub mod encode;
+pub mod front_end;
 pub mod gpu;
 pub mod graph;
 pub mod image;

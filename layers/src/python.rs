@@ -40,6 +40,23 @@ impl Scheme {
         }
     }
 
+    /// That of an environment in a folder (absolute), which has a Python of its own by name alone (PEP 405).
+    ///
+    /// # Errors
+    /// A folder or a version of Python that is no path.
+    pub fn environment(lock: &Lock, folder: &str, installer: &str) -> Result<Self, InvalidPath> {
+        let version = lock.python.short_version();
+        let data = TreePath::new(folder.trim_start_matches('/'))?;
+        Ok(Self {
+            library: data.join(format!("lib/python{version}/site-packages"))?,
+            scripts: data.join("bin")?,
+            headers: data.join(format!("include/site/python{version}"))?,
+            data,
+            interpreter: format!("{folder}/bin/python3"),
+            installer: installer.to_owned(),
+        })
+    }
+
     /// Where a Python below `/usr/local` finds what is installed: its scheme `posix_prefix`.
     fn standalone(python: &Python, installer: &str) -> Result<Self, InvalidPath> {
         let version = python.short_version();
@@ -172,6 +189,33 @@ fn editable_script(interpreter: &str, module: &str, attribute: &str) -> String {
         "#!{interpreter}\nimport sys\nfrom {module} import {function}\n\nif __name__ == '__main__':\n    \
          sys.exit({attribute}())\n"
     )
+}
+
+/// What makes a folder (absolute) an environment of its own: `pyvenv.cfg`, and the names by which the lock's
+/// Python is started in it (PEP 405, and CPython's `venv`, which writes the same lines).
+///
+/// # Errors
+/// A folder or a version of Python that is no path.
+pub fn environment(lock: &Lock, folder: &str) -> Result<Vec<FileEntry<NodeId>>, InvalidPath> {
+    let scheme = Scheme::of(lock, PIP)?;
+    let root = TreePath::new(folder.trim_start_matches('/'))?;
+    let home = scheme.interpreter.rsplit_once('/').map_or("/", |(home, _)| home);
+    let version = &lock.python.python;
+    let text = format!("home = {home}\ninclude-system-site-packages = false\nversion = {version}\n");
+    let link = |name: &str, target: &str| {
+        let source = FileSource::Symlink(RawBytes(target.as_bytes().to_vec()));
+        Ok(FileEntry { path: root.join("bin")?.join(name)?, mode: 0o777, source })
+    };
+    Ok(vec![
+        FileEntry {
+            path: root.join("pyvenv.cfg")?,
+            mode: 0o644,
+            source: FileSource::Literal(RawBytes(text.into_bytes())),
+        },
+        link("python3", &scheme.interpreter)?,
+        link("python", "python3")?,
+        link(&format!("python{}", lock.python.short_version()), "python3")?,
+    ])
 }
 
 /// `name`, `module`, `attribute` of each console and GUI script of an `entry_points.txt`.

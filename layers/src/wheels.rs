@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::derivation::{Builder, Fetch, Graph, Layout, NodeId, Origin, UnpackWheels, WheelInput};
+use crate::front_end::FrontEnd;
 use crate::image::Layer;
 use crate::lock::{Distribution, File, FileKind, Lock};
 use crate::python::{PIP, Scheme};
@@ -70,17 +71,29 @@ pub struct Group<'a> {
     pub build: &'a Build,
 }
 
-/// pip, Poetry and what they need: the one layer that pip answers for, and what a person calls it.
+/// pip, Poetry and what they need: the one layer that pip answers for, and what a person calls it. They have
+/// an environment of their own in a folder (absolute), or share the project's.
 ///
 /// # Errors
 /// The lock has no tools.
-pub fn tools(graph: &mut Graph, lock: &Lock, what: &str, build: &Build) -> Result<Layer, RecipeError> {
-    let asked_for = &lock.requirements.python.tools;
+pub fn tools(
+    graph: &mut Graph,
+    lock: &Lock,
+    what: &str,
+    environment: Option<&str>,
+    build: &Build,
+) -> Result<Layer, RecipeError> {
+    let asked_for = lock.requirements.python.tools.join(" ");
+    let scheme = match environment {
+        Some(folder) => Scheme::environment(lock, folder, PIP)?,
+        None => Scheme::of(lock, PIP)?,
+    };
+    let python = environment.map_or("python3".to_owned(), |folder| format!("{folder}/bin/python3"));
     let group = Group {
         what,
         step: "pip + poetry",
-        created_by: &format!("python3 -m pip install --upgrade {}", asked_for.join(" ")),
-        layout: Layout::Site(Scheme::of(lock, PIP)?),
+        created_by: &format!("{python} -m pip install --upgrade {asked_for}"),
+        layout: Layout::Site(scheme),
         alone: u64::MAX.into(),
         build,
     };
@@ -88,48 +101,69 @@ pub fn tools(graph: &mut Graph, lock: &Lock, what: &str, build: &Build) -> Resul
     layers.small.ok_or_else(|| RecipeError("the lock has neither pip nor poetry".to_owned()))
 }
 
-/// Groups of `pyproject.toml`, as options of `poetry install` name them. All that are required count where
-/// none is named.
+/// Groups and extras of a project, as options of a front end name them. All groups that are required count
+/// where none is named.
 #[derive(Clone, Debug, Default)]
 pub struct Groups {
     pub with: Vec<String>,
     pub without: Vec<String>,
     pub only: Vec<String>,
+    pub extras: Vec<String>,
 }
 
 impl Groups {
-    fn options(&self) -> String {
-        let lists = [("with", &self.with), ("without", &self.without), ("only", &self.only)];
-        let options =
-            lists.iter().flat_map(|(name, groups)| groups.iter().map(move |it| format!(" --{name} {it}")));
-        options.collect()
-    }
-
-    /// Those that are installed.
-    fn selected<'a>(&'a self, lock: &'a Lock) -> Result<BTreeSet<&'a str>, RecipeError> {
+    /// What of [`Distribution::wanted_by`] is installed.
+    fn selected(&self, lock: &Lock) -> Result<BTreeSet<String>, RecipeError> {
         let known = &lock.python.groups;
-        if let Some(group) =
-            [&self.with, &self.without, &self.only].into_iter().flatten().find(|it| !known.contains_key(*it))
+        for group in [&self.with, &self.without, &self.only].into_iter().flatten() {
+            check_known("group", group, known.keys())?;
+        }
+        for extra in &self.extras {
+            check_known("extra", extra, lock.python.extras.keys())?;
+        }
+        let front_end = lock.requirements.python.front_end();
+        if !(self.only.is_empty()
+            || self.only.iter().any(|group| group == MAIN)
+            || front_end.knows_groups_alone())
         {
-            let names: Vec<_> = known.keys().map(|name| format!("`{name}`")).collect();
             return Err(RecipeError(format!(
-                "`pyproject.toml` has no group `{group}`; it has {}",
-                names.join(", ")
+                "`{}` does not tell what a group needs from what the project needs: `only` is to name `{MAIN}` as well",
+                front_end.lock_file()
             )));
         }
         let required = known.iter().filter(|(_, group)| !group.optional && self.only.is_empty());
-        let named = self.with.iter().chain(&self.only).map(String::as_str);
-        let all = required.map(|(name, _)| name.as_str()).chain(named);
-        Ok(all.filter(|name| !self.without.iter().any(|without| without == name)).collect())
+        let named = self.with.iter().chain(&self.only);
+        let groups = required.map(|(name, _)| name).chain(named).filter(|name| !self.without.contains(name));
+        let with_extras = |group: &String| {
+            let extras = self.extras.iter().map(|extra| format!("{group}[{extra}]")).collect::<Vec<_>>();
+            std::iter::once(group.clone()).chain(extras).collect::<Vec<_>>()
+        };
+        Ok(groups.flat_map(with_extras).collect())
     }
 }
 
-/// What `poetry install` installs: the distributions of these groups of the manifest. What pip has installed
-/// with Poetry already is skipped, as Poetry skips it.
+/// The group of what a project needs without any other.
+const MAIN: &str = "main";
+
+fn check_known<'a>(
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a String> + Clone,
+) -> Result<(), RecipeError> {
+    if known.clone().any(|it| it == name) {
+        return Ok(());
+    }
+    let names: Vec<_> = known.map(|name| format!("`{name}`")).collect();
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Err(RecipeError(format!("`pyproject.toml` has no {what} `{name}`; it has {names}")))
+}
+
+/// What a front end installs of the project: the distributions of these groups of the manifest. What pip has
+/// installed in the same environment already is skipped, as Poetry skips it.
 ///
 /// # Errors
 /// A group that the manifest has not; a distribution in [`Alone::named`] that is not installed.
-pub fn poetry_install<'a>(
+pub fn project<'a>(
     graph: &mut Graph,
     lock: &Lock,
     groups: &Groups,
@@ -137,23 +171,31 @@ pub fn poetry_install<'a>(
     build: &Build,
 ) -> Result<Layers, RecipeError> {
     let alone = alone.into();
+    let python = &lock.requirements.python;
     let selected = groups.selected(lock)?;
-    let there: BTreeSet<&str> = lock.python.tools.iter().map(|tool| tool.name.as_str()).collect();
+    let there = lock.python.tools.iter().filter(|_| !python.tools_apart);
+    let there: BTreeSet<&str> = there.map(|tool| tool.name.as_str()).collect();
     let wanted = |distribution: &&Distribution| {
-        distribution.wanted_by.iter().any(|group| selected.contains(group.as_str()))
+        distribution.wanted_by.iter().any(|group| selected.contains(group))
             && !there.contains(distribution.name.as_str())
     };
+    let front_end = python.front_end();
+    let installer = match front_end {
+        FrontEnd::Poetry => format!("Poetry {}", lock.python.poetry),
+        FrontEnd::Uv => "uv".to_owned(),
+        FrontEnd::Pylock => PIP.to_owned(),
+    };
     let group = Group {
-        what: "poetry install",
-        step: "poetry install",
-        created_by: &format!("poetry install{}", groups.options()),
-        layout: Layout::Site(Scheme::of(lock, &format!("Poetry {}", lock.python.poetry))?),
+        what: front_end.step(),
+        step: front_end.step(),
+        created_by: &front_end.command([&groups.with, &groups.without, &groups.only, &groups.extras]),
+        layout: Layout::Site(Scheme::of(lock, &installer)?),
         alone,
         build,
     };
     let wanted: Vec<_> = lock.python.packages.iter().filter(wanted).collect();
     match alone.named.iter().find(|name| !wanted.iter().any(|distribution| distribution.name == **name)) {
-        Some(name) => Err(RecipeError(format!("`poetry install` installs no `{name}`"))),
+        Some(name) => Err(RecipeError(format!("`{}` installs no `{name}`", front_end.step()))),
         None => Ok(layers(graph, &group, wanted.into_iter())),
     }
 }

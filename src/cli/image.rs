@@ -153,10 +153,9 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
     session.tell_others();
     reporter.finish();
     let Made { whole, assembled, whys, published, loaded, pushed } = made?;
-    let notes = report::notes(&whole);
+    let notes = report::notes(&lock, &whole, &assembled);
     if !arguments.options.quiet {
-        super::say(report::image_summary(&lock, &mended, &whole.image, &assembled, &whys));
-        notes.iter().for_each(|note| super::say(format!("  note      {note}\n")));
+        super::say(report::image_summary(&lock, &mended, &whole.image, &assembled, &whys, &notes));
         published.iter().for_each(|(cache, published)| super::say(report::publish_summary(cache, published)));
         super::say(loaded.map_or(String::new(), |loaded| report::load_summary(&names, loaded)));
         pushed.iter().for_each(|pushed| super::say(report::push_summary(pushed)));

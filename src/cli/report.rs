@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use assemble_layers::lock::GpuCode;
 use assemble_layers::recipe::Base;
 use assemble_layers::{Builder, Image, Lock};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -239,6 +240,7 @@ pub fn image_summary(
     image: &Image,
     assembled: &Assembled,
     whys: &[Why],
+    notes: &[String],
 ) -> String {
     let mut text = String::new();
     let state = if mended.is_empty() { "unchanged" } else { "mended" };
@@ -246,13 +248,8 @@ pub fn image_summary(
     for line in mended {
         let _ = writeln!(text, "              {line}");
     }
-    for name in lock.python.substituted() {
-        let _ =
-            writeln!(text, "  note      source `{name}` was served by another index when this was locked");
-    }
-    for code in &lock.gpu {
-        let targets: Vec<_> = code.targets.iter().map(ToString::to_string).collect();
-        let _ = writeln!(text, "  note      its `{}` is for {}", code.library, targets.join(" "));
+    for note in notes {
+        let _ = writeln!(text, "  note      {note}");
     }
     for (step, had, layers, size, took) in groups(image, assembled) {
         let reasons: Vec<_> = whys.iter().filter(|why| why.step == step && had == Had::Built).collect();
@@ -266,18 +263,24 @@ pub fn image_summary(
             bytes(size)
         );
     }
-    if assembled.media_type.as_ref() == DOCKER_MANIFEST {
-        let _ = writeln!(
-            text,
-            "  note      the manifest is in Docker's format: its digest is another than in OCI's"
-        );
-    }
     text
 }
 
+/// What is not as a recipe or a manifest says, by the lock.
+fn lock_notes(lock: &Lock) -> Vec<String> {
+    let served = |name| format!("source `{name}` was served by another index when this was locked");
+    let code = |code: &GpuCode| {
+        let targets: Vec<_> = code.targets.iter().map(ToString::to_string).collect();
+        format!("its `{}` is for {}", code.library, targets.join(" "))
+    };
+    let substituted = lock.python.substituted().into_iter().map(served);
+    let displaced = lock.python.displaced.iter().map(ToString::to_string);
+    substituted.chain(displaced).chain(lock.gpu.iter().map(code)).collect()
+}
+
 /// What an image has not, or has by chance, and what of its recipe decides nothing.
-pub fn notes(whole: &Whole) -> Vec<String> {
-    let mut notes = Vec::new();
+pub fn notes(lock: &Lock, whole: &Whole, assembled: &Assembled) -> Vec<String> {
+    let mut notes = lock_notes(lock);
     for layer in &whole.image.layers {
         let builder = |node| &whole.image.graph.node(node).builder;
         let declared = match builder(layer.tree) {
@@ -300,6 +303,9 @@ pub fn notes(whole: &Whole) -> Vec<String> {
     }
     for path in &whole.unused {
         notes.push(format!("the recipe makes an exception for `/{path}`, and there is nothing to except"));
+    }
+    if assembled.media_type.as_ref() == DOCKER_MANIFEST {
+        notes.push("the manifest is in Docker's format: its digest is another than in OCI's".to_owned());
     }
     notes
 }

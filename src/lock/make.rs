@@ -74,7 +74,7 @@ impl Maker<'_> {
         let mut lock = Lock {
             version: VERSION,
             created: known.map_or(self.now, |lock| lock.created),
-            manifest: self.manifest.digest,
+            manifest: self.manifest.digest(self.requirements.python.front_end()),
             requirements: self.requirements.clone(),
             debian: known.map_or_else(Default::default, |lock| lock.debian.clone()),
             python: Python::default(),
@@ -87,8 +87,12 @@ impl Maker<'_> {
         check_python(&lock)?;
         if has_python(&self.requirements) {
             self.manifest.check_is_there(self.engine.project)?;
+            self.check_front_end(known, update)?;
             say(python::STEP);
             lock.python = self.resolve_python(&lock, known, update)?;
+            let displaced = lock.python.displaced.iter();
+            displaced
+                .for_each(|displaced| self.engine.warn(format!("{displaced}; `Tools::apart` parts them")));
         }
         let network = Network::new(self.places, Some(&lock), self.engine.store.folder());
         let engine = Engine { fetcher: &network, events: self.engine.events.clone(), ..self.engine };
@@ -101,6 +105,28 @@ impl Maker<'_> {
             }
         }
         Ok(lock)
+    }
+
+    /// A front end that does not resolve needs a lock of the project's own, and that one alone moves versions.
+    fn check_front_end(&self, known: Option<&Lock>, update: &Update) -> Result<()> {
+        let Some(front_end) = self.requirements.python.front_end else { return Ok(()) };
+        let file = front_end.lock_file();
+        if !self.manifest.has_lock(front_end) {
+            if front_end.resolves() {
+                return Ok(());
+            }
+            return Err(Error::new(Kind::Input, format!("the project has no `{file}`")).hint(
+                "the recipe says that it is locked there; `poetry_install` resolves what is not locked",
+            ));
+        }
+        let decided = |name: &&String| {
+            known.is_some_and(|lock| lock.python.packages.iter().any(|it| it.name == **name))
+        };
+        match update.names.iter().find(decided) {
+            None => Ok(()),
+            Some(name) => Err(Error::new(Kind::Usage, format!("`{file}` says which `{name}` is taken"))
+                .hint("move it there; `assemble lock` takes that lock as it stands")),
+        }
     }
 
     /// What the base images are. One that is asked for as before stays, but for `update`.
@@ -264,12 +290,14 @@ impl Maker<'_> {
             blobs.extend(tree.blobs().into_iter().map(|blob| (blob, engine.store.blob_file(blob))));
         }
         let update = update.of_python(known);
+        let front_end = self.requirements.python.front_end();
+        let of_this_front_end = |lock: &&Lock| lock.requirements.python.front_end() == front_end;
         let question = Question {
             project: engine.project,
             manifest: self.manifest,
             requirements: &self.requirements,
             served_by,
-            previous: known.map(|lock| &lock.python),
+            previous: known.filter(of_this_front_end).map(|lock| &lock.python),
             update: &update,
             bases: &self.pythons,
         };

@@ -1,21 +1,28 @@
-//! `pyproject.toml`, as far as the lock depends on it.
+//! `pyproject.toml` and the project's own locks, as far as the lock depends on them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::{Error, Kind, Result, project};
+use assemble_layers::front_end::FrontEnd;
 use assemble_layers::{Sha256, json};
 
 /// The tables that a resolution depends on. A comment or another tool's settings change nothing.
-const TABLES: [&str; 4] = ["project", "dependency-groups", "build-system", "tool.poetry"];
+const TABLES: [&str; 5] = ["project", "dependency-groups", "build-system", "tool.poetry", "tool.uv"];
 
 /// The most that it may have, in bytes.
 const LARGEST: u64 = 4 << 20;
 
+/// The most that a project's own lock may have, in bytes: those of large workspaces have a few megabytes.
+const LARGEST_LOCK: u64 = 64 << 20;
+
 /// What was read of `pyproject.toml`.
 pub struct Manifest {
     /// The digest of [`TABLES`].
-    pub digest: Sha256,
-    /// The sources it names, and their addresses.
+    digest: Sha256,
+    /// Those of the project's own locks, by the files' names.
+    locks: BTreeMap<&'static str, Sha256>,
+    /// The sources that it names, and their addresses.
     pub sources: Vec<(String, String)>,
     /// The key of a text that has an address with a login.
     login: Option<String>,
@@ -30,9 +37,32 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("pyproject.toml");
         let Some(text) = project::text(folder, "pyproject.toml", LARGEST)? else {
-            return Ok(Self { digest: Sha256::of(b""), sources: Vec::new(), login: None, is_there: false });
+            let (locks, sources) = (BTreeMap::new(), Vec::new());
+            return Ok(Self { digest: Sha256::of(b""), locks, sources, login: None, is_there: false });
         };
-        Self::parse(&text).map_err(|error| error.within(format!("`{}` cannot be used", path.display())))
+        let mut manifest = Self::parse(&text)
+            .map_err(|error| error.within(format!("`{}` cannot be used", path.display())))?;
+        for front_end in [FrontEnd::Poetry, FrontEnd::Uv, FrontEnd::Pylock] {
+            let name = front_end.lock_file();
+            if let Some(text) = project::text(folder, name, LARGEST_LOCK)? {
+                // Git writes other line ends on some machines.
+                manifest.locks.insert(name, Sha256::of(text.replace("\r\n", "\n").as_bytes()));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// The digest of whatever a front end's resolution depends on.
+    pub fn digest(&self, front_end: FrontEnd) -> Sha256 {
+        match self.locks.get(front_end.lock_file()) {
+            Some(lock) => Sha256::of(&[*self.digest.as_bytes(), *lock.as_bytes()].concat()),
+            None => self.digest,
+        }
+    }
+
+    /// Whether the project has resolved itself.
+    pub fn has_lock(&self, front_end: FrontEnd) -> bool {
+        self.locks.contains_key(front_end.lock_file())
     }
 
     pub(crate) fn parse(text: &str) -> Result<Self> {
@@ -45,15 +75,18 @@ impl Manifest {
             return Err(Error::new(Kind::Input, "it has neither `[project]` nor `[tool.poetry]`")
                 .hint("Poetry needs one of them: `poetry init` writes it"));
         }
-        let relevant: Vec<_> = TABLES.iter().map(|path| (path, table(path))).collect();
+        // Locks that were made before uv was known have no word of its table.
+        let is_relevant = |path: &&&str| **path != "tool.uv" || table(path).is_some();
+        let relevant: Vec<_> = TABLES.iter().filter(is_relevant).map(|path| (path, table(path))).collect();
         let bytes = json::canonical(&relevant).map_err(|error| Error::new(Kind::Input, error.to_string()))?;
-        let sources = table("tool.poetry").and_then(|poetry| poetry.get("source")?.as_array());
+        let list = |path: &str, name: &str| table(path).and_then(|table| table.get(name)?.as_array());
+        let sources = [list("tool.poetry", "source"), list("tool.uv", "index")];
         let named = |source: &toml::Value| {
             Some((source.get("name")?.as_str()?.to_owned(), source.get("url")?.as_str()?.to_owned()))
         };
-        let sources = sources.into_iter().flatten().filter_map(named).collect();
+        let sources = sources.into_iter().flatten().flatten().filter_map(named).collect();
         let login = manifest.iter().find(|(_, value)| has_login(value)).map(|(name, _)| name.clone());
-        Ok(Self { digest: Sha256::of(&bytes), sources, login, is_there: true })
+        Ok(Self { digest: Sha256::of(&bytes), locks: BTreeMap::new(), sources, login, is_there: true })
     }
 
     /// Whether there is a `pyproject.toml`.
@@ -130,7 +163,7 @@ mod tests {
 
     #[test]
     fn only_what_matters_changes_the_digest() {
-        let digest = |text: &str| Manifest::parse(text).unwrap().digest;
+        let digest = |text: &str| Manifest::parse(text).unwrap().digest(FrontEnd::Poetry);
         let one = digest("[project]\nname = 'a'\n");
         assert_eq!(one, digest("# a comment\n[tool.ruff]\nx = 1\n[project]\nname = \"a\"\n"));
         assert_ne!(one, digest("[project]\nname = 'b'\n"));

@@ -186,12 +186,14 @@ pub fn outdated(lock: &Lock, requirements: &Requirements, manifest: &Manifest) -
         reasons.push("the recipe asks for files of other addresses".to_owned());
     }
     reasons.extend(gpu::unread(lock).map(|library| format!("which GPUs `{library}` is for is not recorded")));
-    if lock.manifest != manifest.digest {
-        reasons.push(match manifest.is_there() {
-            true => {
+    let front_end = requirements.python.front_end();
+    if lock.manifest != manifest.digest(front_end) {
+        reasons.push(match (manifest.is_there(), manifest.has_lock(front_end)) {
+            (true, true) => format!("`pyproject.toml` or `{}` says something else", front_end.lock_file()),
+            (true, false) => {
                 "`pyproject.toml` asks for something else, or says something else of the project".to_owned()
             }
-            false => "there is no `pyproject.toml`".to_owned(),
+            (false, _) => "there is no `pyproject.toml`".to_owned(),
         });
     }
     reasons

@@ -1,9 +1,10 @@
-//! Asking Poetry and pip: `resolve.py` in the sandbox, on the image's own Python.
+//! Asking the front end and pip: `resolve` in the sandbox, on the image's own Python.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use assemble_layers::derivation::Output;
+use assemble_layers::front_end::FrontEnd;
 use assemble_layers::lock::{Python, Requirements, ServedBy};
 use assemble_layers::{BlobDigest, Kind as EntryKind, TreePath};
 use fs_err as fs;
@@ -17,14 +18,23 @@ use crate::realise::{Engine, Event};
 use crate::sandbox::{Bind, Command, Job, Outcome, Task};
 use crate::{Error, Kind, Result};
 
-/// The script that asks. Its `//!` is its documentation.
-const SCRIPT: &str = include_str!("resolve.py");
+/// The program that asks. The first of its files documents it.
+const PROGRAM: [(&str, &str); 8] = [
+    ("__main__.py", include_str!("resolve/__main__.py")),
+    ("common.py", include_str!("resolve/common.py")),
+    ("environment.py", include_str!("resolve/environment.py")),
+    ("front_end.py", include_str!("resolve/front_end.py")),
+    ("index.py", include_str!("resolve/index.py")),
+    ("poetry_project.py", include_str!("resolve/poetry_project.py")),
+    ("pylock_project.py", include_str!("resolve/pylock_project.py")),
+    ("tools.py", include_str!("resolve/tools.py")),
+];
 
 /// Where the sandbox sees the question, and where it leaves the answer.
 const QUESTION: &str = "/lock";
 const ANSWER: &str = "lock-answer";
 
-/// Files of the project that its metadata may name.
+/// Files of the project that are read beside its own lock: what its metadata may name.
 const METADATA_FILES: [&str; 4] = ["pyproject.toml", "README.md", "README.rst", "LICENSE"];
 
 /// Poetry's settings of a project.
@@ -56,13 +66,14 @@ pub(super) struct Question<'a> {
 #[derive(Serialize)]
 struct Request<'a> {
     project: String,
+    front_end: FrontEnd,
     workdir: &'a str,
     /// Where the default index's simple pages are, and those of the sources: inside.
     index: String,
     sources: BTreeMap<&'a str, String>,
     served_by: &'a BTreeMap<String, ServedBy>,
     tools: &'a [String],
-    tool_constraints: [String; 0],
+    tools_apart: bool,
     collections: &'a BTreeMap<String, Vec<String>>,
     previous: Option<serde_json::Value>,
     update: &'a [String],
@@ -84,8 +95,8 @@ struct Failure {
     detail: Option<String>,
 }
 
-/// Runs the script over `root` (tree files, and the files of their contents), and reads its answer. The
-/// engine fetches what the script asks the indexes for.
+/// Runs the program over `root` (tree files, and the files of their contents), and reads its answer. The
+/// engine fetches what the program asks the indexes for.
 pub(super) fn ask(
     question: &Question<'_>,
     engine: &Engine<'_>,
@@ -120,7 +131,7 @@ pub(super) fn ask(
     }))
 }
 
-/// Code that is not ours ran beside the script, and can have changed its answer: it names nothing but
+/// Code that is not ours ran beside the program, and can have changed its answer: it names nothing but
 /// files that an index lists.
 fn check_files(python: &Python, index: &Index<'_>) -> Result<()> {
     let built_with = python.packages.iter().flat_map(|package| &package.build);
@@ -136,11 +147,11 @@ fn check_files(python: &Python, index: &Index<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the script decided, or why it could not.
+/// What the program decided, or why it could not.
 fn read_answer(outcome: &Outcome) -> Result<Python> {
     let bytes = answer_file(outcome)?;
     let answer = serde_json::from_slice(&bytes).map_err(|error| {
-        Error::new(Kind::Internal, format!("`resolve.py` left an answer that cannot be read: {error}"))
+        Error::new(Kind::Internal, format!("`resolve` left an answer that cannot be read: {error}"))
     })?;
     match answer {
         Answer::Success(python) => Ok(*python),
@@ -151,7 +162,9 @@ fn read_answer(outcome: &Outcome) -> Result<Python> {
 fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
     let project = folder.join("project");
     fs::create_dir(&project)?;
-    for name in METADATA_FILES {
+    let python = &question.requirements.python;
+    let front_end = python.front_end();
+    for name in METADATA_FILES.into_iter().chain([front_end.lock_file()]) {
         if question.project.join(name).exists() {
             copy_into(question.project, Path::new(name), &project)?;
         }
@@ -168,21 +181,23 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
     let sources = question.manifest.sources.iter();
     let request = Request {
         project: format!("{QUESTION}/project"),
+        front_end,
         workdir: "/tmp",
         index: index::simple_pages(DEFAULT),
         sources: sources.map(|(name, _)| (name.as_str(), index::simple_pages(name))).collect(),
         served_by: &question.served_by,
-        tools: &question.requirements.python.tools,
-        tool_constraints: [],
-        collections: &question.requirements.python.collections,
+        tools: &python.tools,
+        tools_apart: python.tools_apart,
+        collections: &python.collections,
         previous: question.previous.map(previous).transpose()?,
         update: question.update,
         bases: question.bases,
     };
     let json = serde_json::to_vec(&request).map_err(|error| Error::new(Kind::Internal, error.to_string()))?;
     fs::write(folder.join("request.json"), json)?;
-    fs::write(folder.join("resolve.py"), SCRIPT)?;
-    Ok(())
+    let program = folder.join("resolve");
+    fs::create_dir(&program)?;
+    PROGRAM.iter().try_for_each(|(name, text)| Ok(fs::write(program.join(name), text)?))
 }
 
 /// Copies a file of the project for code that is not ours: no link of it leads out.
@@ -227,10 +242,10 @@ fn previous(python: &Python) -> Result<serde_json::Value> {
     Ok(value)
 }
 
-/// The script's command. Its environment is the sandbox's own, and nothing of the caller's.
+/// The program's command. Its environment is the sandbox's own, and nothing of the caller's.
 fn command(folder: &Path) -> Command {
     let script = format!(
-        "mkdir /{ANSWER} && cd /tmp && {{ python3 {QUESTION}/resolve.py {QUESTION}/request.json /{ANSWER}/answer.json \
+        "mkdir /{ANSWER} && cd /tmp && {{ python3 {QUESTION}/resolve {QUESTION}/request.json /{ANSWER}/answer.json \
          || test -s /{ANSWER}/answer.json; }}"
     );
     let mut command = Command::new(["/bin/sh", "-c", &script]);
@@ -239,7 +254,7 @@ fn command(folder: &Path) -> Command {
 }
 
 fn answer_file(outcome: &Outcome) -> Result<Vec<u8>> {
-    let nothing = || Error::new(Kind::Internal, "`resolve.py` left no answer");
+    let nothing = || Error::new(Kind::Internal, "`resolve` left no answer");
     let entry = outcome
         .tree
         .entries()

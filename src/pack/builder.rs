@@ -183,7 +183,7 @@ impl<W: Write> TreeBuilder<W> {
                     .detail(format!("`{first}`"))
                     .detail(format!("`{other}`"))
                     .hint(
-                        "the recipe says which counts: `PoetryInstall::alone` gives one of them a layer of \
+                        "the recipe says which counts: `ProjectInstall::alone` gives one of them a layer of \
                          its own, and `counts_of` names it for the path",
                     )
             }

@@ -327,7 +327,9 @@ fn check_count(image: &Image) -> Result<()> {
     let message = format!("the image has {count} layers, and engines take no more than {MOST_LAYERS}");
     Err(Error::new(Kind::Input, message)
         .detail("Docker holds 127 at most, and two of them are the container's")
-        .hint("let wheels share a layer: a larger size for `PoetryInstall::split`; a base image's count too"))
+        .hint(
+            "let wheels share a layer: a larger size for `ProjectInstall::split`; a base image's count too",
+        ))
 }
 
 /// The derivations that the layer at `place` is made over. A base image's layers are made one over the other.

@@ -30,6 +30,7 @@
 mod command;
 mod container;
 mod declare;
+mod distributions;
 mod files;
 mod packages;
 mod part;
@@ -40,11 +41,12 @@ mod unpacked;
 
 pub use command::Command;
 pub use declare::{Gpus, ImageRecipe};
+pub use distributions::{Collection, ProjectInstall, SdistBuild, Tools};
 pub use files::{Download, Files};
 pub use packages::{Archive, Packages, RegistryImage, ThirdPartyArchive};
 pub use part::{AnyPart, Expansion, Laid, Named, Part, Told};
 pub use program::{Declared, Program, variant};
-pub use python::{Application, Collection, Manifest, PoetryInstall, Python, SdistBuild, Tools};
+pub use python::{Application, Manifest, Python};
 pub use source::{GitFiles, Wheel};
 pub use unpacked::Unpacked;
 

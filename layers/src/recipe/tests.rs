@@ -1,3 +1,7 @@
+//! What recipes come to.
+
+mod python;
+
 use super::*;
 use crate::Builder;
 use crate::digest::{BlobDigest, DiffId, Sha256};
@@ -277,66 +281,6 @@ fn a_command_has_a_program_and_a_root() {
     assert!(said(|| Command::shell("true")).contains("runs in an empty root"));
     let twice = || Command::shell("true").over(debian()).env([("A", "1"), ("A", "2")]);
     assert!(said(twice).contains("sets `A` twice"));
-}
-
-/// As `poetry install` has them.
-#[test]
-fn groups_are_chosen() {
-    let names = |choose: fn(PoetryInstall) -> PoetryInstall| {
-        let install = move || choose(Python::of(&system(&debian())).poetry_install().split(0));
-        let image = realised(move || ImageRecipe::new("x").layer(install()))?;
-        let layers = image.layers.iter().filter(|layer| layer.step == "poetry install");
-        let names = layers.map(|layer| image.graph.node(layer.tree).name.clone()).collect::<Vec<_>>();
-        Ok::<_, RecipeError>((names, image.layers.last().map(|layer| layer.created_by.clone())))
-    };
-    let all = names(|install| install).unwrap().0;
-    assert!(!all.is_empty());
-    assert_eq!(names(|install| install.only(["main"])).unwrap().0, all);
-    assert!(names(|install| install.without(["main"])).unwrap().0.is_empty());
-    let error = names(|install| install.without(["dve"])).unwrap_err().to_string();
-    assert!(error.contains("no group `dve`; it has `"), "{error}");
-}
-
-/// The recipes' own Python, or the packages' in its place.
-#[test]
-fn a_python_of_an_archive_can_be_replaced() {
-    let image = || {
-        let python =
-            Python::standalone(&system(&debian()), &Download::new("python", "https://example/python.tar"));
-        ImageRecipe::new("x").layer(python.tools(["pip"])).layer(python.poetry_install())
-    };
-    let own = asked(image);
-    let standalone = own.python.standalone.as_ref().unwrap();
-    assert_eq!(
-        (standalone.file.as_str(), &standalone.above[..]),
-        ("python", &["base".to_owned(), "system".to_owned()][..])
-    );
-    assert!(own.url.contains_key("python") && own.debian.sets.iter().all(|set| set.name != "locking"));
-    let lock = locked(own);
-    let made = program(image).image("one", Base::Archive, &lock, &project()).unwrap();
-    assert!(names(&made).contains(&"python"), "{:?}", names(&made));
-    let of_wheels = made.graph.nodes().find_map(|(_, node)| match &node.builder {
-        Builder::UnpackWheels(wheels) => Some(wheels.layout.clone()),
-        _ => None,
-    });
-    let Some(crate::derivation::Layout::Site(scheme)) = of_wheels else { panic!("no wheels") };
-    assert_eq!(scheme.library.to_string(), "usr/local/lib/python3.11/site-packages");
-    assert_eq!(scheme.interpreter, "/usr/local/bin/python3.11");
-
-    let system = program(image).requirements(Base::Archive, PythonFrom::System).unwrap();
-    assert!(system.python.system && system.python.standalone.is_none() && system.url.is_empty());
-    assert!(system.debian.sets.iter().any(|set| set.name == "locking"));
-    let none = program(|| ImageRecipe::new("x").layer(debian()));
-    let error = none.requirements(Base::Archive, PythonFrom::System).unwrap_err().to_string();
-    assert!(error.contains("no Python of their own"), "{error}");
-    let two = Program::new([
-        variant("one", "", move |_| Ok(image())),
-        variant("two", "", |_| {
-            Ok(ImageRecipe::new("y").layer(Python::of(&super::tests::system(&debian())).tools(["pip"])))
-        }),
-    ]);
-    let error = two.requirements(Base::Archive, PythonFrom::Recipe).unwrap_err().to_string();
-    assert!(error.contains("two Pythons"), "{error}");
 }
 
 #[test]

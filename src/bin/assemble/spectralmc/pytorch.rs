@@ -2,7 +2,7 @@
 //! `.pth` file by which Python finds it there.
 
 use assemble::recipe::{
-    AnyPart, Command, GitFiles, Named, Packages, PoetryInstall, Python, Result, SdistBuild, Tools, Wheel,
+    AnyPart, Command, GitFiles, Named, Packages, ProjectInstall, Python, Result, SdistBuild, Tools, Wheel,
 };
 
 use super::cuda11::Toolchain;
@@ -126,7 +126,7 @@ pub fn sdists(toolchain: &Toolchain) -> Result<SdistBuild> {
 
 /// The `.pth` file. It is written where all that Python finds is there, and pip's own check says that
 /// what the wheel requires is what Poetry has installed: a requirement that is not met fails by name.
-pub fn swap(pip: &Tools, pytorch: &Wheel, installed: &PoetryInstall) -> Command {
+pub fn swap(pip: &Tools, pytorch: &Wheel, installed: &ProjectInstall) -> Command {
     let library = r#"$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"#;
     let script = format!("echo {PREFIX} >\"{library}/pytorch.pth\" && exec python3 -m pip check");
     let parts: [AnyPart; 3] = [pip.into(), pytorch.into(), installed.into()];

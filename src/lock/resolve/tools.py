@@ -1,0 +1,64 @@
+"""The tools of an image, pip and Poetry say, beside the project or apart from it."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from common import CommandFailed, Entry, Failure, Request, canonical, earlier_tools, say
+
+if TYPE_CHECKING:
+    from index import Index, Installed
+
+
+def resolve(request: Request, index: Index, packages: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """The tools, and what they want otherwise than the project that they share an environment with has it."""
+    say("resolving the tools")
+    project = {} if request["tools_apart"] else {package["name"]: package for package in packages}
+    versions = [f"{name}=={package['version']}" for name, package in project.items()]
+    try:
+        return installed(request, index, versions).entries, []
+    except CommandFailed as error:
+        reason = error
+    if project:
+        say("the tools and the project want different versions; the project's count")
+        try:
+            return beside(project, installed(request, index, []))
+        except CommandFailed as error:
+            reason = error
+    raise Failure("tools", f"{', '.join(request['tools'])} cannot be had", detail=str(reason)) from reason
+
+
+def installed(request: Request, index: Index, versions: list[str]) -> Installed:
+    """The tools as pip would install them where these versions are installed."""
+    fixed = {it.partition("==")[0] for it in versions}
+    return index.pip_packages(
+        request["tools"],
+        # The Poetry of the image is the one that locked: it must be able to read its lock.
+        constraints=[*versions, f"poetry=={version('poetry')}"],
+        previous=[tool for tool in earlier_tools(request) if tool["name"] not in fixed],
+    )
+
+
+def beside(project: dict[str, Entry], tools: Installed) -> tuple[list[Entry], list[Entry]]:
+    """The tools with the project's version of whatever both have, as a later `poetry install` leaves it."""
+    own = {entry["name"]: entry for entry in tools.entries}
+    shared = [name for name in own if name in project and project[name]["version"] != own[name]["version"]]
+    # What a version of the project's needs comes with it, though no group of an image may bring it.
+    while shared:
+        entry = project[shared.pop()]
+        requires = [canonical(name) for name in entry.get("dependencies", {}) if canonical(name) in project]
+        shared += [name for name in requires if name not in own]
+        own[entry["name"]] = {
+            **{key: entry[key] for key in ("name", "version", "file", "source", "build")},
+            "requested": own.get(entry["name"], {}).get("requested", False),
+            "requires": sorted(requires),
+        }
+    displaced = [
+        {"name": name, "version": own[name]["version"], "tool": tool, "wants": str(requirement.specifier)}
+        for tool, requirements in sorted(tools.required.items())
+        for requirement in requirements
+        if (name := canonical(requirement.name)) in own
+        and not requirement.specifier.contains(own[name]["version"], prereleases=True)
+    ]
+    return sorted(own.values(), key=lambda entry: str(entry["name"])), displaced
