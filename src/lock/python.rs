@@ -1,11 +1,14 @@
 //! Asking the front end and pip: `resolve` in the sandbox, on the image's own Python.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use assemble_layers::derivation::Output;
 use assemble_layers::front_end::FrontEnd;
 use assemble_layers::lock::{Python, Requirements, ServedBy};
+use assemble_layers::project::ProjectFileKind;
 use assemble_layers::{BlobDigest, Kind as EntryKind, TreePath};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
@@ -15,6 +18,7 @@ use super::index::{self, Index};
 use crate::fetch::Fetcher;
 use crate::fetch::python::DEFAULT;
 use crate::realise::{Engine, Event};
+use crate::store::Store;
 use crate::sandbox::{Bind, Command, Job, Outcome, Task};
 use crate::{Error, Kind, Result};
 
@@ -34,7 +38,7 @@ const PROGRAM: [(&str, &str); 8] = [
 const QUESTION: &str = "/lock";
 const ANSWER: &str = "lock-answer";
 
-/// Files of the project that are read beside its own lock: what its metadata may name.
+/// Files of the project that are shown even where `.dockerignore` names them: its metadata may.
 const METADATA_FILES: [&str; 4] = ["pyproject.toml", "README.md", "README.rst", "LICENSE"];
 
 /// Poetry's settings of a project.
@@ -109,7 +113,7 @@ pub(super) fn ask(
     let working = engine.store.working_folder()?;
     let folder = working.path().join("question");
     fs::create_dir(&folder)?;
-    write_question(question, &folder)?;
+    write_question(question, engine.store, &folder)?;
     let sandbox = working.path().join("sandbox");
     fs::create_dir(&sandbox)?;
     let output = Some(Output::Folder(TreePath::new(ANSWER)?));
@@ -159,25 +163,10 @@ fn read_answer(outcome: &Outcome) -> Result<Python> {
     }
 }
 
-fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
-    let project = folder.join("project");
-    fs::create_dir(&project)?;
+fn write_question(question: &Question<'_>, store: &Store, folder: &Path) -> Result<()> {
     let python = &question.requirements.python;
     let front_end = python.front_end();
-    for name in METADATA_FILES.into_iter().chain([front_end.lock_file()]) {
-        if question.project.join(name).exists() {
-            copy_into(question.project, Path::new(name), &project)?;
-        }
-    }
-    write_settings(question.project, &project)?;
-    // An editable install looks for the package's folder.
-    for entry in fs::read_dir(question.project)? {
-        let entry = entry?;
-        if entry.path().join("__init__.py").exists() {
-            fs::create_dir(project.join(entry.file_name()))?;
-            copy_into(question.project, &Path::new(&entry.file_name()).join("__init__.py"), &project)?;
-        }
-    }
+    write_project(question.project, front_end, store, &folder.join("project"))?;
     let sources = question.manifest.sources.iter();
     let request = Request {
         project: format!("{QUESTION}/project"),
@@ -200,10 +189,33 @@ fn write_question(question: &Question<'_>, folder: &Path) -> Result<()> {
     PROGRAM.iter().try_for_each(|(name, text)| Ok(fs::write(program.join(name), text)?))
 }
 
-/// Copies a file of the project for code that is not ours: no link of it leads out.
+/// Copies the project for code that is not ours: its files, and no link of it leads out.
+fn write_project(from: &Path, front_end: FrontEnd, store: &Store, to: &Path) -> Result<()> {
+    let shown = METADATA_FILES.into_iter().filter(|name| from.join(name).exists());
+    let project = crate::project::read(from, &shown.collect::<Vec<_>>(), store)?;
+    fs::create_dir(to)?;
+    for file in &project.files {
+        let path = Path::new(OsStr::from_bytes(file.path.as_bytes()));
+        match &file.kind {
+            ProjectFileKind::Directory => fs::create_dir_all(to.join(path))?,
+            ProjectFileKind::Symlink(target) => {
+                fs::os::unix::fs::symlink(OsStr::from_bytes(&target.0), to.join(path))?;
+            }
+            ProjectFileKind::File { .. } => copy_into(from, path, to)?,
+        }
+    }
+    if from.join(front_end.lock_file()).exists() {
+        copy_into(from, Path::new(front_end.lock_file()), to)?;
+    }
+    write_settings(from, to)
+}
+
+/// Copies a file of the project, and the folders above it.
 fn copy_into(from: &Path, name: &Path, to: &Path) -> Result<()> {
     let mut file = crate::project::open(from, name)?;
-    std::io::copy(&mut file, &mut fs::File::create(to.join(name))?)?;
+    let copy = to.join(name);
+    copy.parent().map_or(Ok(()), fs::create_dir_all)?;
+    std::io::copy(&mut file, &mut fs::File::create(copy)?)?;
     Ok(())
 }
 

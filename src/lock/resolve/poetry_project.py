@@ -296,9 +296,10 @@ def packages(index: Index, copy: Poetry, locked: dict[str, Any], extras: Iterabl
 def root_package(project: Poetry) -> Entry | None:
     """What Poetry's editable install writes of the project itself; None outside package mode.
 
-    `paths` are the folders of its `.pth`; None where Poetry detects them (`src`, else `.`).
+    `paths` are the folders of its `.pth` (poetry, `EditableBuilder`); None for the project's own.
     """
     from poetry.core.masonry.builders.wheel import WheelBuilder
+    from poetry.core.masonry.utils.package_include import PackageInclude
 
     if not project.is_package_mode:
         return None
@@ -306,7 +307,9 @@ def root_package(project: Poetry) -> Entry | None:
         raise Failure("unsupported", "the project has a build script; only pure Python can be installed natively")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            written = WheelBuilder(project).prepare_metadata(Path(folder))
+            builder = WheelBuilder(project)
+            written = builder.prepare_metadata(Path(folder))
+            includes = builder._module.includes  # noqa: SLF001 - as Poetry's editable install reads it
         except Exception as error:  # a readme that is not there, say
             raise Failure("manifest", "Poetry cannot make the project's metadata", detail=str(error)) from error
         files = {
@@ -314,13 +317,18 @@ def root_package(project: Poetry) -> Entry | None:
             for path in written.rglob("*")
             if path.is_file()
         }
-    packages = project.package.packages
+    top = project.file.path.parent.resolve()
+    paths = {
+        include.base.resolve().relative_to(top).as_posix()
+        for include in includes
+        if isinstance(include, PackageInclude) and (include.is_module() or include.is_package())
+    }
     return {
         "name": project.package.name,
         "version": str(project.package.version),
         "dist_info": written.name,
         "files": dict(sorted(files.items())),
-        "paths": sorted({package.get("from", ".") for package in packages}) or None,
+        "paths": None if paths == {"."} else sorted(paths),
     }
 
 
