@@ -1,22 +1,18 @@
 //! Poetry is the oracle, and pip: what `poetry install` makes on the example's image is what our layers hold,
 //! and with the exported lock it has nothing left to do there.
 
-#[path = "support/small.rs"]
-mod small;
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::output;
+use crate::support::small::{Small, scene};
 use assemble::pack::Contents;
 use assemble::sandbox::{Bind, Command, Job, Outcome, Sandbox, Task};
 use assemble::store::Store;
 use assemble_layers::derivation::Output;
 use assemble_layers::lock::Distribution;
 use assemble_layers::{BlobDigest, DiffId, Kind, Tree};
-use small::{Small, scene};
-use support::output;
 
 /// What belongs to neither: the project's own files, which Poetry's copy has with its lock.
 const PROJECT: &str = "app";
