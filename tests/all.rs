@@ -9,6 +9,7 @@ mod archive;
 mod cache;
 mod cuobjdump;
 mod debian_lock;
+mod deny;
 mod dpkg;
 mod end_to_end;
 mod fuzz;
