@@ -64,7 +64,8 @@ def page(files: Path, name: str) -> None:
     for wheel in sorted((files / "wheels").iterdir()):
         if normal(wheel.name.split("-")[0]) == normal(name):
             digest = (files / "digests" / wheel.name).read_text()
-            rows.append(f'<a href="../../wheels/{html.escape(wheel.name)}#sha256={digest}">{html.escape(wheel.name)}</a><br>')
+            wheel = html.escape(wheel.name)
+            rows.append(f'<a href="../../wheels/{wheel}#sha256={digest}">{wheel}</a><br>')
     (folder / "index.html").write_text("<!DOCTYPE html><html><body>\n" + "\n".join(rows) + "\n</body></html>\n")
 
 
@@ -326,7 +327,11 @@ def table(results: Path, document: Path, title: str) -> None:
         ("load-dependency", "one small dependency changed, to a running container by `--load`", "≥ 10×"),
         ("first-push", "first push of the whole image, layers made, to an empty registry", "≥ 10×"),
         ("push-line", "one line changed, to that registry", "≥ 3×"),
-        ("cache", "a second machine, its store empty, by `--cache`, to tarball (theirs: from downloaded inputs)", "≥ 5×"),
+        (
+            "cache",
+            "a second machine, its store empty, by `--cache`, to tarball (theirs: from downloaded inputs)",
+            "≥ 5×",
+        ),
         ("import", "first `import` in a fresh container", ""),
         ("podman", "downloaded inputs to tarball, theirs with `podman build`", ""),
     ]

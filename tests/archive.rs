@@ -1,16 +1,14 @@
 //! The archive: one set of bytes, however it is written, and what independent readers find in it.
 
-mod support;
-
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::{Bench, fetch, files, image, member, python, scheme, zip};
 use assemble::deliver::{to_file, to_folder, to_writer};
 use assemble::oci::{Assembled, Reference};
 use assemble_layers::derivation::{Layout, UnpackWheels, WheelInput};
 use assemble_layers::image::{Config, Healthcheck};
 use assemble_layers::{Builder, Graph, NodeId};
-use support::{Bench, fetch, files, image, member, python, scheme, zip};
 
 /// What is in the archive, as Python reads it: the index, Docker's manifest, and every document and
 /// layer that they name, checked.

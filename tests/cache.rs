@@ -1,18 +1,9 @@
 //! The shared cache in a registry: a second machine builds nothing, what is damaged is built, and a cache
 //! that fails costs one warning and never the build.
 
-#[path = "registry/debian.rs"]
-mod debian;
-#[path = "cache/failures.rs"]
 mod failures;
-#[allow(dead_code, reason = "the tests of registries need all of it")]
-#[path = "registry/fake.rs"]
-mod fake;
-#[path = "cache/promises.rs"]
 mod promises;
-#[path = "cache/races.rs"]
 mod races;
-mod support;
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -20,6 +11,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use crate::support::debian::Registry;
+use crate::support::fake::{Fake, Fault, Request, error, status};
+use crate::support::{self, Bench, fetch, files, image, member, path, scheme, skipped, zip};
 use assemble::cache::{Cache, Pace, Published, SecretKey};
 use assemble::deliver::{Built, Destination, Push, nothing_to_obtain};
 use assemble::fetch::http::Patience;
@@ -32,9 +26,6 @@ use assemble_layers::derivation::{
 };
 use assemble_layers::image::{Compression, Layer};
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256};
-use debian::Registry;
-use fake::{Fake, Fault, Request, error, status};
-use support::{Bench, fetch, files, image, member, path, scheme, skipped, zip};
 
 const WHEEL: &str = "demo-1.0-py3-none-any.whl";
 const REPOSITORY: &str = "team/cache";

@@ -6,17 +6,14 @@
 //! unpacked into a folder that goes with the test. The wheel is taken from the store that the
 //! environment names, if it is there.
 
-#[path = "support/mod.rs"]
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use crate::support::{output, skipped};
 use assemble::inspect::gpu::{Code, FileRange, Specific};
 use assemble_layers::lock::Distribution;
-use support::{output, skipped};
 
 /// `sm_86 cubin` → how many there are.
 type Counts = BTreeMap<String, u64>;

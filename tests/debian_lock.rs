@@ -4,19 +4,17 @@
 //! apt gets an empty root of its own, fed from those very indexes; for a set over others, what they
 //! brought is installed there. The packages, their versions, and who asked for them must be the same.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::FileServer;
 use assemble::fetch::{Configuration, Fetcher};
 use assemble::lock::debian::{Installed, Request, resolve};
 use assemble::net::Machine;
 use assemble_layers::lock::{Deb, DebianRequirements, DebianSet, ThirdPartyArchive};
-use support::FileServer;
 use tempfile::TempDir;
 
 const SUITES: [&str; 3] = ["bookworm", "bookworm-updates", "bookworm-security"];

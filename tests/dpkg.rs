@@ -1,10 +1,6 @@
 //! dpkg is the oracle: the example's base and system layers are what mmdebstrap and apt make of the
 //! very same packages.
 
-#[path = "support/small.rs"]
-mod small;
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -13,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::small::{Small, is_root, scene};
+use crate::support::{output, skipped};
 use assemble_layers::{BlobDigest, Sha256};
-use small::{Small, is_root, scene};
-use support::{output, skipped};
 
 /// How our tree may differ from theirs; a path that ends with `/` means all below it.
 const DIFFERENCES: [(&str, &str); 27] = [

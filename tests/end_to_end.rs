@@ -12,15 +12,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-#[path = "support/finished.rs"]
-mod finished;
-#[path = "support/podman.rs"]
-mod podman;
-#[path = "support/real.rs"]
-mod real;
-
-use finished::Finished;
-use real::{run, say, step};
+use crate::support::finished::{self, Finished};
+use crate::support::real::{run, say, step};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_assemble");
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");

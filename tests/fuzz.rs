@@ -6,13 +6,11 @@
 //! again. A reader runs in a process of its own, which may have so much memory and no more.
 //!
 //! ```text
-//! cargo test --test fuzz                                     half a second each
-//! ASSEMBLE_FUZZ_SECONDS=600 cargo test --test fuzz -- --nocapture    as `.ci/long fuzz` does
+//! cargo test --test all fuzz::                               half a second each
+//! ASSEMBLE_FUZZ_SECONDS=600 cargo test --test all fuzz:: -- --nocapture    as `.ci/long fuzz` does
 //! ASSEMBLE_FUZZ=deb ASSEMBLE_FUZZ_SEED=7 …                   one reader, other inputs
 //! ASSEMBLE_FUZZ=deb ASSEMBLE_FUZZ_NUMBER=1234 …              one input
 //! ```
-
-mod support;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -22,6 +20,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::{self};
 use assemble::fuzzing::{Input, TARGETS, Target};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -140,7 +139,7 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
 fn fuzz(target: &Target, seconds: f64) -> Result<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let seed: u64 = variable("ASSEMBLE_FUZZ_SEED").unwrap_or(0);
-    let child = support::child("one_reader", folder.path());
+    let child = support::child(one_reader, folder.path());
     let log = folder.path().join("log");
     let mut child = Command::new(&child[0])
         .args(&child[1..])

@@ -3,12 +3,11 @@
 //! Every repository is a folder here. That no server is asked is all that differs: what a folder serves
 //! goes through the same protocol.
 
-mod support;
-
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{Bench, child, folder_of_child, listing, output, path};
 use assemble::network::{Network, Places};
 use assemble::realise::Engine;
 use assemble::sandbox::Sandbox;
@@ -16,7 +15,6 @@ use assemble::store::Store;
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::Git;
 use assemble_layers::{Builder, Commit, Content, DiffId, Graph, Kind as EntryKind, Tree};
-use support::{Bench, child, folder_of_child, listing, output, path};
 
 /// A folder of repositories, and a store.
 struct Scene {
@@ -190,8 +188,7 @@ fn what_came_once_is_not_fetched_again() {
 #[test]
 fn a_server_that_serves_no_single_commit_is_asked_for_everything() {
     if folder_of_child().is_none() {
-        let test = "a_server_that_serves_no_single_commit_is_asked_for_everything";
-        let words = child(test, Path::new("/"));
+        let words = child(a_server_that_serves_no_single_commit_is_asked_for_everything, Path::new("/"));
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env("GIT_CONFIG_COUNT", "1");
         output(command.env("GIT_CONFIG_KEY_0", "protocol.version").env("GIT_CONFIG_VALUE_0", "0"));

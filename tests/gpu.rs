@@ -2,16 +2,12 @@
 //! kept and broken; `--variant auto`. The readers are checked against NVIDIA's own tools in
 //! `tests/cuobjdump.rs`.
 
-#[path = "support/fatbin.rs"]
-mod fatbin;
-#[path = "../src/bin/assemble/spectralmc/mod.rs"]
-mod spectralmc;
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::fatbin::{container, cubin, elf, ptx};
+use crate::support::{self, Bench, fetch, image, member, output, path, scheme, zip};
 use assemble::inspect::Outside;
 use assemble::inspect::gpu::{Inspection, carries, keep_promises};
 use assemble::realise::Engine;
@@ -23,9 +19,7 @@ use assemble_layers::project::{ProjectFile, ProjectFileKind};
 use assemble_layers::recipe::Base;
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{BlobDigest, Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
-use fatbin::{container, cubin, elf, ptx};
 use serde_json::Value;
-use support::{Bench, fetch, image, member, output, path, scheme, zip};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 const LIBRARY: &str = "libdemo_cuda.so";
@@ -351,7 +345,7 @@ fn the_binary_variant_promises_what_its_wheel_is_for() {
     let project =
         Project { files: ["poetry.toml", "pyproject.toml", "spectralmc/__main__.py"].map(file).to_vec() };
     let promise = |lock: &Lock| {
-        let image = spectralmc::program().image("binary", Base::Archive, lock, &project).unwrap();
+        let image = crate::spectralmc::program().image("binary", Base::Archive, lock, &project).unwrap();
         image.promises[0].to_string()
     };
     let mut lock = committed();

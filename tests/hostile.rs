@@ -2,12 +2,6 @@
 //! distribution and as a package's maintainer scripts, as root and as an ordinary user. Nothing of it
 //! succeeds, and nothing later is disturbed. (What locking runs is tested in `locking.rs`.)
 
-#[path = "support/small.rs"]
-mod small;
-mod support;
-#[path = "support/user.rs"]
-mod user;
-
 use std::fs;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
@@ -16,13 +10,13 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 
+use crate::support::small::{Small, is_root, scene};
+use crate::support::user::User;
+use crate::support::{self, output};
 use assemble::sandbox::{Bind, Command, DebFile, Job, Limits, Sandbox, Task};
 use assemble::store::Store;
 use assemble_layers::derivation::Output;
 use serde::{Deserialize, Serialize};
-use small::{Small, is_root, scene};
-use support::output;
-use user::User;
 
 const ATTACK: &str = include_str!("support/hostile/attack.py");
 
@@ -140,7 +134,7 @@ impl Machine {
             .arg(format!("ASSEMBLE_TEST_SECRET={MARK}"))
             .arg(format!("ASSEMBLE_TEST_VISIT={}", visit.display()))
             .arg(tests)
-            .args(["--exact", "a_visit", "--nocapture", "--ignored"])
+            .args(["--exact", support::name(a_visit), "--nocapture", "--ignored"])
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .output()

@@ -4,34 +4,19 @@
 //!
 //! It needs root and minutes, so it runs where `ASSEMBLE_REAL=1` asks for it, as `.ci/run` does.
 
-#[path = "support/certificates.rs"]
-mod certificates;
-#[path = "registry/debian.rs"]
-mod debian;
-#[path = "support/engines.rs"]
-mod engines;
-#[path = "hosts/network.rs"]
 mod network;
-#[path = "hosts/page.rs"]
 mod page;
-#[path = "hosts/peers.rs"]
 mod peers;
-#[path = "support/podman.rs"]
-mod podman;
-#[path = "support/small.rs"]
-mod small;
-mod support;
-#[path = "hosts/team.rs"]
 mod team;
 
 use std::fs;
 use std::process::Command;
 
-use engines::Daemon;
+use crate::support::engines::Daemon;
+use crate::support::small::{fails, is_root, scene};
+use crate::support::{output, skipped, small};
 use network::{Host, REGISTRY};
 use page::Page;
-use small::{fails, is_root, scene};
-use support::{output, skipped};
 use team::Team;
 
 /// A team in a network of its own, or nothing to test.

@@ -7,17 +7,13 @@
 
 #[path = "jobs/containers.rs"]
 mod containers;
-#[allow(dead_code, reason = "the tests of registries need all of it")]
-#[path = "registry/fake.rs"]
-mod fake;
 #[path = "jobs/limits.rs"]
 mod limits;
 #[path = "jobs/lost.rs"]
 mod lost;
-#[path = "support/podman.rs"]
-mod podman;
 #[path = "jobs/signals.rs"]
 mod signals;
+#[allow(dead_code, reason = "`all` needs the rest of it")]
 mod support;
 
 use std::io::{BufRead, BufReader};
@@ -54,6 +50,50 @@ fn hear_signals() {
     }
 }
 
+/// Options of the usual harness that have a value: that is no test's name.
+const VALUED: [&str; 4] = ["--test-threads", "--format", "--color", "--logfile"];
+
+/// What the harness would do: all tests, or those that are named, one after the other.
+fn run(tests: &[(&str, fn())]) -> ExitCode {
+    let (mut wanted, mut unwanted, mut exact, mut listed) = (Vec::new(), Vec::new(), false, false);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--list" => listed = true,
+            "--exact" => exact = true,
+            "--skip" => unwanted.extend(arguments.next()),
+            option if VALUED.contains(&option) => drop(arguments.next()),
+            option if option.starts_with('-') => {}
+            _ => wanted.push(argument),
+        }
+    }
+    if !Path::new("/bin/busybox").exists() {
+        skipped("jobs of CI need `/bin/busybox` (package busybox-static)");
+        return ExitCode::SUCCESS;
+    }
+    let fits =
+        |name: &str, pattern: &String| if exact { name == *pattern } else { name.contains(&**pattern) };
+    let is_named = |name: &str| wanted.is_empty() || wanted.iter().any(|pattern| fits(name, pattern));
+    let chosen = tests.iter().filter(|(name, _)| is_named(name) && !unwanted.iter().any(|it| fits(name, it)));
+    let mut passed = 0;
+    for (name, test) in chosen {
+        if listed {
+            println!("{name}: test");
+            continue;
+        }
+        test();
+        passed += 1;
+        println!("test {name} ... ok");
+    }
+    if !listed {
+        let others = tests.len() - passed;
+        println!(
+            "\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; {others} filtered out\n"
+        );
+    }
+    ExitCode::SUCCESS
+}
+
 fn main() -> ExitCode {
     assemble::sandbox::run_if_helper();
     if std::env::var_os(PROGRAM).is_some() {
@@ -86,7 +126,7 @@ fn main() -> ExitCode {
         ("a_container_is_stopped_at_once", containers::a_container_is_stopped_at_once),
         ("the_limits_of_control_groups_count", limits::the_limits_of_control_groups_count),
     ];
-    support::run("jobs of CI", tests)
+    run(tests)
 }
 
 /// One image: a root, a step that leaves a folder, and a step over both. Nothing is locked.

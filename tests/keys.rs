@@ -1,9 +1,8 @@
 //! Keys and identities: what they are today, so that a change of them is never an accident.
 
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::support::{self, Bench, Member, fetch, member, path, scheme, zip};
 use assemble_layers::amend::{Amend, Folder};
 use assemble_layers::derivation::{
     Cache, DebInput, Effort, Fetch, FileEntry, FileSource, Files, Git, InputFile, Jobs, Layout, Origin,
@@ -12,7 +11,6 @@ use assemble_layers::derivation::{
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{Builder, Commit, Entry, Graph, Sha256, TreePath};
 use proptest::prelude::*;
-use support::{Bench, Member, fetch, member, path, scheme, zip};
 
 const PLATFORM: &str = "linux/amd64";
 

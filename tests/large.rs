@@ -3,19 +3,14 @@
 //! readers that are not ours find it whole. It takes minutes and 30 GB, so `.ci/long
 //! large` runs it.
 
-#[path = "registry/debian.rs"]
-mod debian;
-#[path = "support/engines.rs"]
-mod engines;
-#[path = "support/podman.rs"]
-mod podman;
-mod support;
-
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::debian::Registry;
+use crate::support::engines::Daemon;
+use crate::support::{self, Bench, fetch, image, output, path, python, scheme};
 use assemble::deliver::{Built, Layout, Push, Source, nothing_to_obtain, to_file};
 use assemble::net::Machine;
 use assemble::oci::Assembled;
@@ -23,9 +18,6 @@ use assemble::registry::{Client, Settings};
 use assemble_layers::derivation::Layout as WheelLayout;
 use assemble_layers::derivation::{FileEntry, FileSource, Files, UnpackWheels, WheelInput};
 use assemble_layers::{Builder, NodeId};
-use debian::Registry;
-use engines::Daemon;
-use support::{Bench, fetch, image, output, path, python, scheme};
 
 const SIZE: u64 = 9 << 30;
 const NAME: &str = "srv/data.bin";

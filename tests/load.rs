@@ -1,8 +1,6 @@
 //! `image --load` where the engine is at fault: one in the test that answers as told. What real engines
 //! make of it is in `load_real.rs`.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +18,7 @@ use assemble::{Kind, Result};
 use assemble_layers::Builder;
 use serde_json::json;
 
-use support::{Bench, files};
+use crate::support::{Bench, files};
 
 const LOADED: &str = "{\"stream\":\"Loaded image ID\\n\"}\n";
 

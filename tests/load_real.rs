@@ -4,18 +4,6 @@
 //! Each engine is the test's own. They need root and minutes, so this runs where `ASSEMBLE_REAL=1`
 //! asks for it, as `.ci/run` does.
 
-#[path = "support/certificates.rs"]
-mod certificates;
-#[path = "support/engines.rs"]
-mod engines;
-#[path = "support/podman.rs"]
-mod podman;
-#[path = "registry/debian.rs"]
-mod registry;
-#[path = "support/small.rs"]
-mod small;
-mod support;
-
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,12 +11,12 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::certificates::certificates;
+use crate::support::debian::Registry;
+use crate::support::engines::{Daemon, Fault, Proxy};
+use crate::support::small::{Built, Small};
+use crate::support::{self, output, skipped, small};
 use assemble_layers::digest::Hasher;
-use certificates::certificates;
-use engines::{Daemon, Fault, Proxy};
-use registry::Registry;
-use small::{Built, Small};
-use support::{output, skipped};
 
 /// More than what one line of code comes to, in bytes, and much less than a layer of any weight.
 const LITTLE: u64 = 64_000;

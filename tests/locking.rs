@@ -2,12 +2,6 @@
 //! Here one that means harm is locked from a private index: what it can reach, and what is left of a
 //! login.
 
-#[path = "support/small.rs"]
-mod small;
-mod support;
-#[path = "support/user.rs"]
-mod user;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,11 +12,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use crate::support::output;
+use crate::support::small::{Small, fails, is_root, scene};
+use crate::support::user::User;
 use assemble_layers::Sha256;
 use assemble_layers::lock::ServedBy;
-use small::{Small, fails, is_root, scene};
-use support::output;
-use user::User;
 
 /// In every secret of the caller's.
 const MARK: &str = "s3cret";

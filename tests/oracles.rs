@@ -1,22 +1,18 @@
 //! Poetry is the oracle, and pip: what `poetry install` makes on the example's image is what our layers hold,
 //! and with the exported lock it has nothing left to do there.
 
-#[path = "support/small.rs"]
-mod small;
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::output;
+use crate::support::small::{Small, scene};
 use assemble::pack::Contents;
 use assemble::sandbox::{Bind, Command, Job, Outcome, Sandbox, Task};
 use assemble::store::Store;
 use assemble_layers::derivation::Output;
 use assemble_layers::lock::Distribution;
 use assemble_layers::{BlobDigest, DiffId, Kind, Tree};
-use small::{Small, scene};
-use support::output;
 
 /// What belongs to neither: the project's own files, which Poetry's copy has with its lock.
 const PROJECT: &str = "app";
@@ -132,6 +128,28 @@ fn the_image_works() {
         assert!(said.iter().any(|line| line.contains(answer)), "{script}: {said:#?}");
         assert!(answer != "silent" || said == ["silent"], "{script}: {said:#?}");
     }
+}
+
+/// The units of the Python that is embedded in the program, where it has the Poetry that it asks.
+#[test]
+fn the_scripts_do_what_their_units_say() {
+    let Some(small) = scene() else { return };
+    let image = Image::of(small);
+    let files = [
+        "src/lock/resolve.py",
+        "layers/src/build_wheel.py",
+        "tests/resolve/test_resolve.py",
+        "tests/resolve/test_build_wheel.py",
+    ];
+    let bind = |file: &str| Bind {
+        source: Path::new(env!("CARGO_MANIFEST_DIR")).join(file),
+        target: Path::new("/units").join(Path::new(file).file_name().unwrap()),
+        writable: false,
+    };
+    let script = "cd /units && python3 -m unittest test_resolve test_build_wheel";
+    let said = image.says(small, "units of scripts", script, files.map(bind).into());
+    assert_eq!(said.last().map(String::as_str), Some("OK"), "{said:#?}");
+    assert!(said.iter().any(|line| line.starts_with("Ran 38 tests")), "{said:#?}");
 }
 
 const PATH: &str = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin";

@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-mod support;
-
-use support::output;
+use crate::support::output;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

@@ -1,12 +1,11 @@
 //! Packing: whatever the tree, independent readers find in the blob what was put into it.
 
-mod support;
-
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{Bench, Member, member, output, path, python, zip};
 use assemble::pack::gzip::CHUNK;
 use assemble::pack::{identify, tar as tar_of, zip as zip_of};
 use assemble_layers::digest::Hasher;
@@ -14,7 +13,6 @@ use assemble_layers::tree::RawBytes;
 use assemble_layers::{BlobDigest, Content, Entry, Kind as EntryKind, Sha256, Tree};
 use flate2::read::MultiGzDecoder;
 use proptest::prelude::*;
-use support::{Bench, Member, member, output, path, python, zip};
 
 /// How many chunks are compressed at once; see `pack::gzip`.
 const BATCH: usize = 8;

@@ -1,17 +1,15 @@
 //! Reading a project: which files, what of them, and what is said of those that cannot be read.
 
-mod support;
-
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{Bench, child, folder_of_child, output, path, skipped};
 use assemble::{Error, Kind, Result, project};
 use assemble_layers::derivation::{FileEntry, FileSource, Files};
 use assemble_layers::project::{Project, ProjectFile, ProjectFileKind};
 use assemble_layers::{Builder, Graph, Sha256};
-use support::{Bench, child, folder_of_child, output, path, skipped};
 
 fn read(bench: &Bench) -> Result<Project> {
     project::read(&bench.path("project"), &["pyproject.toml", "sub/pyproject.toml"], &bench.store)
@@ -183,7 +181,6 @@ fn what_no_image_can_hold_is_an_error() {
 /// Root reads everything; without two capabilities it is as anyone.
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
-    const TEST: &str = "a_file_that_cannot_be_read_is_named";
     let unreadable = |bench: &Bench| {
         let file = bench.write("project/secret", "");
         std::fs::set_permissions(file, PermissionsExt::from_mode(0o000)).unwrap();
@@ -193,7 +190,9 @@ fn a_file_that_cannot_be_read_is_named() {
         return unreadable(&Bench::new());
     }
     let mut program = Command::new("setpriv");
-    program.arg("--bounding-set=-dac_override,-dac_read_search").args(child(TEST, Path::new("/")));
+    program
+        .arg("--bounding-set=-dac_override,-dac_read_search")
+        .args(child(a_file_that_cannot_be_read_is_named, Path::new("/")));
     match program.output() {
         Err(error) => skipped(&format!("`setpriv` (package util-linux) cannot be run: {error}")),
         Ok(_) => drop(output(&mut program)),

@@ -1,15 +1,10 @@
 //! What others wrote is read by a bound, inside itself alone, and not believed: memory, pipes and links,
 //! blobs that are not what their names say, outputs that are no files, exit codes, the terminal.
 
-#[path = "readers/inside.rs"]
 mod inside;
-#[path = "readers/memory.rs"]
 mod memory;
-#[path = "readers/outputs.rs"]
 mod outputs;
-#[path = "readers/reused.rs"]
 mod reused;
-mod support;
 
 use std::fs;
 use std::io::Read;
@@ -17,6 +12,7 @@ use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::support::{Bench, child, fetch, files, folder_of_child, image, member, output, path, scheme, zip};
 use assemble::deliver::{Layout, to_file, to_folder, to_writer};
 use assemble::inspect::Outside;
 use assemble::inspect::gpu::Inspection;
@@ -29,7 +25,6 @@ use assemble_layers::{BlobDigest, Builder, Graph, Image, NodeId, Sha256};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use support::{Bench, child, fetch, files, folder_of_child, image, member, output, path, scheme, zip};
 
 fn pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();

@@ -1,9 +1,6 @@
 //! SpectralMC's two images as their recipes declare them from the committed lock: what they share, and
 //! what a change reaches. Nothing is built.
 
-#[path = "../src/bin/assemble/spectralmc/mod.rs"]
-mod spectralmc;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -37,7 +34,7 @@ fn project(code: &[u8]) -> Project {
 }
 
 fn image(variant: &str, lock: &Lock, code: &[u8]) -> Image {
-    spectralmc::program().image(variant, Base::Archive, lock, &project(code)).unwrap()
+    crate::spectralmc::program().image(variant, Base::Archive, lock, &project(code)).unwrap()
 }
 
 /// A derivation by all that it is made from, as if each came to its own key.

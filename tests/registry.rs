@@ -9,30 +9,12 @@ macro_rules! remote {
     };
 }
 
-#[path = "registry/bases.rs"]
 mod bases;
-#[path = "support/certificates.rs"]
-mod certificates;
-#[path = "registry/command_line.rs"]
 mod command_line;
-#[path = "registry/debian.rs"]
-mod debian;
-#[path = "registry/downloads.rs"]
 mod downloads;
-#[path = "registry/fake.rs"]
-mod fake;
-#[path = "registry/layouts.rs"]
 mod layouts;
-#[path = "registry/logins.rs"]
 mod logins;
-#[path = "registry/networks.rs"]
 mod networks;
-#[path = "support/podman.rs"]
-mod podman;
-#[path = "support/small.rs"]
-mod small;
-mod support;
-#[path = "registry/uploads.rs"]
 mod uploads;
 
 use std::io::{Cursor, Read};
@@ -41,6 +23,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::debian::Registry;
+use crate::support::fake::{Fake, Fault, Guard, Request, error, status};
+use crate::support::{Bench, files, output, podman, skipped, small};
 use assemble::deliver::{Built, Condition, Destination, Parts, Push, Pushed, Source, nothing_to_obtain};
 use assemble::fetch::http::Patience;
 use assemble::net::Machine;
@@ -48,10 +33,7 @@ use assemble::oci::Assembled;
 use assemble::registry::{Access, Blob, Client, Sent, Settings, Which};
 use assemble::{Error, Kind, Result};
 use assemble_layers::{BlobDigest, Builder, Sha256};
-use debian::Registry;
-use fake::{Fake, Fault, Guard, Request, error, status};
 use serde_json::{Value, json};
-use support::{Bench, files, output, skipped};
 
 const SECRET: &str = "hunter2";
 /// `me:hunter2`.
@@ -339,7 +321,7 @@ fn read_back(scene: &small::Small, one: &str) {
     podman::reset(&store);
 }
 
-/// Docker needs an engine: `ASSEMBLE_REAL=1 .ci/with-docker cargo test --test registry`.
+/// Docker needs an engine: `ASSEMBLE_REAL=1 .ci/with-docker cargo test --test all registry::`.
 #[test]
 fn docker_pulls_what_was_pushed() {
     if std::env::var_os("ASSEMBLE_REAL").is_none_or(|value| value != "1") {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::name;
 use assemble::sandbox::{Bind, Command, DebFile, Job, Limits, Outcome, Sandbox, Task};
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::Output;
@@ -608,7 +609,7 @@ fn nothing_outlives_its_caller() {
     let scene = Scene::empty("caller");
     // This test again, in a process of its own that can be killed.
     let mut caller = Process::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_caller_to_kill", "--nocapture", "--ignored"])
+        .args(["--exact", name(a_caller_to_kill), "--nocapture", "--ignored"])
         .env(
             "ASSEMBLE_TEST_JOB",
             serde_json::to_string(&scene.job(Task::Run {
@@ -718,7 +719,7 @@ fn a_machine_that_forbids_namespaces_says_which_setting() {
         let output = Process::new("unshare")
             .args([options, "sh", "-euc", &format!("{script}; exec \"$0\" \"$@\"")])
             .arg(this)
-            .args(["--exact", "a_refused_caller", "--nocapture", "--ignored"])
+            .args(["--exact", name(a_refused_caller), "--nocapture", "--ignored"])
             .output()
             .expect("unshare (package `util-linux`)");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -758,8 +759,8 @@ fn everything_again_as_an_ordinary_user() {
     }
     let user = User::make();
     // Another umask, and an open file, for neither may reach a command.
-    let output = user.test("umask 077; exec 9< /", &["--skip", "everything_again"]);
-    assert!(output.contains("test the_same_job_has_the_same_digest ... ok"), "{output}");
+    let output = user.test("umask 077; exec 9< /", &["sandbox::", "--skip", "everything_again"]);
+    assert!(output.contains("test sandbox::the_same_job_has_the_same_digest ... ok"), "{output}");
     assert!(output.contains("test result: ok"), "{output}");
 }
 
@@ -768,7 +769,7 @@ fn a_user_is_told_what_is_missing() {
     if !is_root("users without this or that") {
         return;
     }
-    let refused = ["--exact", "a_refused_caller", "--nocapture", "--ignored"];
+    let refused = ["--exact", name(a_refused_caller), "--nocapture", "--ignored"];
     let output = User::nobody().test(":", &refused);
     assert!(output.contains("`sudo usermod --add-subuids 100000-165535"), "{output}");
     let user = User::make();

@@ -1,16 +1,12 @@
 //! A distribution that is published without wheels: locked by real Poetry, built in the sandbox by its
 //! own backend from locked requirements, and installed as any other.
 
-#[path = "support/small.rs"]
-mod small;
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::output;
+use crate::support::small::{build, scene};
 use assemble_layers::lock::FileKind;
-use small::{build, scene};
-use support::output;
 
 /// What has an sdist and nothing else, and wants no compiler.
 const NAME: &str = "docopt";

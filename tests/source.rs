@@ -13,18 +13,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-#[path = "support/finished.rs"]
-mod finished;
-#[path = "support/podman.rs"]
-mod podman;
-#[path = "support/real.rs"]
-mod real;
-#[path = "support/user.rs"]
-mod user;
-
-use finished::{Finished, Loaded};
-use real::{run, say, step, text};
-use user::User;
+use crate::support::finished::{self, Finished, Loaded};
+use crate::support::real::{run, say, step, text};
+use crate::support::user::User;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_assemble");
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");

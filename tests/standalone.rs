@@ -4,20 +4,12 @@
 //! It needs the network, `mmdebstrap`, `docker-registry`, `skopeo` and a Docker engine, so it runs where
 //! `ASSEMBLE_REAL=1` asks for it. SpectralMC's own image is gigabytes: `.ci/long standalone` builds that.
 
-#[path = "registry/debian.rs"]
-mod debian;
-#[path = "support/engines.rs"]
-mod engines;
-#[path = "support/podman.rs"]
-mod podman;
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use debian::Registry;
-use engines::Daemon;
-use support::{FileServer, build_example, output, python, skipped};
+use crate::support::debian::Registry;
+use crate::support::engines::Daemon;
+use crate::support::{FileServer, build_example, output, python, skipped};
 
 /// The wheel that holds a Python, and the Python that it holds.
 const WHEEL: &str = "backend.ai-krunner-static-gnu==4.4.0";

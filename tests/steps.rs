@@ -1,28 +1,22 @@
 //! Long build steps, through the engine and the real sandbox: what they keep between them, how far they
 //! are, what is left of one that failed, and the wheels that they build.
 //!
-//! The sandbox starts this very program again, so it has a `main` of its own, which can be its helper.
 //! The root is a static busybox (package `busybox-static`).
-
-#[allow(dead_code, reason = "the tests of registries need all of it")]
-#[path = "registry/fake.rs"]
-mod fake;
-mod support;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use crate::support::{self, child, fake, folder_of_child, member, output, path, sandbox, scheme, zip};
 use assemble::Kind;
 use assemble::cache::Cache;
 use assemble::net::Machine;
 use assemble::oci::Repository;
 use assemble::realise::{Engine, Event, Had, NoFetcher, RealisedLayer, Visit};
 use assemble::registry::{Client, Settings};
-use assemble::sandbox::Sandbox;
 use assemble::store::{Store, Substituter};
 use assemble_layers::derivation::{
     ANY_TAGS, Cache as Kept, Effort, FileEntry, FileSource, Files, Jobs, Layout, Output, Run, UnpackWheels,
@@ -31,10 +25,6 @@ use assemble_layers::derivation::{
 use assemble_layers::image::Layer;
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, NodeId};
-use support::{member, output, path, scheme, zip};
-
-/// What makes this program a build that can be killed, and the folder of its store.
-const CHILD: &str = "ASSEMBLE_TEST_STEPS";
 
 /// A compiler with a cache: six sources, a moment each. It says what it compiles.
 const COMPILE: &str = "for at in 1 2 3 4 5 6; do
@@ -46,27 +36,6 @@ const COMPILE: &str = "for at in 1 2 3 4 5 6; do
     fi
     mkdir -p /out && cp /cache/$at /out/$at
 done";
-
-fn main() -> ExitCode {
-    assemble::sandbox::run_if_helper();
-    if let Some(folder) = std::env::var_os(CHILD) {
-        Scene::open(Path::new(&folder)).compile().unwrap();
-        return ExitCode::SUCCESS;
-    }
-    let tests: [(&str, fn()); 7] = [
-        ("a_killed_build_goes_on_where_it_was", a_killed_build_goes_on_where_it_was),
-        (
-            "the_cache_and_the_jobs_are_no_part_of_the_result",
-            the_cache_and_the_jobs_are_no_part_of_the_result,
-        ),
-        ("progress_is_told", progress_is_told),
-        ("what_a_failed_step_left_can_be_entered", what_a_failed_step_left_can_be_entered),
-        ("a_step_that_did_not_fail_can_be_entered", a_step_that_did_not_fail_can_be_entered),
-        ("a_built_wheel_is_unpacked", a_built_wheel_is_unpacked),
-        ("what_steps_left_is_taken_from_a_registry", what_steps_left_is_taken_from_a_registry),
-    ];
-    support::run("long build steps", &tests)
-}
 
 struct Scene {
     store: Store,
@@ -90,7 +59,7 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
-            sandbox: &Sandbox::default(),
+            sandbox: &sandbox(),
             project: &self.project,
             jobs: 2,
             events,
@@ -134,7 +103,7 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
-            sandbox: &Sandbox::default(),
+            sandbox: &sandbox(),
             project: &self.project,
             jobs: 2,
             events,
@@ -204,10 +173,16 @@ fn effort(cache: &str) -> Effort {
     }
 }
 
+#[test]
 fn a_killed_build_goes_on_where_it_was() {
+    if let Some(folder) = folder_of_child() {
+        Scene::open(&folder).compile().unwrap();
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
-    let mut build = Command::new(std::env::current_exe().unwrap());
-    build.env(CHILD, folder.path()).stdin(Stdio::null());
+    let child = child(a_killed_build_goes_on_where_it_was, folder.path());
+    let mut build = Command::new(&child[0]);
+    build.args(&child[1..]).stdin(Stdio::null());
     let mut child = build.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().starts_with("[4/6]")), "it ended before the fourth");
@@ -226,6 +201,7 @@ fn a_killed_build_goes_on_where_it_was() {
     assert_eq!(std::fs::read_dir(folder.path().join("store/failed")).map_or(0, Iterator::count), 0);
 }
 
+#[test]
 fn the_cache_and_the_jobs_are_no_part_of_the_result() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (one, other) = (Scene::open(one.path()), Scene::open(other.path()));
@@ -252,6 +228,7 @@ fn the_cache_and_the_jobs_are_no_part_of_the_result() {
     assert!(!events.iter().any(|event| matches!(event, Event::Log { .. })), "{events:?}");
 }
 
+#[test]
 fn progress_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let scene = Scene::open(folder.path());
@@ -271,6 +248,7 @@ fn progress_is_told() {
     assert_eq!((told[0].2, told[2].2), (None, Some(Duration::ZERO)));
 }
 
+#[test]
 fn what_a_failed_step_left_can_be_entered() {
     let folder = tempfile::tempdir().unwrap();
     let scene = Scene::open(folder.path());
@@ -305,6 +283,7 @@ fn what_a_failed_step_left_can_be_entered() {
     assert_eq!(visit("exit 4").unwrap_err().kind(), Kind::Build);
 }
 
+#[test]
 fn a_step_that_did_not_fail_can_be_entered() {
     let folder = tempfile::tempdir().unwrap();
     let scene = Scene::open(folder.path());
@@ -324,6 +303,7 @@ fn a_step_that_did_not_fail_can_be_entered() {
     assert_eq!(error.unwrap_err().kind(), Kind::Usage, "only steps that run something can be entered");
 }
 
+#[test]
 fn a_built_wheel_is_unpacked() {
     let folder = tempfile::tempdir().unwrap();
     let scene = Scene::open(folder.path());
@@ -368,6 +348,7 @@ fn a_built_wheel_is_unpacked() {
 }
 
 /// The content of what a step left comes out of its packed layer, or as it is where it is none.
+#[test]
 fn what_steps_left_is_taken_from_a_registry() {
     let fake = fake::Fake::start(|_| None);
     let cache = || format!("{}/team/cache", fake.host()).parse::<Repository>().unwrap();

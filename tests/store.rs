@@ -1,16 +1,14 @@
 //! The store: what every substituter must do, and what a store is after the worst.
 
-mod support;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::support::{Bench, child, folder_of_child, output, path, skipped};
 use assemble::pack::{Segment, Spliced};
 use assemble::store::{Outcome, Packed, Record, Store, Substituter};
 use assemble::{Kind, Result};
 use assemble_layers::{BlobDigest, Content, DiffId, Entry, Key, Sha256, Tree};
-use support::{Bench, child, folder_of_child, output, path, skipped};
 
 /// What is put into a store: a blob, one that is ranges of it, a tree of it, and what led to them.
 struct Goods {
@@ -154,14 +152,13 @@ fn work(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-fn start(test: &str, folder: &Path) -> Child {
+fn start(test: impl Fn(), folder: &Path) -> Child {
     let [program, arguments @ ..] = &child(test, folder)[..] else { unreachable!() };
     Command::new(program).args(arguments).stdout(Stdio::null()).spawn().unwrap()
 }
 
 #[test]
 fn a_killed_process_leaves_a_sound_store() {
-    const TEST: &str = "a_killed_process_leaves_a_sound_store";
     if let Some(folder) = folder_of_child() {
         return write_on(&folder, usize::MAX);
     }
@@ -169,7 +166,7 @@ fn a_killed_process_leaves_a_sound_store() {
     let folder = bench.path("killed");
     let mut left = 0;
     for round in 0..12 {
-        let mut process = start(TEST, &folder);
+        let mut process = start(a_killed_process_leaves_a_sound_store, &folder);
         while !folder.join("version").exists()
             || std::fs::read_dir(folder.join("records")).unwrap().count() == 0
         {
@@ -208,14 +205,13 @@ fn what_lives_is_not_removed_and_old_drafts_are() {
 
 #[test]
 fn two_processes_share_a_store() {
-    const TEST: &str = "two_processes_share_a_store";
     if let Some(folder) = folder_of_child() {
         return write_on(&folder, 60);
     }
     let bench = Bench::new();
     let folder = bench.path("shared");
     // They open it, and make it, at once.
-    let processes = [0, 1, 2].map(|_| start(TEST, &folder));
+    let processes = [0, 1, 2].map(|_| start(two_processes_share_a_store, &folder));
     for mut process in processes {
         assert!(process.wait().unwrap().success());
     }
@@ -237,7 +233,8 @@ fn many_threads_make_one_store() {
 
 /// Runs a test again in a mount namespace of its own, where `$1` is an empty tmpfs of 1 MiB; whether it
 /// could be.
-fn in_small_file_system(test: &str) {
+fn in_small_file_system(test: impl Fn() + Copy) {
+    let name = crate::support::name(test);
     let folder = tempfile::tempdir().unwrap();
     let unshare = |script: &str| {
         let mut command = Command::new("unshare");
@@ -254,17 +251,17 @@ fn in_small_file_system(test: &str) {
     match unshare("").output() {
         Ok(tried) if tried.status.success() => drop(output(&mut unshare("exec \"$@\""))),
         Ok(tried) => skipped(&format!(
-            "{test}: no mount namespace: {}",
+            "{name}: no mount namespace: {}",
             String::from_utf8_lossy(&tried.stderr).trim_end()
         )),
-        Err(error) => skipped(&format!("{test}: `unshare` cannot be run: {error}")),
+        Err(error) => skipped(&format!("{name}: `unshare` cannot be run: {error}")),
     }
 }
 
 #[test]
 fn a_full_disk_is_an_error_and_no_harm() {
     let Some(folder) = folder_of_child() else {
-        return in_small_file_system("a_full_disk_is_an_error_and_no_harm");
+        return in_small_file_system(a_full_disk_is_an_error_and_no_harm);
     };
     let store = Store::open(folder.join("store")).unwrap();
     let small = Goods::new("small", 1000);
@@ -286,7 +283,7 @@ fn a_full_disk_is_an_error_and_no_harm() {
 
 #[test]
 fn a_read_only_store_is_read() {
-    let Some(folder) = folder_of_child() else { return in_small_file_system("a_read_only_store_is_read") };
+    let Some(folder) = folder_of_child() else { return in_small_file_system(a_read_only_store_is_read) };
     let goods = Goods::new("goods", 1000);
     goods.put(&Store::open(folder.join("store")).unwrap()).unwrap();
     output(Command::new("mount").args(["-o", "remount,ro"]).arg(&folder));

@@ -1,16 +1,14 @@
 //! A tar that somebody publishes, as files of an image: GNU tar writes them, and the rules of a recipe say
 //! where they go.
 
-mod support;
-
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{Bench, listing, output, path};
 use assemble::Kind;
 use assemble_layers::tree::{MTIME, RawBytes};
 use assemble_layers::{DiffId, Kind as EntryKind, Tree};
-use support::{Bench, listing, output, path};
 
 type Rules<'a> = &'a [(&'a str, Option<&'a str>)];
 

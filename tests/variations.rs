@@ -6,14 +6,6 @@
 //! empty: what maintainer scripts write of the time is scrubbed, and two builds never run at the same
 //! second.
 
-#[path = "registry/debian.rs"]
-mod debian;
-#[path = "support/small.rs"]
-mod small;
-mod support;
-#[path = "support/user.rs"]
-mod user;
-
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -21,11 +13,11 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::support::small::{Small, build, fails, is_root, scene};
+use crate::support::user::User;
+use crate::support::{member, output, skipped, small, zip};
 use assemble_layers::lock::Deb;
 use assemble_layers::{BlobDigest, Lock, Sha256};
-use small::{Small, build, fails, is_root, scene};
-use support::{member, output, skipped, zip};
-use user::User;
 
 /// The scene, or nothing to test.
 macro_rules! scene_or_return {
@@ -37,9 +29,7 @@ macro_rules! scene_or_return {
     };
 }
 
-#[path = "variations/base.rs"]
 mod base;
-#[path = "variations/registry.rs"]
 mod registry;
 
 /// What must not matter: more arguments, and a bit of shell before the program.

@@ -1,14 +1,12 @@
 //! Wheels: hostile ones are refused in words, sound ones become what a Python installer makes of them.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{Bench, Member, listing, member, path, python, scheme, skipped, zip};
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::{Layout, Relocation};
 use assemble_layers::{DiffId, Sha256, Tree, python::record_hash};
-use support::{Bench, Member, listing, member, path, python, scheme, skipped, zip};
 
 const WHEEL: &str = "demo_pkg-1.0-py3-none-any.whl";
 const INFO: &str = "demo_pkg-1.0.dist-info";

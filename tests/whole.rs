@@ -1,15 +1,11 @@
 //! An image as a whole: what its layers are to each other. Steps run in the sandbox, over roots of files
 //! and of the machine's static `busybox`.
 
-mod support;
-
-#[path = "support/podman.rs"]
-mod podman;
-
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
+use crate::support::{Bench, Member, fetch, files, member, output, path, podman, scheme, skipped, zip};
 use assemble::realise::{Had, RealisedLayer, State, Whole};
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::{
@@ -18,38 +14,6 @@ use assemble_layers::derivation::{
 use assemble_layers::image::Layer;
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{Builder, Entry, Graph, Image, Kind as EntryKind, NodeId, Tree};
-use support::{Bench, Member, fetch, files, member, output, path, scheme, skipped, zip};
-
-fn main() -> ExitCode {
-    assemble::sandbox::run_if_helper();
-    macro_rules! tests {
-        ($($name:ident),* $(,)?) => { support::run("an image's build steps", &[$((stringify!($name), $name as fn())),*]) };
-    }
-    tests![
-        a_folder_is_what_its_package_made_of_it_whoever_lies_above,
-        what_was_mended_is_known_afterwards,
-        a_layer_below_is_not_touched_by_what_lies_above,
-        a_folder_that_one_step_changes_is_not_undone_by_another_that_found_it_otherwise,
-        a_file_has_one_owner,
-        the_same_file_twice_is_one_file,
-        contents_that_decided_are_looked_at_again,
-        a_file_that_was_fetched_is_laid_as_it_is,
-        two_wheels_of_one_layer_with_one_file_are_both_named,
-        what_is_made_over_something_lies_above_it,
-        what_a_step_removes_is_not_another_s,
-        a_file_stands_over_no_folder,
-        a_folder_is_not_put_in_the_place_of_a_link,
-        a_container_can_start,
-        the_highest_passwd_counts,
-        no_name_is_a_whiteout_whoever_makes_it,
-        a_path_is_no_longer_than_engines_take,
-        an_image_has_no_more_layers_than_engines_take,
-        a_private_key_is_in_no_layer,
-        a_key_of_the_project_is_none_of_a_wheel_s,
-        a_database_s_folder_is_said_to_be_by_chance,
-        engines_show_what_the_image_says,
-    ]
-}
 
 /// An image in the making.
 struct Scene {
@@ -162,6 +126,7 @@ fn refused(result: Result<Whole>, parts: &[&str]) -> Error {
     error
 }
 
+#[test]
 fn a_folder_is_what_its_package_made_of_it_whoever_lies_above() {
     let mut scene = Scene::new();
     let debian = scene.debian();
@@ -182,6 +147,7 @@ fn a_folder_is_what_its_package_made_of_it_whoever_lies_above() {
 }
 
 /// A layer that was mended is a result like any other.
+#[test]
 fn what_was_mended_is_known_afterwards() {
     let mut scene = Scene::new();
     scene.debian();
@@ -198,6 +164,7 @@ fn what_was_mended_is_known_afterwards() {
     assert_eq!(made.1.into_iter().map(|(diff_id, _)| diff_id).collect::<Vec<_>>(), diff_ids(&one));
 }
 
+#[test]
 fn a_layer_below_is_not_touched_by_what_lies_above() {
     let mut scene = Scene::new();
     scene.layer("files", literal("root/.config/app", "x"));
@@ -207,6 +174,7 @@ fn a_layer_below_is_not_touched_by_what_lies_above() {
     assert_eq!(seen(&scene, &whole, "root").mode, 0o700);
 }
 
+#[test]
 fn a_folder_that_one_step_changes_is_not_undone_by_another_that_found_it_otherwise() {
     let mut scene = Scene::new();
     let debian = scene.debian();
@@ -227,6 +195,7 @@ fn a_folder_that_one_step_changes_is_not_undone_by_another_that_found_it_otherwi
     }
 }
 
+#[test]
 fn a_file_has_one_owner() {
     let mut scene = Scene::new();
     let pip =
@@ -266,6 +235,7 @@ fn a_file_has_one_owner() {
     }
 }
 
+#[test]
 fn a_file_that_was_fetched_is_laid_as_it_is() {
     let mut scene = Scene::new();
     scene.bench.store.put_bytes(b"a jar").unwrap();
@@ -282,6 +252,7 @@ fn a_file_that_was_fetched_is_laid_as_it_is() {
 }
 
 /// An image whose files hold something else is not checked anew, but where what they held decided.
+#[test]
 fn contents_that_decided_are_looked_at_again() {
     let mut scene = Scene::new();
     let layers = [("one", "etc/x", "a"), ("two", "etc/x", "a"), ("three", "srv/y", "1")];
@@ -301,6 +272,7 @@ fn contents_that_decided_are_looked_at_again() {
     refused(with(2, "etc/x", "b"), &["`/etc/x` stands in two layers"]);
 }
 
+#[test]
 fn the_same_file_twice_is_one_file() {
     let mut scene = Scene::new();
     let init = |name: &str| {
@@ -318,6 +290,7 @@ fn the_same_file_twice_is_one_file() {
     refused(scene.whole(), &["`/app/pyproject.toml` stands in two layers", "`manifest`", "`other`"]);
 }
 
+#[test]
 fn two_wheels_of_one_layer_with_one_file_are_both_named() {
     let mut scene = Scene::new();
     let cv = |name: &str, text: &str| {
@@ -332,6 +305,7 @@ fn two_wheels_of_one_layer_with_one_file_are_both_named() {
     }
 }
 
+#[test]
 fn what_is_made_over_something_lies_above_it() {
     let mut scene = Scene::new();
     let debian = scene.debian();
@@ -341,6 +315,7 @@ fn what_is_made_over_something_lies_above_it() {
     refused(scene.whole(), &["`/etc/conf` of `change` (step) cannot be seen", "lies below it"]);
 }
 
+#[test]
 fn what_a_step_removes_is_not_another_s() {
     let mut scene = Scene::new();
     let debian = scene.debian();
@@ -353,6 +328,7 @@ fn what_a_step_removes_is_not_another_s() {
     scene.whole().unwrap();
 }
 
+#[test]
 fn a_file_stands_over_no_folder() {
     let mut scene = Scene::new();
     scene.layer("folder", literal("opt/a/file", "x"));
@@ -361,6 +337,7 @@ fn a_file_stands_over_no_folder() {
 }
 
 /// A folder in the place of `/bin` would hide whatever is in `/usr/bin`: not even a recipe means that.
+#[test]
 fn a_folder_is_not_put_in_the_place_of_a_link() {
     let scene = |whose: Option<usize>, link_first: bool| {
         let mut scene = Scene::new();
@@ -397,6 +374,7 @@ fn a_folder_is_not_put_in_the_place_of_a_link() {
 }
 
 /// An engine would find out, when a container starts.
+#[test]
 fn a_container_can_start() {
     let mut scene = Scene::new();
     scene.layer(
@@ -430,6 +408,7 @@ fn a_container_can_start() {
 }
 
 /// What a lower layer says of users is not what is seen.
+#[test]
 fn the_highest_passwd_counts() {
     let mut scene = Scene::new();
     let debian = scene.debian();
@@ -441,6 +420,7 @@ fn the_highest_passwd_counts() {
     refused(scene.realise(&image), &["no user `root`"]);
 }
 
+#[test]
 fn no_name_is_a_whiteout_whoever_makes_it() {
     for name in ["app/.wh.notes", "app/.wh..wh..opq", ".wh.a/b"] {
         let mut scene = Scene::new();
@@ -464,6 +444,7 @@ fn no_name_is_a_whiteout_whoever_makes_it() {
     }
 }
 
+#[test]
 fn a_path_is_no_longer_than_engines_take() {
     let name = format!("{}x.py", "folder/".repeat(860));
     let mut scene = Scene::new();
@@ -471,6 +452,7 @@ fn a_path_is_no_longer_than_engines_take() {
     refused(scene.whole(), &["`deep-1.0-py3-none-any.whl`", "4094 bytes"]);
 }
 
+#[test]
 fn an_image_has_no_more_layers_than_engines_take() {
     let mut scene = Scene::new();
     for number in 0..126 {
@@ -487,6 +469,7 @@ fn an_image_has_no_more_layers_than_engines_take() {
 const KEY: &str =
     "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n";
 
+#[test]
 fn a_private_key_is_in_no_layer() {
     let mut scene = Scene::new();
     let debian = scene.debian();
@@ -509,6 +492,7 @@ fn a_private_key_is_in_no_layer() {
     assert_eq!(record.findings.by_chance, [path("etc/ssl/private/site.pem")]);
 }
 
+#[test]
 fn a_key_of_the_project_is_none_of_a_wheel_s() {
     let mut scene = Scene::new();
     scene.wheels(
@@ -520,6 +504,7 @@ fn a_key_of_the_project_is_none_of_a_wheel_s() {
     refused(scene.whole(), &["`application` holds a private key: `/app/id_rsa`", "`.dockerignore`"]);
 }
 
+#[test]
 fn a_database_s_folder_is_said_to_be_by_chance() {
     let mut scene = Scene::new();
     let debian = scene.debian();
@@ -528,6 +513,7 @@ fn a_database_s_folder_is_said_to_be_by_chance() {
 }
 
 /// podman unpacks each layer by itself and lays them over each other; umoci unpacks one into the other.
+#[test]
 fn engines_show_what_the_image_says() {
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
         skipped("podman and umoci, which unpack an image: they need root");

@@ -60,8 +60,8 @@ impl<Input> Amend<Input> {
                 };
             }
             if let Some(folder) = self.folders.iter().find(|folder| folder.path == entry.path) {
-                let Folder { path, mode, uid, gid, xattrs } = folder.clone();
-                entry = Entry { path, mode, uid, gid, xattrs, ..entry };
+                let Folder { path: _, mode, uid, gid, xattrs } = folder.clone();
+                entry = Entry { mode, uid, gid, xattrs, ..entry };
             }
             entries.push(entry);
         }
@@ -110,12 +110,16 @@ mod tests {
             link("b/three"),
             link("b/two"),
         ];
-        let folder = Folder { mode: 0o700, uid: 7, ..Folder::of(&entries[0]) };
+        let xattrs: BTreeMap<_, _> = [("user.a".to_owned(), RawBytes(b"b".to_vec()))].into();
+        let folder =
+            Folder { mode: 0o700, uid: 7, gid: 8, xattrs: xattrs.clone(), ..Folder::of(&entries[0]) };
         let amend = Amend { tree: (), folders: vec![folder], without: vec![path("a/one")] };
         let found = amend.apply(&Tree::new(entries).unwrap());
         let names: Vec<_> = found.iter().map(|entry| entry.path.to_string()).collect();
         assert_eq!(names, ["a", "b", "b/three", "b/two"]);
-        assert_eq!((found[0].mode, found[0].uid, found[1].mode), (0o700, 7, 0o755));
+        let Entry { mode, uid, gid, .. } = found[0];
+        assert_eq!((mode, uid, gid, &found[0].xattrs), (0o700, 7, 8, &xattrs));
+        assert_eq!((found[1].mode, found[1].uid), (0o755, 0));
         assert_eq!(found[2].kind, Kind::File(content));
         assert_eq!(found[3].kind, Kind::Hardlink(path("b/three")));
     }

@@ -238,7 +238,25 @@ mod tests {
         let value = Sha256::of(b"");
         assert_eq!(value.to_string(), EMPTY);
         assert_eq!(EMPTY.parse(), Ok(value));
+        assert_eq!(format!("{value:?}"), EMPTY);
         assert_eq!(format!("sha256:{EMPTY}").parse(), Ok(BlobDigest(value)));
+    }
+
+    #[test]
+    fn what_is_written_is_digested() {
+        let mut hasher = Hasher::new();
+        std::io::copy(&mut &b"some bytes"[..], &mut hasher).unwrap();
+        assert_eq!(hasher.finish(), Sha256::of(b"some bytes"));
+    }
+
+    #[test]
+    fn a_commit_has_its_whole_name() {
+        for name in ["0123456789abcdef".repeat(4), "a".repeat(40)] {
+            let commit: Commit = name.parse().unwrap();
+            assert_eq!((commit.as_str(), commit.to_string()), (name.as_str(), name.clone()));
+            assert!(name.replacen('a', "g", 1).parse::<Commit>().is_err());
+            assert!(name[1..].parse::<Commit>().is_err());
+        }
     }
 
     #[test]

@@ -125,6 +125,18 @@ mod tests {
         assert_ne!(digest(&None::<String>), digest(&Some(String::new())));
     }
 
+    #[test]
+    fn every_kind_of_value_counts() {
+        assert_ne!(digest(&1_u32), digest(&2_u32));
+        assert_eq!(digest(&1_u32), digest(&1_u64));
+        assert_ne!(digest(&true), digest(&false));
+        assert_ne!(digest(&TreePath::new("a").unwrap()), digest(&TreePath::new("b").unwrap()));
+        // A digest has one length, so that is not encoded.
+        assert_eq!(digest(&Sha256::of(b"a")), Sha256::of(Sha256::of(b"a").as_bytes()).to_string());
+        let map = |value: &str| BTreeMap::from([("key".to_owned(), value.to_owned())]);
+        assert_ne!(digest(&map("one")), digest(&map("two")));
+    }
+
     /// Computed independently: `printf '\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0ab' | sha256sum`.
     #[test]
     fn the_encoding_is_the_documented_one() {

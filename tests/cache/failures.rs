@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::*;
+use crate::support::fake::Guard;
 
 /// Builds on a machine that has the wheel and asks a cache that fails: the image, and what was warned.
 #[track_caller]
@@ -41,7 +42,7 @@ fn a_cache_that_may_not_be_read_costs_one_warning() {
 #[test]
 fn a_login_that_cannot_be_read_costs_one_warning() {
     let (_, image, layers) = builder();
-    let fake = Fake::guarded(fake::Guard::Basic("Basic bWU6bWU=".to_owned()), good);
+    let fake = Fake::guarded(Guard::Basic("Basic bWU6bWU=".to_owned()), good);
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), "no JSON").unwrap();
     let team = Team::new();

@@ -3,11 +3,11 @@
 use std::fs;
 use std::process::Command;
 
-use crate::engines::Daemon;
-use crate::network::REGISTRY;
-use crate::page::Page;
+use super::network::REGISTRY;
+use super::page::Page;
+use super::team::Team;
+use crate::support::engines::Daemon;
 use crate::support::output;
-use crate::team::Team;
 
 /// The page's commands on the developer's host, whose engine forgets what it was loaded with.
 pub fn read_it(team: &Team, page: &Page, engine: &Daemon, digest: &str) {

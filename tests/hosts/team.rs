@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::certificates::certificates;
-use crate::debian::Registry;
-use crate::network::{Host, Network, REGISTRY};
-use crate::small::{self, Small};
+use super::network::{Host, Network, REGISTRY};
+use crate::support::certificates::certificates;
+use crate::support::debian::Registry;
 use crate::support::output;
+use crate::support::small::{self, Small};
 
 const PASSWORD: &str = "hunter2";
 /// `htpasswd -nbB team hunter2`; the registry takes no other kind.

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use fake::Fake;
+use crate::support::fake::Fake;
 
 use super::*;
-use crate::podman::{podman, reset};
+use crate::support::podman::{podman, reset};
 
 /// What `docs/ci.md` says that a build needs.
 const BUILDS: [&str; 4] = ["--security-opt", "seccomp=unconfined", "--security-opt", "unmask=ALL"];

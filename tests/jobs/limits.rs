@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use fake::Fake;
+use crate::support::fake::Fake;
 
 use super::*;
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::fake::Fake;
 use assemble_layers::BlobDigest;
-use fake::Fake;
 
 use super::*;
 

@@ -6,7 +6,7 @@ use super::*;
 const LITTLE: u64 = 120_000;
 
 /// Runs a test of this file as a child, with its files in `folder`; the most memory that it had, in kB.
-fn peak(test: &str, folder: &Path) -> u64 {
+fn peak(test: impl Fn(), folder: &Path) -> u64 {
     let command = child(test, folder);
     let printed = output(Command::new(&command[0]).args(&command[1..]));
     let printed = String::from_utf8_lossy(&printed).into_owned();
@@ -41,7 +41,7 @@ fn a_large_script_of_a_small_wheel() {
     add("demo-1.0.dist-info/RECORD", &mut &b""[..]);
     writer.finish().unwrap();
     assert!(fs::metadata(folder.path().join(WHEEL)).unwrap().len() < 4 << 20);
-    let peak = peak("memory::a_large_script_of_a_small_wheel", folder.path());
+    let peak = peak(a_large_script_of_a_small_wheel, folder.path());
     assert!(peak < LITTLE, "{peak} kB");
 }
 
@@ -76,7 +76,7 @@ fn a_large_file_of_a_project() {
     // On the file system that the store is on.
     let folder = tempfile::tempdir().unwrap();
     fs::File::create(folder.path().join("hole")).unwrap().set_len(400 << 20).unwrap();
-    let peak = peak("memory::a_large_file_of_a_project", folder.path());
+    let peak = peak(a_large_file_of_a_project, folder.path());
     assert!(peak < LITTLE, "{peak} kB");
 }
 
@@ -101,6 +101,6 @@ fn names_without_end() {
     let layer = layer.into_inner().unwrap().finish().unwrap();
     assert!(layer.len() < 8 << 20, "{}", layer.len());
     write_docker_archive(&folder.path().join("image.tar"), &[("layer.tar", &layer)]);
-    let peak = peak("memory::names_without_end", folder.path());
+    let peak = peak(names_without_end, folder.path());
     assert!(peak < 500_000, "{peak} kB");
 }

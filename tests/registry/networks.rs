@@ -6,8 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use super::certificates::certificates;
 use super::*;
+use crate::support::certificates::certificates;
 
 const NAME: &str = "registry.example";
 

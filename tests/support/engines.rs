@@ -1,5 +1,4 @@
 //! Engines of a test's own, each with its own folder, and a proxy before one that spoils an upload.
-#![allow(dead_code, reason = "no test needs all of it")]
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -10,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::podman;
 use crate::support::output;
+use crate::support::podman;
 
 /// A suite of Debian whose engine is Docker 28 or newer.
 const NEXT: &str = "forky";

@@ -8,8 +8,8 @@ use std::process::Command;
 use assemble_layers::Sha256;
 use serde_json::{Value, json};
 
-use crate::podman;
-use crate::real::{run, say, step, text};
+use crate::support::podman;
+use crate::support::real::{run, say, step, text};
 
 /// What the reading tools are called, and what they are for.
 const TOOLS: [(&str, &str); 4] = [

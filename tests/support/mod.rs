@@ -1,8 +1,16 @@
 //! What the tests at the library's edge share: a store with an engine, zip archives, and Python as an
 //! independent reader.
-#![allow(dead_code, reason = "no test needs all of it")]
 
-mod real;
+pub mod certificates;
+pub mod debian;
+pub mod engines;
+pub mod fake;
+pub mod fatbin;
+pub mod finished;
+pub mod podman;
+pub mod real;
+pub mod small;
+pub mod user;
 
 use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
@@ -90,7 +98,7 @@ impl Bench {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
-            sandbox: &Sandbox::default(),
+            sandbox: &sandbox(),
             project: &project,
             jobs: 2,
             events,
@@ -132,6 +140,11 @@ impl Bench {
         let image = image(layers);
         assemble::oci::assemble(&image, self.realise(&image).unwrap()).unwrap()
     }
+}
+
+/// A test program is no helper of the sandbox's: its `main` is the harness's.
+pub fn sandbox() -> Sandbox {
+    Sandbox::with_program(env!("CARGO_BIN_EXE_assemble"))
 }
 
 pub fn image(layers: &[Builder<NodeId>]) -> Image {
@@ -284,10 +297,17 @@ pub fn skipped(reason: &str) {
 }
 
 /// This test program again, running one of its tests as a child that finds `ASSEMBLE_TEST_FOLDER`.
-pub fn child(test: &str, folder: &Path) -> Vec<std::ffi::OsString> {
+pub fn child(test: impl Fn(), folder: &Path) -> Vec<std::ffi::OsString> {
     let program = std::env::current_exe().unwrap();
     let folder = format!("{CHILD}={}", folder.display());
-    ["env".into(), folder.into(), program.into(), "--exact".into(), test.into(), "--nocapture".into()].into()
+    let mut words = vec!["env".into(), folder.into(), program.into()];
+    words.extend(["--exact", name(test), "--nocapture"].map(Into::into));
+    words
+}
+
+/// What the harness calls a test. By a name that is none it would run nothing, and be content.
+pub fn name<T: Fn()>(_: T) -> &'static str {
+    std::any::type_name::<T>().strip_prefix("all::").unwrap()
 }
 
 /// The folder of a test that runs as a child.
@@ -296,48 +316,3 @@ pub fn folder_of_child() -> Option<PathBuf> {
 }
 
 const CHILD: &str = "ASSEMBLE_TEST_FOLDER";
-
-/// Options of the usual harness that have a value: that is no test's name.
-const VALUED: [&str; 4] = ["--test-threads", "--format", "--color", "--logfile"];
-
-/// What a test program without a harness does: its tests one after the other, or those that are named.
-/// They run a static busybox.
-pub fn run(what: &str, tests: &[(&str, fn())]) -> std::process::ExitCode {
-    let (mut wanted, mut unwanted, mut exact, mut listed) = (Vec::new(), Vec::new(), false, false);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--list" => listed = true,
-            "--exact" => exact = true,
-            "--skip" => unwanted.extend(arguments.next()),
-            option if VALUED.contains(&option) => drop(arguments.next()),
-            option if option.starts_with('-') => {}
-            _ => wanted.push(argument),
-        }
-    }
-    if !Path::new("/bin/busybox").exists() {
-        skipped(&format!("{what} need `/bin/busybox` (package busybox-static)"));
-        return std::process::ExitCode::SUCCESS;
-    }
-    let fits =
-        |name: &str, pattern: &String| if exact { name == *pattern } else { name.contains(&**pattern) };
-    let is_named = |name: &str| wanted.is_empty() || wanted.iter().any(|pattern| fits(name, pattern));
-    let chosen = tests.iter().filter(|(name, _)| is_named(name) && !unwanted.iter().any(|it| fits(name, it)));
-    let mut passed = 0;
-    for (name, test) in chosen {
-        if listed {
-            println!("{name}: test");
-            continue;
-        }
-        test();
-        passed += 1;
-        println!("test {name} ... ok");
-    }
-    if !listed {
-        let others = tests.len() - passed;
-        println!(
-            "\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; {others} filtered out\n"
-        );
-    }
-    std::process::ExitCode::SUCCESS
-}

@@ -23,9 +23,11 @@ project, wheels, *arguments = sys.argv[1:]
 app = Path("/app")
 shutil.copytree(project, app, dirs_exist_ok=True)
 
+
 class Index(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
+
 
 server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Index, directory=wheels))
 threading.Thread(target=server.serve_forever, daemon=True).start()

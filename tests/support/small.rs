@@ -1,6 +1,5 @@
 //! The example's image (`examples/small.rs`) and what is tested on it: its program, a lock that was
 //! made just now, and every file of that lock, so that nothing is downloaded twice.
-#![allow(dead_code, reason = "no test needs all of it")]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,7 +13,7 @@ use assemble_layers::lock::Lock;
 use assemble_layers::{BlobDigest, Sha256};
 use serde::Deserialize;
 
-use crate::support::{output, skipped};
+use super::{output, skipped};
 
 /// A lock that is younger was made by the test program that ran just before this one.
 const JUST_NOW: Duration = Duration::from_secs(15 * 60);
@@ -40,6 +39,7 @@ pub struct Small {
 /// What `assemble image --json` prints, no field more and no field less.
 #[derive(Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "fields that no test reads are named as well")]
 pub struct Built {
     pub digest: String,
     pub config: String,
@@ -62,6 +62,7 @@ pub struct Loaded {
 
 #[derive(Deserialize, Clone, Debug)]
 #[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "fields that no test reads are named as well")]
 pub struct Layer {
     pub diffid: String,
     pub digest: String,
@@ -109,7 +110,7 @@ impl Small {
         let folder = tempfile::Builder::new().prefix("assemble-small-").tempdir().unwrap().keep();
         fs::set_permissions(&folder, PermissionsExt::from_mode(0o1777)).unwrap();
         let program = folder.join("small");
-        fs::copy(super::support::build_example("small"), &program).unwrap();
+        fs::copy(super::build_example("small"), &program).unwrap();
         let project = folder.join("project");
         copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/small"), &project);
 

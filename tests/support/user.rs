@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A user with subordinate ids, gone with the value.
 pub struct User {
@@ -10,7 +11,9 @@ pub struct User {
 
 impl User {
     pub fn make() -> Self {
-        let name = format!("assemble-user-{}", std::process::id());
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("assemble-user-{}-{number}", std::process::id());
         let options = ["--system", "--user-group", "--no-create-home", "--add-subids-for-system"];
         let made =
             Command::new("useradd").args(options).arg(&name).status().expect("useradd (package passwd)");

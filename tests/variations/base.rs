@@ -6,8 +6,8 @@ use assemble::net::Machine;
 use assemble::registry::{Access, Client, Settings, Which};
 use serde_json::json;
 
-use super::debian::Registry;
 use super::*;
+use crate::support::debian::Registry;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 

@@ -1,7 +1,7 @@
 //! A team's cache in Debian's `docker-registry`, on the command line.
 
-use super::debian::Registry;
 use super::*;
+use crate::support::debian::Registry;
 
 #[test]
 fn everything_can_be_taken_from_a_registry() {

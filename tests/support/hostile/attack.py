@@ -576,7 +576,8 @@ def sockets_that_go_around_the_network():
 @attempt
 def an_address_for_the_interface():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-        request = b"lo" + bytes(14) + socket.AF_INET.to_bytes(2, "little") + bytes(2) + socket.inet_aton("10.0.0.1") + bytes(8)
+        family = socket.AF_INET.to_bytes(2, "little")
+        request = b"lo" + bytes(14) + family + bytes(2) + socket.inet_aton("10.0.0.1") + bytes(8)
         fcntl.ioctl(handle, 0x8916, request)
         return True
 

@@ -57,7 +57,6 @@ pub enum Fault {
     /// Reads the body in pieces of a size, with a pause before each.
     Slow(usize, Duration),
     /// Answers as it should, a byte at a time with a pause before each.
-    #[allow(dead_code, reason = "the tests of caches need it")]
     Trickle(Duration),
     /// Answers as it should, with a header more.
     Header(String),
@@ -125,7 +124,6 @@ impl Fake {
     }
 
     /// Another registry that holds what this one does.
-    #[allow(dead_code, reason = "the tests of caches need it")]
     pub fn copy(other: &Self, misbehave: impl Fn(&Request) -> Option<Fault> + Send + Sync + 'static) -> Self {
         let blobs = Mutex::new(other.state.blobs.lock().unwrap().clone());
         let manifests = Mutex::new(other.state.manifests.lock().unwrap().clone());
@@ -133,7 +131,6 @@ impl Fake {
     }
 
     /// Another registry that holds what this one does but for a blob.
-    #[allow(dead_code, reason = "the tests of caches need it")]
     pub fn copy_without(other: &Self, digest: BlobDigest) -> Self {
         let copy = Self::copy(other, |_| None);
         copy.state.blobs.lock().unwrap().retain(|(_, name), _| *name != digest.to_string());

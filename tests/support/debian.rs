@@ -1,4 +1,3 @@
-#![allow(dead_code, reason = "no test needs all of it")]
 //! Debian's `docker-registry`, for tests.
 
 use std::fs::File;
@@ -42,7 +41,6 @@ impl Registry {
     }
 
     /// The file of a blob, by its digest in hexadecimal digits.
-    #[allow(dead_code, reason = "the tests of caches need it")]
     pub fn blob_file(&self, hex: &str) -> std::path::PathBuf {
         let blobs = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
         blobs.join(&hex[..2]).join(hex).join("data")
