@@ -1,9 +1,11 @@
-"""What `src/lock/resolve.py` says of data alone. `tests/oracles.rs` runs it in an image that has Poetry."""
+"""What `src/lock/resolve` says of data alone. `tests/oracles.rs` runs it in an image that has Poetry."""
 
+import importlib.util
 import io
 import json
 import os
 import platform
+import re
 import sys
 import tarfile
 import tempfile
@@ -13,19 +15,32 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-import resolve
-from resolve import Failure
+import common
+import environment
+import front_end
+import index
+import poetry_project
+import pylock_project
+import tools
+from common import Failure
+from poetry_project import PoetryProject
+
+PROGRAM = Path(common.__file__).with_name("__main__.py")
+SPEC = importlib.util.spec_from_file_location("resolve", PROGRAM)
+resolve = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(resolve)
 
 
 def request(folder="", **other):
     return {
         "project": str(Path(folder) / "original"),
+        "front_end": "poetry",
         "workdir": str(Path(folder) / "work"),
         "index": "http://index/simple",
         "sources": {},
         "served_by": {},
         "tools": [],
-        "tool_constraints": [],
+        "tools_apart": False,
         "collections": {},
         "previous": None,
         "update": [],
@@ -56,7 +71,7 @@ class Case(unittest.TestCase):
         return request(self.folder, **other)
 
     def project(self, manifest):
-        return resolve.open_project(Path(self.request(manifest)["project"]))
+        return poetry_project.open_project(Path(self.request(manifest)["project"]))
 
     def assert_fails(self, kind, subject, message, call, *arguments):
         with self.assertRaises(Failure) as raised:
@@ -70,7 +85,7 @@ class Case(unittest.TestCase):
 class Names(unittest.TestCase):
     def test_a_name_has_one_spelling(self):
         for name in ("Zope.Interface", "zope_interface", "ZOPE--interface", "zope-_.interface"):
-            self.assertEqual(resolve.canonical(name), "zope-interface")
+            self.assertEqual(common.canonical(name), "zope-interface")
 
 
 class Kept(unittest.TestCase):
@@ -82,20 +97,20 @@ class Kept(unittest.TestCase):
     ]
 
     def test_all_stays(self):
-        self.assertEqual(resolve.kept(self.ENTRIES, []), ["a==1", "b==2", "c==3", "d==4"])
+        self.assertEqual(common.kept(self.ENTRIES, []), ["a==1", "b==2", "c==3", "d==4"])
 
     def test_what_moves_takes_along_what_it_requires_and_nothing_that_requires_it(self):
-        self.assertEqual(resolve.kept(self.ENTRIES, ["A"]), ["d==4"])
-        self.assertEqual(resolve.kept(self.ENTRIES, ["c"]), ["a==1", "b==2", "d==4"])
+        self.assertEqual(common.kept(self.ENTRIES, ["A"]), ["d==4"])
+        self.assertEqual(common.kept(self.ENTRIES, ["c"]), ["a==1", "b==2", "d==4"])
 
     def test_a_stranger_moves_nothing(self):
-        self.assertEqual(len(resolve.kept(self.ENTRIES, ["stranger"])), 4)
+        self.assertEqual(len(common.kept(self.ENTRIES, ["stranger"])), 4)
 
 
 class WantedBy(unittest.TestCase):
     def wanted(self, groups, markers, extras=()):
         entry = {"groups": groups} | ({} if markers is None else {"markers": markers})
-        return resolve.wanted_by(entry, extras)
+        return poetry_project.wanted_by(entry, extras)
 
     def test_every_group_wants_what_has_no_marker(self):
         self.assertEqual(self.wanted(["test", "main"], None), ["main", "test"])
@@ -130,12 +145,12 @@ class PoetryLock(unittest.TestCase):
         }
         answer = {"packages": [entry], "sources": before, "lock_version": "2.1"}
         answer |= {"python_versions": ">=3.11", "content_hash": "hash"}
-        return resolve.poetry_lock(answer, now, "http://{}/simple".format)
+        return poetry_project.poetry_lock(answer, now, "http://{}/simple".format)
 
     def test_it_is_what_poetry_writes(self):
         [package] = self.locked(None, [], [])["package"]
-        url = f"http://{resolve.DEFAULT}/simple"
-        self.assertEqual(package["source"], {"type": "legacy", "url": url, "reference": resolve.DEFAULT})
+        url = f"http://{common.DEFAULT}/simple"
+        self.assertEqual(package["source"], {"type": "legacy", "url": url, "reference": common.DEFAULT})
         self.assertEqual(package["files"], [{"file": "torch-2-py3-none-any.whl", "hash": "sha256:ab"}])
         self.assertEqual(package["extras"], {"s3": ["x"]})
         self.assertNotIn("markers", package)
@@ -166,7 +181,7 @@ two = [{ version = "1", source = "pypi" }, { version = "2", source = "pytorch" }
 
     def test_they_are_told_with_what_serves_them(self):
         served_by = {"other": "default"}
-        told = resolve.sources_of(self.project(self.MANIFEST), request(served_by=served_by))
+        told = poetry_project.sources_of(self.project(self.MANIFEST), request(served_by=served_by))
         self.assertEqual(
             told,
             [
@@ -179,57 +194,55 @@ two = [{ version = "1", source = "pypi" }, { version = "2", source = "pytorch" }
         addresses = {"pytorch": "http://1/simple", "other": "http://2/simple"}
         asked = self.request(self.MANIFEST, sources=addresses)
         (self.folder / "original/poetry.toml").write_text("[solver]\n")
-        copy = resolve.working_copy(asked)
-        read = resolve.toml_reader().loads((copy / "pyproject.toml").read_text())["tool"]["poetry"]
-        expected = addresses | {resolve.DEFAULT: asked["index"]}
+        copy = poetry_project.working_copy(asked)
+        read = common.toml_reader().loads((copy / "pyproject.toml").read_text())["tool"]["poetry"]
+        expected = addresses | {common.DEFAULT: asked["index"]}
         self.assertEqual({it["name"]: it["url"] for it in read["source"]}, expected)
         # No other source is primary, so Poetry would ask its built-in index.
         self.assertEqual(read["source"][-1]["priority"], "primary")
-        self.assertEqual(read["dependencies"]["one"]["source"], resolve.DEFAULT)
-        self.assertEqual([it["source"] for it in read["dependencies"]["two"]], [resolve.DEFAULT, "pytorch"])
+        self.assertEqual(read["dependencies"]["one"]["source"], common.DEFAULT)
+        self.assertEqual([it["source"] for it in read["dependencies"]["two"]], [common.DEFAULT, "pytorch"])
         self.assertEqual((copy / "poetry.toml").read_text(), "[solver]\n")
         self.assertNotIn("invalid", (copy / "pyproject.toml").read_text())
 
     def test_a_primary_source_stands_for_the_default_index(self):
         manifest = '[[tool.poetry.source]]\nname = "own"\nurl = "https://own.invalid"\n'
-        copy = resolve.working_copy(self.request(manifest, sources={"own": "http://1"}))
-        self.assertNotIn(resolve.DEFAULT, (copy / "pyproject.toml").read_text())
+        copy = poetry_project.working_copy(self.request(manifest, sources={"own": "http://1"}))
+        self.assertNotIn(common.DEFAULT, (copy / "pyproject.toml").read_text())
 
     def test_a_source_that_is_not_there_is_named(self):
         asked = self.request(self.MANIFEST, served_by={"nowhere": "other"})
-        self.assert_fails("request", "nowhere", "has no source `nowhere`", resolve.working_copy, asked)
+        self.assert_fails("request", "nowhere", "has no source `nowhere`", poetry_project.working_copy, asked)
 
     def test_an_earlier_run_leaves_no_lock(self):
         asked = self.request("")
-        lock = resolve.working_copy(asked) / "poetry.lock"
+        lock = poetry_project.working_copy(asked) / "poetry.lock"
         lock.write_text("old")
-        resolve.working_copy(asked)
+        poetry_project.working_copy(asked)
         self.assertFalse(lock.exists())
 
 
 class Checks(Case):
     def test_another_python_is_refused_with_the_bases_that_have_it(self):
         here = platform.python_version()
-        project = self.project('[tool.poetry.dependencies]\npython = "~3.2"\n')
+        project = PoetryProject(self.request('[tool.poetry.dependencies]\npython = "~3.2"\n'))
         bases = [("new", "3.12.1"), ("old", "3.2.5")]
-        report = self.assert_fails("python", here, "wants Python ~3.2", resolve.check_python, project, bases)
+        report = self.assert_fails("python", here, "wants Python ~3.2", front_end.check_python, project, bases)
         self.assertEqual(report["detail"], "of the bases: `old` has 3.2.5")
-        report = self.assert_fails("python", here, here, resolve.check_python, project, bases[:1])
+        report = self.assert_fails("python", here, here, front_end.check_python, project, bases[:1])
         self.assertEqual(report["detail"], "none of the recipes' bases has such a one")
-        resolve.check_python(self.project('[tool.poetry.dependencies]\npython = ">=3.2"\n'), [])
+        front_end.check_python(PoetryProject(self.request('[tool.poetry.dependencies]\npython = ">=3.2"\n')), [])
 
     def test_what_no_index_has_is_refused(self):
         git = self.project('[tool.poetry.dependencies]\nA = { git = "https://git.invalid/a.git" }\n')
-        self.assert_fails("unsupported", "a", "from a Git repository", resolve.check_dependencies, git, request())
-        plain = self.project('[tool.poetry.dependencies]\na = "1"\n')
-        resolve.check_dependencies(plain, request(tools=["pip>=23"], collections={"one": ["x[s3]"]}))
+        self.assert_fails("unsupported", "a", "from a Git repository", poetry_project.check_dependencies, git)
+        poetry_project.check_dependencies(self.project('[tool.poetry.dependencies]\na = "1"\n'))
+        resolve.check_requirements(request(tools=["pip>=23"], collections={"one": ["x[s3]"]}))
         for asked in (
             {"tools": ["b @ https://nowhere.invalid/b-1.whl"]},
             {"collections": {"one": ["b @ https://nowhere.invalid/b-1.whl"]}},
         ):
-            self.assert_fails(
-                "unsupported", "b", "from an address", resolve.check_dependencies, plain, request(**asked)
-            )
+            self.assert_fails("unsupported", "b", "from an address", resolve.check_requirements, request(**asked))
 
     def test_a_source_is_asked_once_for_what_is_bound_to_it(self):
         from poetry.repositories.exceptions import PackageNotFoundError
@@ -241,11 +254,11 @@ class Checks(Case):
             return SimpleNamespace(package=SimpleNamespace(all_requires=requires), pool=pool)
 
         page = mock.Mock()
-        resolve.check_sources(bound(page))
+        poetry_project.check_sources(bound(page))
         page.assert_called_once_with("a")
         for error, said in ((PackageNotFoundError("gone"), "offers no `a`"), (OSError("down"), "cannot be reached")):
             page = mock.Mock(side_effect=error)
-            self.assert_fails("source", "one", said, resolve.check_sources, bound(page))
+            self.assert_fails("source", "one", said, poetry_project.check_sources, bound(page))
 
     def test_a_manifest_that_poetry_cannot_read(self):
         self.assert_fails("manifest", "", "cannot read", self.project, "[tool")
@@ -256,7 +269,7 @@ class Root(Case):
         for package in packages:
             (self.folder / "original" / package).mkdir(parents=True)
             (self.folder / "original" / package / "__init__.py").touch()
-        return resolve.root_package(self.project(manifest))
+        return poetry_project.root_package(self.project(manifest))
 
     def test_poetry_finds_the_folder_itself(self):
         root = self.root("", "demo")
@@ -264,6 +277,9 @@ class Root(Case):
         self.assertEqual(root["dist_info"], "demo-1.0.dist-info")
         self.assertIn("Name: demo\n", root["files"]["METADATA"])
         self.assertEqual(list(root["files"]), sorted(root["files"]))
+
+    def test_poetry_finds_the_source_folder(self):
+        self.assertEqual(self.root("", "src/demo")["paths"], ["src"])
 
     def test_folders_that_the_manifest_names(self):
         manifest = 'packages = [{ include = "b", from = "lib" }, { include = "a" }, { include = "c", from = "lib" }]\n'
@@ -274,10 +290,10 @@ class Root(Case):
 
     def test_a_build_script_is_refused(self):
         project = self.project('[tool.poetry.build]\nscript = "build.py"\n')
-        self.assert_fails("unsupported", "", "build script", resolve.root_package, project)
+        self.assert_fails("unsupported", "", "build script", poetry_project.root_package, project)
 
     def test_a_readme_that_is_not_there_is_the_manifest_s(self):
-        self.assert_fails("manifest", "", "metadata", resolve.root_package, self.project('readme = "gone.md"\n'))
+        self.assert_fails("manifest", "", "metadata", poetry_project.root_package, self.project('readme = "gone.md"\n'))
 
 
 class FileOf(unittest.TestCase):
@@ -287,31 +303,19 @@ class FileOf(unittest.TestCase):
 
     def test_the_page_says_all(self):
         expected = {"name": "a", "sha256": "ab", "size": 5, "kind": "wheel"}
-        self.assertEqual(resolve.file_of(None, self.link()), expected)
-        self.assertEqual(resolve.file_of(None, self.link(is_wheel=False))["kind"], "sdist")
+        self.assertEqual(index.file_of(None, self.link()), expected)
+        self.assertEqual(index.file_of(None, self.link(is_wheel=False))["kind"], "sdist")
 
     def test_what_the_page_does_not_say_is_asked_and_computed(self):
         repository = mock.Mock()
         repository.session.request.return_value.headers = {"Content-Length": "7"}
         repository.calculate_sha256.return_value = "sha256:cd"
-        file = resolve.file_of(repository, self.link(size=None, hashes={"md5": "x"}))
+        file = index.file_of(repository, self.link(size=None, hashes={"md5": "x"}))
         self.assertEqual((file["size"], file["sha256"]), (7, "cd"))
 
 
-class BuildRequirements(unittest.TestCase):
-    """What an sdist is built with, as pip is asked for it."""
-
-    def asked(self, filename, archive):
-        repository, link = mock.Mock(), SimpleNamespace(filename=filename, url="u")
-        repository.session.get.return_value.content = archive
-        with mock.patch.object(resolve, "pip_packages", return_value=["found"]) as pip_packages:
-            found = resolve.build_requirements(request(), None, repository, link, [])
-        if not pip_packages.called:
-            self.assertEqual(found, [])
-            return []
-        self.assertEqual(found, ["found"])
-        self.assertIn("--only-binary=:all:", pip_packages.call_args.args)
-        return pip_packages.call_args.args[2]
+class BuildSystem(unittest.TestCase):
+    """What an sdist says that it is built with."""
 
     def tar(self, files):
         packed = io.BytesIO()
@@ -320,7 +324,7 @@ class BuildRequirements(unittest.TestCase):
                 member = tarfile.TarInfo(name)
                 member.size = len(text)
                 archive.addfile(member, io.BytesIO(text.encode()))
-        return self.asked("demo-1.tar.gz", packed.getvalue())
+        return index.build_system("demo-1.tar.gz", packed.getvalue())
 
     def test_setuptools_without_a_manifest(self):
         self.assertEqual(self.tar({"demo-1/setup.py": ""}), ["setuptools", "wheel"])
@@ -342,31 +346,152 @@ class BuildRequirements(unittest.TestCase):
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as archive:
             archive.writestr("demo-1/pyproject.toml", '[build-system]\nrequires = ["flit"]\nbuild-backend = "flit"\n')
-        self.assertEqual(self.asked("demo-1.zip", packed.getvalue()), ["flit"])
+        self.assertEqual(index.build_system("demo-1.zip", packed.getvalue()), ["flit"])
+
+
+class CommittedLock(Case):
+    MANIFEST = '[[tool.poetry.source]]\nname = "own"\nurl = "http://1/simple/"\npriority = "supplemental"\n'
+    PACKAGE = '[[package]]\nname = "a"\nversion = "1"\ngroups = ["main"]\n'
+
+    def lock(self, packages, content_hash=None):
+        project = self.project(self.MANIFEST)
+        content_hash = content_hash or project.locker._get_content_hash()
+        metadata = f'[metadata]\nlock-version = "2.1"\ncontent-hash = "{content_hash}"\n'
+        (self.folder / "original/poetry.lock").write_text(packages + metadata)
+        return poetry_project.committed_lock(request(self.folder), project)
+
+    def test_there_need_be_none(self):
+        self.assertIsNone(poetry_project.committed_lock(request(self.folder), self.project("")))
+
+    def test_its_sources_are_the_manifest_s(self):
+        own = '[package.source]\ntype = "legacy"\nurl = "http://1/simple"\nreference = "{}"\n'
+        git = '[package.source]\ntype = "git"\nurl = "http://2/a.git"\nreference = "main"\n'
+        found = self.lock("".join(self.PACKAGE + source for source in ("", own.format("own"), own.format("old"), git)))
+        sources = [(it["source"]["type"], it["source"]["reference"]) for it in found["package"]]
+        self.assertEqual(sources, [("legacy", common.DEFAULT), ("legacy", "own"), ("legacy", "own"), ("git", "main")])
+
+    def test_one_of_another_manifest_is_refused(self):
+        self.assert_fails("manifest", "", "does not fit", self.lock, self.PACKAGE, "0" * 64)
+
+
+class Pylock(Case):
+    MANIFEST = """
+[project]
+name = "demo"
+version = "1"
+requires-python = ">=3.11,<4"
+[dependency-groups]
+dev = []
+docs = []
+[[tool.uv.index]]
+name = "own"
+url = "http://1/simple/"
+"""
+    LOCK = """
+lock-version = "1.0"
+created-by = "a test"
+extras = ["s3"]
+dependency-groups = ["dev", "docs"]
+default-groups = ["dev"]
+packages = [
+    { name = "demo", directory = { path = "." } },
+    { name = "a", version = "1", wheels = [WHEEL-a] },
+    { name = "b", version = "1", marker = "'s3' in extras", wheels = [WHEEL-b] },
+    { name = "c", version = "1", marker = "'docs' in dependency_groups", wheels = [WHEEL-c] },
+    { name = "d", version = "1", marker = "sys_platform == 'win32'", wheels = [WHEEL-d] },
+]
+"""
+    LOCK = re.sub("WHEEL-(.)", r'{ url = "http://0/\1-1-py3-none-any.whl", hashes = { sha256 = "00" } }', LOCK)
+
+    def pylock(self, lock=LOCK, manifest=MANIFEST):
+        (self.folder / "original/pyproject.toml").write_text(manifest)
+        (self.folder / "original/pylock.toml").write_text(lock)
+        return pylock_project.PylockProject(request(self.folder, front_end="pylock"))
+
+    def test_groups_and_extras_choose(self):
+        project = self.pylock()
+        self.assertEqual(project.groups(), {"dev": {"optional": False}, "docs": {"optional": True}})
+        found = {
+            selection.wanted_by: [package.name for package, _ in pylock_project.selected("pylock.toml", selection)]
+            for selection in project.selections(["docs"])
+        }
+        self.assertEqual(found, {"main": ["a"], "docs": ["a", "c"], "main[s3]": ["a", "b"]})
+
+    def test_the_manifest_says_which_python_and_what_its_indexes_are_called(self):
+        wanted, allows = self.pylock().python()
+        self.assertEqual((wanted, allows("3.12.1"), allows("3.10.9")), ("<4,>=3.11", True, False))
+        self.assertEqual(self.pylock().sources(), {"http://1/simple": "own"})
+
+    def test_what_cannot_be_read_or_had_is_said(self):
+        project = self.pylock("lock-version = '1.0'\n")
+        self.assert_fails("manifest", "", "`pylock.toml` cannot be read", project.groups)
+        git = self.LOCK.replace('directory = { path = "." }', 'vcs = { type = "git", url = "u", commit-id = "0" }')
+        [main, *_] = self.pylock(git).selections([])
+        chosen = pylock_project.selected("pylock.toml", main)
+        self.assert_fails("unsupported", "demo", "comes from a vcs", list, chosen)
+
+    def test_only_poetry_core_s_projects_are_installed(self):
+        self.assertIsNone(self.pylock().root())
+        other = self.MANIFEST + '[build-system]\nrequires = ["flit"]\nbuild-backend = "flit"\n'
+        self.assert_fails("unsupported", "", "built by `flit`", self.pylock(manifest=other).root)
+
+
+class Tools(unittest.TestCase):
+    """Tools that share the project's environment."""
+
+    def beside(self, project, own, required):
+        def entry(name, version, requires=()):
+            return {"name": name, "version": version, "file": f"{name}-{version}", "source": None, "build": [],
+                    "dependencies": dict.fromkeys(requires)}
+
+        from packaging.requirements import Requirement
+
+        project = {name: entry(name, *rest) for name, *rest in project}
+        entries = [entry(name, version) | {"requested": name == "poetry", "requires": []} for name, version in own]
+        required = {name: [Requirement(text) for text in texts] for name, texts in required.items()}
+        found, displaced = tools.beside(project, index.Installed(entries, required))
+        return [it["file"] for it in found], [(it["tool"], it["name"], it["version"]) for it in displaced]
+
+    def test_the_project_s_version_counts_and_who_wants_another_is_said(self):
+        own = [("poetry", "2"), ("cleo", "2"), ("crashtest", "0.4.1"), ("requests", "2.33")]
+        required = {"poetry": ["cleo>=2", "requests>=2.20"], "cleo": ["crashtest>=0.4.1"]}
+        project = [("crashtest", "0.3.1"), ("requests", "2.32"), ("numpy", "2")]
+        found, displaced = self.beside(project, own, required)
+        self.assertEqual(found, ["cleo-2", "crashtest-0.3.1", "poetry-2", "requests-2.32"])
+        self.assertEqual(displaced, [("cleo", "crashtest", "0.3.1")])
+
+    def test_what_a_version_of_the_project_s_needs_comes_with_it(self):
+        project = [("a", "1", ["b"]), ("b", "1", ["c"]), ("c", "1")]
+        self.assertEqual(self.beside(project, [("a", "2")], {})[0], ["a-1", "b-1", "c-1"])
+
+    def test_displaced_tools_are_not_taken_for_the_tools_own(self):
+        previous = {"tools": [{"name": "a"}, {"name": "b"}], "displaced": [{"name": "b"}]}
+        self.assertEqual(common.earlier_tools(request(previous=previous)), [{"name": "a"}])
+        self.assertEqual(common.earlier_tools(request()), [])
 
 
 class Commands(unittest.TestCase):
     def test_a_failure_is_told_from_its_first_error_on(self):
         script = "print('first'); print('ERROR: second'); print('third'); exit(3)"
-        with self.assertRaises(resolve.CommandFailed) as raised:
-            resolve.run(sys.executable, "-c", script)
+        with self.assertRaises(common.CommandFailed) as raised:
+            common.run(sys.executable, "-c", script)
         self.assertEqual(str(raised.exception), "ERROR: second\nthird\n")
-        resolve.run(sys.executable, "-c", "pass")
+        common.run(sys.executable, "-c", "pass")
 
     def test_preferences_give_way_and_constraints_do_not(self):
         written = []
 
         def run(*command):
             written.append(Path(command[command.index("--constraint") + 1]).read_text())
-            raise resolve.CommandFailed("conflict")
+            raise common.CommandFailed("conflict")
 
-        with mock.patch.object(resolve, "run", run), self.assertRaises(resolve.CommandFailed):
-            resolve.pip("x", constraints=["a==1"], preferences=["b==2"])
+        with mock.patch.object(common, "run", run), self.assertRaises(common.CommandFailed):
+            common.pip("x", constraints=["a==1"], preferences=["b==2"])
         self.assertEqual(written, ["a==1\nb==2", "a==1"])
 
     def test_pip_and_poetry_ask_the_request_s_index_alone(self):
         with mock.patch.dict(os.environ):
-            resolve.prepare_environment(request("/somewhere"))
+            environment.prepare_environment(request("/somewhere"))
             self.assertEqual(os.environ["PIP_INDEX_URL"], "http://index/simple")
             self.assertTrue(os.environ["POETRY_CACHE_DIR"].startswith("/somewhere/work/"))
 

@@ -94,7 +94,8 @@ def check_requirements(request: Request) -> None:
 
     asked = [*request["tools"], *(it for part in request["collections"].values() for it in part)]
     if stranger := next((r.name for r in map(Requirement, asked) if r.url), None):
-        raise Failure("unsupported", f"`{stranger}` comes from an address; only indexes can be locked", subject=stranger)
+        said = f"`{stranger}` comes from an address; only indexes can be locked"
+        raise Failure("unsupported", said, subject=stranger)
 
 
 def collection(request: Request, index: Any, name: str) -> list[Entry]:

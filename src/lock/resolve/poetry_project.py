@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import sys
 import tempfile
@@ -17,7 +16,6 @@ from index import Index, file_of
 
 if TYPE_CHECKING:
     from poetry.poetry import Poetry
-    from poetry.repositories.http_repository import HTTPRepository
 
 
 def open_project(folder: Path) -> Poetry:
