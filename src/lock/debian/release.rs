@@ -51,6 +51,11 @@ impl Keyring {
         self.0.is_empty()
     }
 
+    pub fn shares_a_key_with(&self, other: &Self) -> bool {
+        let fingerprint = |key: &SignedPublicKey| key.primary_key.fingerprint();
+        self.0.iter().any(|key| other.0.iter().any(|known| fingerprint(known) == fingerprint(key)))
+    }
+
     /// Adds the keys of another ring.
     pub fn add_all(&mut self, other: &Self) {
         self.0.extend(other.0.iter().cloned());
