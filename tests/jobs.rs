@@ -85,7 +85,7 @@ fn main() -> ExitCode {
         ("a_container_is_stopped_at_once", containers::a_container_is_stopped_at_once),
         ("the_limits_of_control_groups_count", limits::the_limits_of_control_groups_count),
     ];
-    support::run("jobs of CI", tests)
+    support::run(support::without_busybox("jobs of CI"), tests)
 }
 
 /// One image: a root, a step that leaves a folder, and a step over both. Nothing is locked.

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         ("a_built_wheel_is_unpacked", a_built_wheel_is_unpacked),
         ("what_steps_left_is_taken_from_a_registry", what_steps_left_is_taken_from_a_registry),
     ];
-    support::run("long build steps", &tests)
+    support::run(support::without_busybox("long build steps"), &tests)
 }
 
 struct Scene {

@@ -23,7 +23,7 @@ use support::{Bench, Member, fetch, files, member, output, path, scheme, skipped
 fn main() -> ExitCode {
     assemble::sandbox::run_if_helper();
     macro_rules! tests {
-        ($($name:ident),* $(,)?) => { support::run("an image's build steps", &[$((stringify!($name), $name as fn())),*]) };
+        ($($name:ident),* $(,)?) => { support::run(support::without_busybox("an image's build steps"), &[$((stringify!($name), $name as fn())),*]) };
     }
     tests![
         a_folder_is_what_its_package_made_of_it_whoever_lies_above,

@@ -262,11 +262,11 @@ impl Fetcher {
     /// names is told apart.
     fn mirrored_or_mistrusted(&self, archive: Archive) -> Result<Archive> {
         let url = archive.address.to_string();
-        let address = self.address_of(&url, Address::folder)?;
-        if address == archive.address {
-            self.client.mistrust(&address);
+        if self.url_mirrors.iter().any(|mirror| mirror.of(&url).is_some()) {
+            return Ok(Archive { address: self.address_of(&url, Address::folder)?, ..archive });
         }
-        Ok(Archive { address, ..archive })
+        self.client.mistrust(&archive.address);
+        Ok(archive)
     }
 
     /// Where an archive is that a recipe names: there, or in the first mirror that is for it.
@@ -332,7 +332,7 @@ fn nowhere(file: &Fetch, errors: Vec<Error>) -> Error {
             let source = source.as_deref().unwrap_or(python::DEFAULT);
             error.hint(format!("`--index {source}=URL` points the source elsewhere; the file's digest stays"))
         }
-        Origin::Url { .. } => error.hint(
+        Origin::Url { url } => error.detail(format!("it is `{url}`")).hint(
             "`--url-mirror FROM=TO` takes it from elsewhere; its digest stays. `assemble lock --update NAME` \
              takes what is there now",
         ),

@@ -300,9 +300,15 @@ const CHILD: &str = "ASSEMBLE_TEST_FOLDER";
 /// Options of the usual harness that have a value: that is no test's name.
 const VALUED: [&str; 4] = ["--test-threads", "--format", "--color", "--logfile"];
 
-/// What a test program without a harness does: its tests one after the other, or those that are named.
-/// They run a static busybox.
-pub fn run(what: &str, tests: &[(&str, fn())]) -> std::process::ExitCode {
+/// Why what runs a static busybox cannot be tested, if so.
+pub fn without_busybox(what: &str) -> Option<String> {
+    let missing = format!("{what} need `/bin/busybox` (package busybox-static)");
+    (!Path::new("/bin/busybox").exists()).then_some(missing)
+}
+
+/// What a test program without a harness does: its tests one after the other, or those that are named; or it
+/// says why none can run.
+pub fn run(missing: Option<String>, tests: &[(&str, fn())]) -> std::process::ExitCode {
     let (mut wanted, mut unwanted, mut exact, mut listed) = (Vec::new(), Vec::new(), false, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -315,8 +321,8 @@ pub fn run(what: &str, tests: &[(&str, fn())]) -> std::process::ExitCode {
             _ => wanted.push(argument),
         }
     }
-    if !Path::new("/bin/busybox").exists() {
-        skipped(&format!("{what} need `/bin/busybox` (package busybox-static)"));
+    if let Some(missing) = missing {
+        skipped(&missing);
         return std::process::ExitCode::SUCCESS;
     }
     let fits =
