@@ -90,13 +90,17 @@ struct Scene {
     environment: Vec<(&'static str, String)>,
     /// Of all verbs.
     arguments: Vec<String>,
+    /// For locks and first builds.
+    store: PathBuf,
 }
 
 impl Scene {
     fn new(recipe: &'static str) -> Self {
         let folder = tempfile::Builder::new().prefix("assemble-declared-").tempdir().unwrap();
         fs::create_dir(folder.path().join("project")).unwrap();
-        Self { folder, recipe, environment: Vec::new(), arguments: Vec::new() }
+        // It outlives the tests: what it holds is found by digest.
+        let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("declared");
+        Self { folder, recipe, environment: Vec::new(), arguments: Vec::new(), store }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -117,14 +121,8 @@ impl Scene {
         command
     }
 
-    /// The store that is filled by what is fetched for a lock and for a first build. It outlives the tests:
-    /// what it holds is found by digest.
-    fn first_store() -> PathBuf {
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join("declared")
-    }
-
     fn lock(&self) -> Lock {
-        output(&mut self.verb("lock", &Self::first_store()));
+        output(&mut self.verb("lock", &self.store));
         let file = fs::read_dir(self.path("project")).unwrap().map(|entry| entry.unwrap().path());
         let file = file.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "lock"));
         assemble::lock::read(&file.expect("a lock")).unwrap().unwrap()
@@ -133,7 +131,7 @@ impl Scene {
     /// What is said of a lock that must fail.
     #[track_caller]
     fn is_not_locked(&self, code: i32, words: &[&str]) {
-        let mut lock = self.verb("lock", &Self::first_store());
+        let mut lock = self.verb("lock", &self.store);
         let (found, said) = small::fails(lock.arg("--fresh"));
         let missing: Vec<_> = words.iter().filter(|word| !said.contains(**word)).collect();
         assert!(found == code && missing.is_empty(), "{found}, without {missing:?}: {said}");
@@ -150,7 +148,7 @@ impl Scene {
     /// What is fetched for a lock's packages, and no result.
     fn downloads(&self, lock: &Lock) -> PathBuf {
         let folder = self.path("downloads");
-        let (from, to) = (Store::open(Self::first_store()).unwrap(), Store::open(&folder).unwrap());
+        let (from, to) = (Store::open(&self.store).unwrap(), Store::open(&folder).unwrap());
         for digest in small::files(lock) {
             fs::copy(from.blob_file(digest), to.blob_file(digest)).unwrap();
         }

@@ -65,7 +65,7 @@ pub fn packages_of_three_archives_are_one_image() {
     assert_eq!((of("tool").suite.as_str(), of("driver").suite.as_str()), ("stable", "flat"));
     assert!(of("tini").url.is_none() && of("tool").url.is_some());
 
-    let one = scene.image(&Scene::first_store(), "one.tar", &[]);
+    let one = scene.image(&scene.store, "one.tar", &[]);
     let root = scene.root("one.tar", &one);
     let tini = format!("tini {}", of("tini").version);
     root.has_packages(&["tool 3", "driver 7", &tini]);

@@ -43,7 +43,9 @@ impl Based {
             skipped(&missing.unwrap_or_else(other));
             return None;
         };
-        let (scene, vendors) = (Scene::new("over"), Vendors::new());
+        let (mut scene, vendors) = (Scene::new("over"), Vendors::new());
+        // Each base is another: what is made of it is of no use later.
+        scene.store = scene.path("store");
         let root = scene.path("debian.tar");
         let source = format!("deb [signed-by={KEYRING}] {debian} bookworm main");
         bootstrap(&["--variant=essential", "bookworm"], &root, &source);
@@ -123,7 +125,7 @@ pub fn the_sources_of_a_base_image_count() {
     let [("driver", "7", "./"), tini @ ("tini", ..), ("tool", "3", "bookworm")] = debs(&lock)[..] else {
         panic!("{:?}", debs(&lock));
     };
-    let built = based.scene.image(&Scene::first_store(), "over.image", &[]);
+    let built = based.scene.image(&based.scene.store, "over.image", &[]);
     let root = based.scene.root("over.image", &built);
     root.has_packages(&["tool 3", "driver 7", &format!("tini {}", tini.1)]);
 
@@ -150,7 +152,7 @@ pub fn the_sources_of_a_base_image_count() {
         (
             stanzas(" /usr/share/keyrings/gone.gpg", &inline(&flat)),
             3,
-            ["signed by `usr/share/keyrings/gone.gpg`, which is no file", "hint: "],
+            ["signed by `/usr/share/keyrings/gone.gpg`, which is no file", "hint: "],
         ),
     ];
     for (text, code, words) in &cases {

@@ -29,7 +29,7 @@ pub fn an_image_needs_no_python() {
     scene.write("README", "");
     let lock = scene.lock();
     assert_eq!(lock.python, assemble_layers::lock::Python::default());
-    let built = scene.image(&Scene::first_store(), "plain.tar", &[]);
+    let built = scene.image(&scene.store, "plain.tar", &[]);
     let root = scene.root("plain.tar", &built);
     assert!(!root.has("usr/bin/python3") && root.has("usr/bin/tini"));
     root.has_packages(&[]);
@@ -77,7 +77,7 @@ pub fn a_service_needs_no_tools() {
     );
     let lock = scene.lock();
     assert!(lock.python.packages.iter().any(|one| one.name == "iniconfig"));
-    let built = scene.image(&Scene::first_store(), "service.tar", &[]);
+    let built = scene.image(&scene.store, "service.tar", &[]);
     let root = scene.root("service.tar", &built);
     root.has_packages(&[]);
     let installed = "import importlib.metadata as m; print(*sorted(d.name for d in m.distributions()))";

@@ -117,7 +117,7 @@ fn read(root: &Path, path: &Path) -> Result<Vec<u8>> {
         Ok(file) => bounded::bytes(file, LARGEST, path.display()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let missing = format!(
-                "an apt source of the base image is signed by `{}`, which is no file",
+                "an apt source of the base image is signed by `/{}`, which is no file",
                 path.display()
             );
             Err(Error::new(Kind::Input, missing)
@@ -195,7 +195,6 @@ mod tests {
             taken(&[("etc/apt/sources.list.d/x.sources", &sources)], &own, ["one", "two"]),
             [true, false]
         );
-        let both = format!("{}\n{}", own.armoured(), other.armoured());
         for (signer, taken_by_it) in [(&own, true), (&other, false)] {
             let sources = stanza(&format!(" {}", own.fingerprint()));
             let files = [
@@ -203,7 +202,58 @@ mod tests {
                 ("etc/apt/trusted.gpg.d/a.asc", &own.armoured()),
                 ("etc/apt/trusted.gpg.d/b.asc", &other.armoured()),
             ];
-            assert_eq!(taken(&files, signer, ["one", "two"]), [taken_by_it, true], "{both}");
+            assert_eq!(taken(&files, signer, ["one", "two"]), [taken_by_it, true]);
         }
+    }
+
+    #[test]
+    fn one_file_has_several_keys() {
+        let (old, new) = (Signer::new(), Signer::new());
+        let both = format!("{}\n{}\n", old.armoured(), new.armoured());
+        let sources = "deb [signed-by=/opt/both.asc] http://x.example/ one main\n";
+        for signer in [&old, &new] {
+            let files = [("etc/apt/sources.list", sources), ("opt/both.asc", &both)];
+            assert_eq!(taken(&files, signer, ["one", "two"]), [true, false]);
+        }
+    }
+
+    #[test]
+    fn an_archive_of_its_own_is_flat_or_has_keys_that_nothing_else_is_signed_with() {
+        let (own, trusted) = (Signer::new(), Signer::new());
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, text).unwrap();
+        };
+        write("own.asc", &own.armoured());
+        write("trusted.asc", &trusted.armoured());
+        write("etc/apt/trusted.gpg.d/x.asc", &trusted.armoured());
+        write(
+            "etc/apt/sources.list",
+            "deb http://debian.example/ bookworm main\n\
+             deb [signed-by=/trusted.asc] http://debian.example/ bookworm-updates main contrib\n\
+             deb [signed-by=/own.asc] http://docker.example/ bookworm stable\n\
+             deb http://nvidia.example/ ./\n\
+             deb http://other.example/ amd64/\n",
+        );
+        let machine = Machine::new::<&str, &str>(root.path(), []);
+        let sources = Sources::read(root.path(), &apt_sources(&machine)).unwrap();
+        assert_eq!(
+            (&sources.suites[..], &sources.components[..]),
+            (
+                &["bookworm".to_owned(), "bookworm-updates".to_owned()][..],
+                &["main".to_owned(), "contrib".to_owned()][..],
+            )
+        );
+        let others = sources.others.iter().map(|it| format!("{} {}", it.source.address, it.suite));
+        let others: Vec<_> = others.collect();
+        assert_eq!(
+            others,
+            ["http://docker.example/ bookworm", "http://nvidia.example/ ./", "http://other.example/ amd64/"]
+        );
+        fs_err::remove_file(root.path().join("own.asc")).unwrap();
+        let error = Sources::read(root.path(), &apt_sources(&machine)).err().unwrap();
+        assert!(error.kind() == Kind::Input && error.message().contains("`/own.asc`"), "{error}");
     }
 }
