@@ -84,6 +84,9 @@
 //!   stands in for it (`--python system`) is written in the lock, as indexes are.
 //! - **A package of somebody else's archive is a file at an address**: the recipe names the archive, so its
 //!   address is no configuration of the machine's; `--url-mirror` is, as for other files.
+//! - **A base image's source is an archive of its own if it is flat or has keys of its own**: mirrors of the
+//!   distribution do not serve it, and a suite of it may have the name of one of theirs. Its address is the
+//!   image's, so the lock has none.
 //! - **An archive's files have no owners, times and special modes**: they are programs that a recipe lays, and
 //!   the same files packed by another tar are the same tree. A device or a pipe in it is an error.
 //! - **What no engine can start is no image** (`recipe::container`, `realise::whole::container`): engines take

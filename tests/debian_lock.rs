@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::support::FileServer;
+use crate::support::vendors::Vendors;
 use assemble::fetch::{Configuration, Fetcher};
 use assemble::lock::debian::{Installed, Request, resolve};
 use assemble::net::Machine;
@@ -252,79 +252,13 @@ fn the_choice_is_apt_s() {
     assert!(differences.is_empty(), "{differences}");
 }
 
-/// Archives that others publish, made by their tools: a key, packages, an index, a signature.
-struct Vendors {
-    folder: TempDir,
-    server: FileServer,
-}
-
-impl Vendors {
-    fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let server = FileServer::start(folder.path());
-        Self { folder, server }
-    }
-
-    fn sh(&self, script: &str) -> String {
-        let mut command = Command::new("sh");
-        command
-            .args(["-euc", script])
-            .current_dir(&self.folder)
-            .env("GNUPGHOME", self.folder.path().join("gpg"));
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// An archive with these packages, `NAME VERSION DEPENDS`, signed by a key of its own; that key.
-    fn publish(&self, name: &str, suite: Option<&str>, packages: &[(&str, &str, &str)]) -> String {
-        for (package, version, depends) in packages {
-            self.sh(&format!(
-                "mkdir -p tree/DEBIAN {name}/pool
-                 printf 'Package: {package}\nVersion: {version}\nArchitecture: all\nMaintainer: V <v@vendor.example>\n' >tree/DEBIAN/control
-                 printf 'Depends: {depends}\nDescription: of {name}\n' >>tree/DEBIAN/control
-                 dpkg-deb --build --root-owner-group tree {name}/pool/ >&2; rm -r tree"
-            ));
-        }
-        let (index, release) = match suite {
-            Some(suite) => (format!("dists/{suite}/tools/binary-amd64"), format!("dists/{suite}")),
-            None => (".".to_owned(), ".".to_owned()),
-        };
-        // An empty field and blanks at the ends of lines, as some vendors have them.
-        self.sh(&format!(
-            "mkdir -p gpg {name}/{index}; chmod 700 gpg
-             (cd {name} && dpkg-scanpackages --multiversion pool >{index}/Packages 2>/dev/null && gzip -k {index}/Packages)
-             cd {name}/{release}
-             {{ printf 'Origin: {name}\nLabel: \nSuite: {}\nDate: %s  \nSHA256:\n' \"$(date -Ru)\"
-                find . -name 'Packages*' | sed 's,^\\./,,' | while read -r file; do
-                    printf ' %s %s %s\n' \"$(sha256sum <\"$file\" | cut -d' ' -f1)\" \"$(stat -c %s \"$file\")\" \"$file\"
-                done; }} >Release
-             gpg --batch --quiet --passphrase '' --quick-generate-key '{name} <v@{name}.example>' default default never
-             gpg --batch --quiet --local-user 'v@{name}.example' --clearsign --output InRelease Release
-             gpg --armor --export 'v@{name}.example'",
-            suite.unwrap_or_default(),
-        ))
-    }
-
-    fn url(&self, name: &str) -> String {
-        format!("http://127.0.0.1:{}/{name}/", self.server.port)
-    }
-}
-
 /// Beside Debian's, one with suites and a flat one, each with a key of its own.
 #[test]
 fn archives_of_others_are_read_as_apt_reads_them() {
     let Some(fetcher) = fetcher() else { return };
-    for (program, package) in [("gpg", "gnupg"), ("dpkg-scanpackages", "dpkg-dev")] {
-        if Command::new(program).arg("--version").output().is_err() {
-            std::io::Write::write_fmt(
-                &mut std::io::stderr(),
-                format_args!("skipped: archives of others need `{package}`\n"),
-            )
-            .unwrap();
-            return;
-        }
+    if let Some(missing) = Vendors::missing() {
+        std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: {missing}\n")).unwrap();
+        return;
     }
     let vendors = Vendors::new();
     let keys = [
@@ -340,7 +274,7 @@ fn archives_of_others_are_read_as_apt_reads_them() {
     for (name, key, rest) in
         [("flat", &keys[0], format!("{flat} /")), ("vendor", &keys[1], format!("{vendor} stable tools"))]
     {
-        let file = vendors.folder.path().join(format!("{name}.asc"));
+        let file = vendors.path().join(format!("{name}.asc"));
         fs_err::write(&file, key).unwrap();
         writeln!(sources, "deb [arch=amd64 signed-by={}] {rest}", file.display()).unwrap();
     }

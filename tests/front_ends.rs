@@ -4,18 +4,16 @@
 //!
 //! The program is this very test, over recipes of its own.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 
 use assemble::recipe::{self, Archive, Base, ImageRecipe, ProjectInstall, Python, Tools, variant};
 use assemble_layers::Lock;
-use support::{output, skipped};
 
-/// What makes this program one that makes images; the words of its value say of which recipe.
-const PROGRAM: &str = "ASSEMBLE_TEST_PROGRAM";
+use crate::PROGRAM;
+use crate::support::small::is_root;
+use crate::support::{output, skipped};
 
 const MANIFEST: &str = r#"
 [project]
@@ -41,17 +39,20 @@ const INSTALLED: [&str; 3] = ["click", "markupsafe", "six"];
 /// Says what the Python that runs it has.
 const DISTRIBUTIONS: &str = "import importlib.metadata as it; print(*sorted(f'{d.name.lower()}=={d.version}' for d in it.distributions()))";
 
-fn main() -> ExitCode {
-    assemble::sandbox::run_if_helper();
-    if std::env::var_os(PROGRAM).is_some() {
-        return assemble::main([variant("demo", "a project with a lock of its own", demo)]);
-    }
-    let tests: &[(&str, fn())] = &[
-        ("a_lock_of_the_project_is_taken_as_it_stands", a_lock_of_the_project_is_taken_as_it_stands),
-        ("the_projects_versions_count_beside_the_tools", the_projects_versions_count_beside_the_tools),
-    ];
-    support::run("front ends", tests)
+/// The recipe of this program's images, if it is one of these.
+pub fn program(recipe: &str) -> Option<ExitCode> {
+    let is_one = matches!(recipe, "poetry" | "uv" | "pylock" | "tools" | "tools apart");
+    is_one.then(|| assemble::main([variant("demo", "a project with a lock of its own", demo)]))
 }
+
+pub fn missing() -> Option<String> {
+    (!is_root()).then(|| "front ends: their roots are unpacked as root".to_owned())
+}
+
+pub const TESTS: &[(&str, fn())] = &[
+    ("a_lock_of_the_project_is_taken_as_it_stands", a_lock_of_the_project_is_taken_as_it_stands),
+    ("the_projects_versions_count_beside_the_tools", the_projects_versions_count_beside_the_tools),
+];
 
 /// Debian's Python, the tools, what the project needs, and what that Python says of it.
 fn demo(_: Base) -> recipe::Result<ImageRecipe> {

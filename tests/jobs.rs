@@ -5,19 +5,12 @@
 //! The root is a static busybox (package `busybox-static`). What runs in podman's containers does so where
 //! `ASSEMBLE_REAL=1` asks for it, as `.ci/run` does.
 
-#[path = "jobs/containers.rs"]
 mod containers;
-#[path = "jobs/limits.rs"]
 mod limits;
-#[path = "jobs/lost.rs"]
 mod lost;
-#[path = "jobs/signals.rs"]
 mod signals;
-#[allow(dead_code, reason = "`all` needs the rest of it")]
-mod support;
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 
@@ -31,103 +24,47 @@ use assemble_layers::lock::{
 use assemble_layers::recipe::{Base, PythonFrom, RecipeError, Recipes, Variant};
 use assemble_layers::tree::{MTIME, RawBytes};
 use assemble_layers::{Builder, Graph, Image, NodeId, Project};
-use support::{path, skipped};
 
-/// What makes this program one that makes images.
-const PROGRAM: &str = "ASSEMBLE_TEST_PROGRAM";
+use crate::PROGRAM;
+use crate::support::{self, path, skipped};
+
 /// The scripts of the recipe's two steps.
 const FIRST: &str = "ASSEMBLE_TEST_FIRST";
 const LAST: &str = "ASSEMBLE_TEST_LAST";
 
-/// A shell's `&` and `nohup` start programs that ignore signals, and those that they start do as well:
-/// then this one starts again as one that ignores none (env(1)).
-fn hear_signals() {
-    const STARTED_AGAIN: &str = "ASSEMBLE_TEST_HEARS";
-    if std::env::var_os(STARTED_AGAIN).is_none() {
-        let mut again = Command::new("env");
-        again.arg("--default-signal=HUP,INT,QUIT,TERM").args(std::env::args_os()).env(STARTED_AGAIN, "1");
-        panic!("`env` does not start: {}", again.exec());
-    }
+/// The recipe of this program's images, if it is this one.
+pub fn program(recipe: &str) -> Option<ExitCode> {
+    (recipe == "jobs").then(|| assemble::cli::main(&Two))
 }
 
-/// Options of the usual harness that have a value: that is no test's name.
-const VALUED: [&str; 4] = ["--test-threads", "--format", "--color", "--logfile"];
-
-/// What the harness would do: all tests, or those that are named, one after the other.
-fn run(tests: &[(&str, fn())]) -> ExitCode {
-    let (mut wanted, mut unwanted, mut exact, mut listed) = (Vec::new(), Vec::new(), false, false);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--list" => listed = true,
-            "--exact" => exact = true,
-            "--skip" => unwanted.extend(arguments.next()),
-            option if VALUED.contains(&option) => drop(arguments.next()),
-            option if option.starts_with('-') => {}
-            _ => wanted.push(argument),
-        }
-    }
-    if !Path::new("/bin/busybox").exists() {
-        skipped("jobs of CI need `/bin/busybox` (package busybox-static)");
-        return ExitCode::SUCCESS;
-    }
-    let fits =
-        |name: &str, pattern: &String| if exact { name == *pattern } else { name.contains(&**pattern) };
-    let is_named = |name: &str| wanted.is_empty() || wanted.iter().any(|pattern| fits(name, pattern));
-    let chosen = tests.iter().filter(|(name, _)| is_named(name) && !unwanted.iter().any(|it| fits(name, it)));
-    let mut passed = 0;
-    for (name, test) in chosen {
-        if listed {
-            println!("{name}: test");
-            continue;
-        }
-        test();
-        passed += 1;
-        println!("test {name} ... ok");
-    }
-    if !listed {
-        let others = tests.len() - passed;
-        println!(
-            "\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; {others} filtered out\n"
-        );
-    }
-    ExitCode::SUCCESS
+pub fn missing() -> Option<String> {
+    let is_missing = !Path::new("/bin/busybox").exists();
+    is_missing.then(|| "jobs of CI need `/bin/busybox` (package busybox-static)".to_owned())
 }
 
-fn main() -> ExitCode {
-    assemble::sandbox::run_if_helper();
-    if std::env::var_os(PROGRAM).is_some() {
-        return assemble::cli::main(&Two);
-    }
-    hear_signals();
-    let tests: &[(&str, fn())] = &[
-        ("a_build_that_is_ended_says_so", signals::a_build_that_is_ended_says_so),
-        (
-            "the_first_process_of_a_container_is_ended_at_once",
-            signals::the_first_process_of_a_container_is_ended_at_once,
-        ),
-        ("a_build_that_nobody_hears_is_ended", signals::a_build_that_nobody_hears_is_ended),
-        ("ctrl_c_is_no_failure_of_a_step", signals::ctrl_c_is_no_failure_of_a_step),
-        ("what_is_ignored_stays_ignored", signals::what_is_ignored_stays_ignored),
-        ("a_cancelled_job_has_published_what_took_long", lost::a_cancelled_job_has_published_what_took_long),
-        (
-            "bytes_that_are_gone_are_made_again_for_an_archive",
-            lost::bytes_that_are_gone_are_made_again_for_an_archive,
-        ),
-        (
-            "bytes_that_are_gone_are_made_again_for_a_push",
-            lost::bytes_that_are_gone_are_made_again_for_a_push,
-        ),
-        (
-            "a_container_without_privileges_takes_everything",
-            limits::a_container_without_privileges_takes_everything,
-        ),
-        ("a_container_of_podman_takes_everything", containers::a_container_of_podman_takes_everything),
-        ("a_container_is_stopped_at_once", containers::a_container_is_stopped_at_once),
-        ("the_limits_of_control_groups_count", limits::the_limits_of_control_groups_count),
-    ];
-    run(tests)
-}
+pub const TESTS: &[(&str, fn())] = &[
+    ("a_build_that_is_ended_says_so", signals::a_build_that_is_ended_says_so),
+    (
+        "the_first_process_of_a_container_is_ended_at_once",
+        signals::the_first_process_of_a_container_is_ended_at_once,
+    ),
+    ("a_build_that_nobody_hears_is_ended", signals::a_build_that_nobody_hears_is_ended),
+    ("ctrl_c_is_no_failure_of_a_step", signals::ctrl_c_is_no_failure_of_a_step),
+    ("what_is_ignored_stays_ignored", signals::what_is_ignored_stays_ignored),
+    ("a_cancelled_job_has_published_what_took_long", lost::a_cancelled_job_has_published_what_took_long),
+    (
+        "bytes_that_are_gone_are_made_again_for_an_archive",
+        lost::bytes_that_are_gone_are_made_again_for_an_archive,
+    ),
+    ("bytes_that_are_gone_are_made_again_for_a_push", lost::bytes_that_are_gone_are_made_again_for_a_push),
+    (
+        "a_container_without_privileges_takes_everything",
+        limits::a_container_without_privileges_takes_everything,
+    ),
+    ("a_container_of_podman_takes_everything", containers::a_container_of_podman_takes_everything),
+    ("a_container_is_stopped_at_once", containers::a_container_is_stopped_at_once),
+    ("the_limits_of_control_groups_count", limits::the_limits_of_control_groups_count),
+];
 
 /// One image: a root, a step that leaves a folder, and a step over both. Nothing is locked.
 struct Two;
@@ -240,7 +177,7 @@ impl Machine {
         let mut words: Vec<_> = before.iter().map(Into::into).collect();
         words.extend(self.words());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env(PROGRAM, "1").env(FIRST, first).env(LAST, last);
+        command.args(&words[1..]).env(PROGRAM, "jobs").env(FIRST, first).env(LAST, last);
         command.env_remove("ASSEMBLE_CACHE_KEY").stdin(Stdio::null());
         command
     }

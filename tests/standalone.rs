@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::bases;
 use crate::support::debian::Registry;
 use crate::support::engines::Daemon;
 use crate::support::{FileServer, build_example, output, python, skipped};
@@ -40,29 +41,6 @@ with tarfile.open(target, "w:gz", compresslevel=1) as archive:
 print(json.dumps(None))
 "#;
 
-/// From a root's tar to an image's layout.
-const LAYOUT: &str = r#"
-import gzip, hashlib, json, os, sys
-tar, layout = sys.argv[1:]
-os.makedirs(layout + "/blobs/sha256")
-def put(content, kind):
-    digest = hashlib.sha256(content).hexdigest()
-    open(layout + "/blobs/sha256/" + digest, "wb").write(content)
-    return {"mediaType": "application/vnd.oci.image." + kind, "digest": "sha256:" + digest, "size": len(content)}
-root = open(tar, "rb").read()
-layer = put(gzip.compress(root, 1, mtime=0), "layer.v1.tar+gzip")
-path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-config = {"architecture": "amd64", "os": "linux", "config": {"Env": [path]},
-          "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(root).hexdigest()]}}
-manifest = put(json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                           "config": put(json.dumps(config).encode(), "config.v1+json"),
-                           "layers": [layer]}).encode(), "manifest.v1+json")
-manifest["annotations"] = {"org.opencontainers.image.ref.name": "base"}
-open(layout + "/index.json", "w").write(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
-open(layout + "/oci-layout", "w").write('{"imageLayoutVersion": "1.0.0"}')
-print(json.dumps(None))
-"#;
-
 /// An archive with a Python, served, and a registry.
 struct Scene {
     folder: tempfile::TempDir,
@@ -90,20 +68,16 @@ impl Scene {
 
     /// An image of a release of Debian with these packages, in the registry; its name there.
     fn base(&self, release: &str, packages: &str) -> String {
-        let (tar, layout) = (self.at("base.tar"), self.at(release));
-        let targets =
-            Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).output().unwrap();
-        let targets = String::from_utf8(targets.stdout).unwrap();
-        let archive = targets.lines().find(|line| !line.contains("security")).expect("an archive of Debian");
-        let mut bootstrap = Command::new("mmdebstrap");
-        bootstrap.args(["--quiet", "--variant=minbase", &format!("--include={packages}"), release]);
-        output(bootstrap.arg(&tar).arg(format!("deb {archive} {release} main")));
-        python(LAYOUT, &[&tar, &layout]);
+        let tar = self.at("base.tar");
+        let archive = bases::debian_archive().expect("an archive of Debian");
+        let include = format!("--include={packages}");
+        bases::bootstrap(
+            &["--variant=minbase", &include, release],
+            &tar,
+            &format!("deb {archive} {release} main"),
+        );
+        let name = bases::publish(&self.registry, release, &[&tar]);
         std::fs::remove_file(tar).unwrap();
-        let name = format!("{}/debian:{release}", self.registry.host);
-        let mut copy = Command::new("skopeo");
-        copy.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]);
-        output(copy.arg(format!("oci:{}:base", layout.display())).arg(format!("docker://{name}")));
         name
     }
 

@@ -67,7 +67,8 @@ pub struct Options {
     /// submodules too (may be given several times).
     #[arg(long = "git-mirror", value_name = "FROM=TO")]
     pub(super) git_mirrors: Vec<Mirror>,
-    /// Fetch the recipes' files whose address begins with FROM from TO (may be given several times).
+    /// Fetch what recipes, and apt sources of base images, name by an address that begins with FROM from TO
+    /// (may be given several times).
     #[arg(long = "url-mirror", value_name = "FROM=TO")]
     pub(super) url_mirrors: Vec<Mirror>,
     /// Build one of the recipes' sources from another repository: a folder as it is committed there,

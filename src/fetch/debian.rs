@@ -62,13 +62,21 @@ pub struct Archives {
 /// One address of apt's, with the suites that it is used for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AptSource {
-    address: Address,
+    pub address: Address,
     pub suites: Vec<String>,
     pub components: Vec<String>,
     /// apt's `Signed-By`: files, fingerprints, or a key itself; whatever apt trusts, if absent.
     pub signed_by: Option<String>,
     file: PathBuf,
     may_be_expired: bool,
+}
+
+impl AptSource {
+    /// The files that it names keys by, below the root.
+    pub fn key_files(&self) -> impl Iterator<Item = &str> {
+        let words = self.signed_by.iter().flat_map(|named| named.split_whitespace());
+        words.filter_map(|word| word.strip_prefix('/'))
+    }
 }
 
 /// What the apt sources of base images add, as soon as those images are here.
@@ -162,11 +170,13 @@ impl Archives {
     fn bases_of(&self, suite: &str) -> Vec<Archive> {
         let sources = self.bases.as_ref().map_or(Vec::new(), |bases| bases());
         let listing = sources.into_iter().filter(|source| source.suites.iter().any(|listed| listed == suite));
-        let archive = |AptSource { address, may_be_expired, .. }: AptSource| {
-            let may_be_expired = self.may_be_expired || may_be_expired;
-            Archive { address, named_by: NamedBy::Base, may_be_expired }
-        };
-        listing.map(archive).collect()
+        listing.map(|source| self.of_base(&source)).collect()
+    }
+
+    /// The archive of a base image's source.
+    pub fn of_base(&self, source: &AptSource) -> Archive {
+        let may_be_expired = self.may_be_expired || source.may_be_expired;
+        Archive { address: source.address.clone(), named_by: NamedBy::Base, may_be_expired }
     }
 
     /// The snapshot of the lock's time, and that of the day after: a mirror may have been ahead of

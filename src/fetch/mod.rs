@@ -24,7 +24,7 @@ use crate::error::{Error, Kind, Result};
 use crate::net::http::Way;
 use crate::net::{Address, Machine};
 
-use debian::{Archive, Archives, BaseSources, NamedBy};
+use debian::{AptSource, Archive, Archives, BaseSources, NamedBy};
 use http::{Client, Patience, Wanted};
 use python::{Indexes, Listing};
 
@@ -152,7 +152,7 @@ impl Fetcher {
         Err(nowhere(file, errors))
     }
 
-    /// Where something is fetched that a recipe names by its address: there, or in the first mirror that is for
+    /// Where something is fetched that a recipe or a base image names by its address: there, or in the first mirror that is for
     /// it, as `read` reads that.
     ///
     /// # Errors
@@ -160,7 +160,7 @@ impl Fetcher {
     fn address_of(&self, url: &str, read: fn(&str) -> Result<Address>) -> Result<Address> {
         let mirrored = self.url_mirrors.iter().find_map(|mirror| mirror.of(url));
         read(mirrored.as_deref().unwrap_or(url))
-            .map_err(|error| error.within(format!("`{url}`, which a recipe names, cannot be fetched")))
+            .map_err(|error| error.within(format!("`{url}` cannot be fetched")))
     }
 
     /// Copies the file at an address that a recipe names into `into`; its digest.
@@ -236,16 +236,37 @@ impl Fetcher {
         &self.archives
     }
 
-    /// The addresses that may serve a suite, the likeliest first. Those that only a base image names are
-    /// told apart.
+    /// The addresses that may serve a suite, the likeliest first.
     ///
     /// # Errors
     /// None is known.
     pub fn archives_of(&self, suite: &str) -> Result<Vec<Archive>> {
-        let archives = self.archives.of(suite)?;
-        let strangers = archives.iter().filter(|archive| archive.named_by == NamedBy::Base);
-        strangers.for_each(|archive| self.client.mistrust(&archive.address));
-        Ok(archives)
+        let archives = self.archives.of(suite)?.into_iter();
+        archives
+            .map(|archive| match archive.named_by {
+                NamedBy::Base => self.mirrored_or_mistrusted(archive),
+                _ => Ok(archive),
+            })
+            .collect()
+    }
+
+    /// Where the archive of a base image's source is.
+    ///
+    /// # Errors
+    /// As of [`Self::archives_of`].
+    pub fn archive_of_base(&self, source: &AptSource) -> Result<Archive> {
+        self.mirrored_or_mistrusted(self.archives.of_base(source))
+    }
+
+    /// An archive that a base image names, in the first mirror that is for it; an address that only the image
+    /// names is told apart.
+    fn mirrored_or_mistrusted(&self, archive: Archive) -> Result<Archive> {
+        let url = archive.address.to_string();
+        if self.url_mirrors.iter().any(|mirror| mirror.of(&url).is_some()) {
+            return Ok(Archive { address: self.address_of(&url, Address::folder)?, ..archive });
+        }
+        self.client.mistrust(&archive.address);
+        Ok(archive)
     }
 
     /// Where an archive is that a recipe names: there, or in the first mirror that is for it.
@@ -311,7 +332,7 @@ fn nowhere(file: &Fetch, errors: Vec<Error>) -> Error {
             let source = source.as_deref().unwrap_or(python::DEFAULT);
             error.hint(format!("`--index {source}=URL` points the source elsewhere; the file's digest stays"))
         }
-        Origin::Url { .. } => error.hint(
+        Origin::Url { url } => error.detail(format!("it is `{url}`")).hint(
             "`--url-mirror FROM=TO` takes it from elsewhere; its digest stays. `assemble lock --update NAME` \
              takes what is there now",
         ),

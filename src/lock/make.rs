@@ -264,16 +264,15 @@ impl Maker<'_> {
         })?;
         let root = root_of(engine, image)?;
         let sources = apt_sources(&Machine::new::<&str, &str>(root.path(), []));
-        // Those whose suite is a folder have neither suites nor components.
-        let sources: Vec<_> = sources.into_iter().filter(|source| !source.components.is_empty()).collect();
-        image.suites = distinct(sources.iter().flat_map(|source| &source.suites));
-        image.components = distinct(sources.iter().flat_map(|source| &source.components));
-        if image.suites.is_empty() {
+        if sources.is_empty() {
             let error =
                 Error::new(Kind::Input, format!("the base image `{}` has no apt sources", image.repository));
             return Err(error.hint("packages are installed over it from where it says that they come from"));
         }
-        Ok(Some(Installed::read(root.path(), dpkg_status(root.path())?, &sources)?))
+        let installed = Installed::read(root.path(), dpkg_status(root.path())?, &sources)?;
+        let (suites, components) = installed.suites();
+        (image.suites, image.components) = (suites.to_vec(), components.to_vec());
+        Ok(Some(installed))
     }
 
     fn resolve_python(&self, lock: &Lock, known: Option<&Lock>, update: &Update) -> Result<Python> {
@@ -366,16 +365,6 @@ fn check_pythons(pythons: &BTreeMap<Option<&str>, String>) -> Result<()> {
         |(over, python): (&Option<&str>, &String)| format!("`{}`: {python}", over.unwrap_or("archive"));
     let error = pythons.iter().map(line).fold(error, Error::detail);
     Err(error.hint("`--base-image NAME=REFERENCE` names another; what is locked together has one Python"))
-}
-
-fn distinct<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
-    for name in names {
-        if !all.contains(name) {
-            all.push(name.clone());
-        }
-    }
-    all
 }
 
 /// The files of an image that say what it is; its layers are fetched for them.

@@ -18,8 +18,8 @@ use super::index::{self, Index};
 use crate::fetch::Fetcher;
 use crate::fetch::python::DEFAULT;
 use crate::realise::{Engine, Event};
-use crate::store::Store;
 use crate::sandbox::{Bind, Command, Job, Outcome, Task};
+use crate::store::Store;
 use crate::{Error, Kind, Result};
 
 /// The program that asks. The first of its files documents it.

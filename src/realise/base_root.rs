@@ -6,6 +6,8 @@ use assemble_layers::lock::BaseImage;
 use assemble_layers::{Tree, TreePath};
 use tempfile::TempDir;
 
+use crate::fetch::debian::apt_sources;
+use crate::net::Machine;
 use crate::pack::Contents;
 use crate::pack::content::LARGEST_IN_MEMORY;
 use crate::sandbox::Merged;
@@ -13,14 +15,8 @@ use crate::store::Store;
 use crate::{Error, Kind, Result};
 
 const FILES: [&str; 2] = ["etc/apt/sources.list", STATUS];
-const FOLDERS: [&str; 6] = [
-    "etc/apt/apt.conf.d",
-    "etc/apt/keyrings",
-    "etc/apt/mirrors",
-    "etc/apt/sources.list.d",
-    "etc/apt/trusted.gpg.d",
-    "usr/share/keyrings",
-];
+const FOLDERS: [&str; 4] =
+    ["etc/apt/apt.conf.d", "etc/apt/mirrors", "etc/apt/sources.list.d", "etc/apt/trusted.gpg.d"];
 const STATUS: &str = "var/lib/dpkg/status";
 
 /// Those files in a folder of their own; `None` if the image's layers are not in the store.
@@ -34,18 +30,23 @@ pub fn base_root(store: &Store, image: &BaseImage) -> Result<Option<TempDir>> {
     let folder = tempfile::Builder::new().prefix("base-").tempdir()?;
     let file_of = |blob| store.blob_file(blob);
     let mut contents = Contents::new(&file_of);
-    let named = FILES.iter().map(|path| TreePath::new(*path)).collect::<Result<Vec<_>, _>>()?;
-    let mut paths = named;
-    for path in FOLDERS {
-        paths.extend(merged.names_in(&TreePath::new(path)?));
-    }
-    for path in paths {
+    let mut write = |path: TreePath| -> Result<()> {
         let Some(content) = merged.file(&path).filter(|content| content.size() <= LARGEST_IN_MEMORY) else {
-            continue;
+            return Ok(());
         };
         let target = folder.path().join(path.as_path());
         fs_err::create_dir_all(target.parent().unwrap_or(folder.path()))?;
-        fs_err::write(target, contents.to_vec(&path, &content)?)?;
+        Ok(fs_err::write(target, contents.to_vec(&path, &content)?)?)
+    };
+    for path in FILES {
+        write(TreePath::new(path)?)?;
+    }
+    for path in FOLDERS {
+        merged.names_in(&TreePath::new(path)?).try_for_each(&mut write)?;
+    }
+    for source in apt_sources(&Machine::new::<&str, &str>(folder.path(), [])) {
+        // What is no path leads to no file either, and whoever reads the keys says so.
+        source.key_files().filter_map(|file| TreePath::new(file).ok()).try_for_each(&mut write)?;
     }
     Ok(Some(folder))
 }

@@ -38,7 +38,7 @@ impl Podman {
         for (path, how) in [(folder, "rw"), (&program, "ro")] {
             mounts.extend(["--volume".to_owned(), format!("{0}:{0}:{how}", path.display())]);
         }
-        for (name, value) in [(PROGRAM, "1"), (FIRST, first), (LAST, last), ("HOME", "/tmp")] {
+        for (name, value) in [(PROGRAM, "jobs"), (FIRST, first), (LAST, last), ("HOME", "/tmp")] {
             mounts.extend(["--env".to_owned(), format!("{name}={value}")]);
         }
         let options: Vec<_> = mounts.iter().map(String::as_str).chain(options.iter().copied()).collect();

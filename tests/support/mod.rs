@@ -1,6 +1,7 @@
 //! What the tests at the library's edge share: a store with an engine, zip archives, and Python as an
 //! independent reader.
 
+pub mod bases;
 pub mod certificates;
 pub mod debian;
 pub mod engines;
@@ -11,6 +12,7 @@ pub mod podman;
 pub mod real;
 pub mod small;
 pub mod user;
+pub mod vendors;
 
 use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::path::{Path, PathBuf};

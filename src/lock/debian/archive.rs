@@ -26,6 +26,10 @@ pub struct Reader<'a> {
     pub fetcher: &'a Fetcher,
     /// The suite's name; the archive's, where that is flat.
     pub name: &'a str,
+    /// What an error is about, where the suite's name does not say it.
+    pub title: Option<String>,
+    /// Below the archive's address: where its `InRelease` is.
+    pub folder: String,
     /// Where it may be, the likeliest first.
     pub archives: Vec<Archive>,
     pub keyring: &'a Keyring,
@@ -68,9 +72,11 @@ impl Reader<'_> {
                 error = error.detail(format!("  {detail}"));
             }
         }
-        Err(match self.archives.first().map(|archive| &archive.named_by) {
-            Some(NamedBy::Recipe) => error.hint("`--url-mirror FROM=TO` reads it elsewhere; its keys stay"),
-            _ => error.hint(format!(
+        Err(match &self.title {
+            Some(title) => error
+                .within(format!("{title} cannot be read"))
+                .hint("`--url-mirror FROM=TO` reads it elsewhere; its keys stay"),
+            None => error.hint(format!(
                 "`{}` names a mirror, `{}` a snapshot archive",
                 crate::fetch::debian::MIRROR,
                 crate::fetch::debian::SNAPSHOT
@@ -85,10 +91,7 @@ impl Reader<'_> {
     /// The error is `None` if an apt source has no such suite.
     fn suite_at(&self, archive: &Archive) -> Result<Suite, Option<Error>> {
         let name = self.name;
-        let base = match self.is_flat() {
-            true => archive.address.clone(),
-            false => archive.address.join(&format!("dists/{name}/"))?,
-        };
+        let base = archive.address.join(&self.folder)?;
         let address = base.join("InRelease")?;
         let Some(page) = self.fetcher.client().find(&address, None, LARGEST_RELEASE)? else {
             let absent = Error::new(Kind::Network, format!("`{}` has no suite `{name}`", address.host()));

@@ -7,6 +7,7 @@
 mod archive;
 mod index;
 mod keys;
+mod places;
 mod problem;
 mod release;
 mod resolver;
@@ -22,6 +23,8 @@ use crate::fetch::Fetcher;
 use crate::fetch::debian::AptSource;
 use archive::{Reader, Suite};
 use index::{Listing, Package, PackageId, Universe};
+use keys::Sources;
+use places::{Owner, Place, places};
 use release::Keyring;
 use resolver::{Because, Pins, Problem, Resolver};
 
@@ -32,20 +35,25 @@ pub struct Previous<'a> {
     pub debian: &'a Debian,
 }
 
-/// What a base image has: packages that are there already, and the keys that it trusts.
+/// What a base image has: packages that are there already, and sources of more.
 pub struct Installed {
     /// dpkg's `status`.
     status: String,
-    keyrings: keys::Keyrings,
+    sources: Sources,
 }
 
 impl Installed {
     /// Of the files of its root in a folder, and of its apt sources; `status` is dpkg's.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// Those of the disk; a source's keys that are not there.
     pub fn read(root: &Path, status: String, sources: &[AptSource]) -> Result<Self> {
-        Ok(Self { status, keyrings: keys::Keyrings::read(root, sources)? })
+        Ok(Self { status, sources: Sources::read(root, sources)? })
+    }
+
+    /// The suites of the image's distribution, and the components of all of them.
+    pub fn suites(&self) -> (&[String], &[String]) {
+        (&self.sources.suites, &self.sources.components)
     }
 
     /// The version of a package that is installed.
@@ -104,27 +112,9 @@ pub struct Resolution {
 pub fn resolve(fetcher: &Fetcher, request: &Request<'_>) -> Result<Resolution> {
     let debian = Keyring::debian();
     resolve_signed(fetcher, request, &|suite| match request.installed {
-        Some(installed) => installed.keyrings.of(suite),
+        Some(installed) => installed.sources.keyring(suite),
         None => &debian,
     })
-}
-
-/// A suite whose packages are looked at.
-struct Place<'a> {
-    suite: &'a str,
-    /// Whose it is, if not Debian's.
-    third_party: Option<&'a ThirdPartyArchive>,
-}
-
-/// Debian's suites, then those of others, in the order of the requirements.
-fn places(requirements: &DebianRequirements) -> Vec<Place<'_>> {
-    let debian = requirements.suites.iter().map(|suite| Place { suite, third_party: None });
-    let others = requirements.third_party.iter().flat_map(|archive| {
-        let flat = archive.suites.is_empty().then_some(&archive.name);
-        let suites = flat.into_iter().chain(&archive.suites);
-        suites.map(move |suite| Place { suite, third_party: Some(archive) })
-    });
-    debian.chain(others).collect()
 }
 
 fn resolve_signed<'k>(
@@ -140,27 +130,16 @@ fn resolve_signed<'k>(
     let requirements = request.requirements;
     let own = requirements.third_party.iter().map(|archive| Ok((&archive.name, third_party_keys(archive)?)));
     let own = own.collect::<Result<HashMap<_, _>>>()?;
-    let over_image = request.installed.is_some();
-    let places = places(requirements);
-    let mut readers = Vec::new();
-    for Place { suite, third_party } in &places {
-        let (keys, archives, components) = match third_party {
-            None => (keyring(suite), fetcher.archives_of(suite)?, &requirements.components),
-            Some(it) => (&own[&it.name], vec![fetcher.archive_of_recipe(&it.url)?], &it.components),
+    let places = places(request);
+    let readers = places.iter().map(|place| {
+        let keys = match place.owner {
+            Owner::Distribution => keyring(place.suite),
+            Owner::ThirdParty(archive) => &own[&archive.name],
+            Owner::BaseImage(other) => &other.keyring,
         };
-        readers.push(Reader {
-            fetcher,
-            name: suite,
-            archives,
-            keyring: keys,
-            components,
-            origin: (third_party.is_none() && !over_image).then_some("Debian"),
-            may_lack: third_party.is_none() && over_image,
-            architecture: &requirements.architecture,
-            priority: third_party.and_then(|archive| archive.priority),
-            now: request.now,
-        });
-    }
+        place.reader(fetcher, request, keys)
+    });
+    let readers = readers.collect::<Result<Vec<_>>>()?;
     let suites = read_suites(&readers)?;
     let installed = request.installed.map(Installed::stanzas);
     let mut listings = listings(&suites);
@@ -219,7 +198,7 @@ fn choose<'a>(universe: &Universe<'a>, there: &[PackageId], request: &Request<'a
         let mut provided = BTreeMap::new();
         let outcome = request.requirements.sets.iter().try_for_each(|set| {
             let mut resolver = Resolver::new(universe, pins.clone()).over(there);
-            let chosen = choose_set(&mut resolver, set, request.requirements);
+            let chosen = choose_set(&mut resolver, set, request);
             let provider = |name: &'a String| Some((name.clone(), resolver.provider(name)?.name.to_owned()));
             provided.extend(set.packages.iter().filter_map(provider));
             outgrown.extend(resolver.into_outgrown());
@@ -237,37 +216,33 @@ fn choose<'a>(universe: &Universe<'a>, there: &[PackageId], request: &Request<'a
 fn choose_set<'a>(
     resolver: &mut Resolver<'_, 'a>,
     set: &'a DebianSet,
-    requirements: &'a DebianRequirements,
+    request: &Request<'a>,
 ) -> Result<Vec<Deb>> {
     for name in &set.above {
-        let below = requirements.sets.iter().find(|other| other.name == *name);
+        let below = request.requirements.sets.iter().find(|other| other.name == *name);
         let below = below.ok_or_else(|| {
             Error::new(
                 Kind::Input,
                 format!("the set `{}` is over a set `{name}`, which there is not", set.name),
             )
         })?;
-        add(resolver, below, requirements)?;
+        add(resolver, below, request)?;
     }
-    add(resolver, set, requirements)?;
+    add(resolver, set, request)?;
     let own = resolver.chosen().filter(|(_, chosen)| chosen.set == set.name);
     let own = own.filter(|(_, chosen)| !matches!(chosen.because, Because::Installed));
     let mut package = own
         .map(|(package, chosen)| {
-            deb(package, &set.name, matches!(chosen.because, Because::Needed { .. }), requirements)
+            deb(package, &set.name, matches!(chosen.because, Because::Needed { .. }), request)
         })
         .collect::<Result<Vec<_>>>()?;
     package.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(package)
 }
 
-fn add<'a>(
-    resolver: &mut Resolver<'_, 'a>,
-    set: &'a DebianSet,
-    requirements: &DebianRequirements,
-) -> Result<()> {
+fn add<'a>(resolver: &mut Resolver<'_, 'a>, set: &'a DebianSet, request: &Request<'_>) -> Result<()> {
     let added = resolver.add_set(&set.name, set.essential, &set.packages);
-    added.map_err(|problem| conflict(problem, requirements))
+    added.map_err(|problem| conflict(problem, request))
 }
 
 fn pins<'a>(universe: &Universe<'a>, request: &Request<'_>) -> Pins<'a> {
@@ -277,8 +252,8 @@ fn pins<'a>(universe: &Universe<'a>, request: &Request<'_>) -> Pins<'a> {
     listed.map(|id| (universe.get(id).name, id)).collect()
 }
 
-fn deb(package: &Package<'_>, set: &str, automatic: bool, requirements: &DebianRequirements) -> Result<Deb> {
-    let Place { suite, third_party } = &places(requirements)[package.suite];
+fn deb(package: &Package<'_>, set: &str, automatic: bool, request: &Request<'_>) -> Result<Deb> {
+    let Place { suite, owner } = &places(request)[package.suite];
     let broken = |field: &str| {
         Error::new(Kind::Network, format!("the archive lists `{}` without a usable `{field}`", package.name))
             .detail(format!("suite `{suite}`, version {}", package.version))
@@ -291,7 +266,11 @@ fn deb(package: &Package<'_>, set: &str, automatic: bool, requirements: &DebianR
         architecture: field("Architecture")?.to_owned(),
         set: set.to_owned(),
         suite: (*suite).to_owned(),
-        url: third_party.map(|archive| format!("{}{path}", archive.url)),
+        url: match owner {
+            Owner::ThirdParty(archive) => Some(format!("{}{path}", archive.url)),
+            // Whoever builds has the image, which says where its archives are.
+            Owner::Distribution | Owner::BaseImage(_) => None,
+        },
         path: path.to_owned(),
         sha256: field("SHA256")?.parse().map_err(|_| broken("SHA256"))?,
         size: field("Size")?.parse().map_err(|_| broken("Size"))?,
@@ -299,14 +278,16 @@ fn deb(package: &Package<'_>, set: &str, automatic: bool, requirements: &DebianR
     })
 }
 
-fn conflict(problem: Problem, requirements: &DebianRequirements) -> Error {
+fn conflict(problem: Problem, request: &Request<'_>) -> Error {
+    let requirements = request.requirements;
+    let others = places(request).into_iter().filter_map(|place| place.title());
     let error = Error::new(Kind::Conflict, problem.message);
     let error = problem.details.into_iter().fold(error, Error::detail);
     error.hint(format!(
         "the recipe's sets say what is asked for; it looks into {} ({}){} for {}",
         requirements.suites.join(", "),
         requirements.components.join(", "),
-        requirements.third_party.iter().map(|archive| format!(", `{}`", archive.name)).collect::<String>(),
+        others.map(|other| format!(", {other}")).collect::<String>(),
         requirements.architecture
     ))
 }

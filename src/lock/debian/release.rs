@@ -38,17 +38,24 @@ impl Keyring {
 
     /// Adds the keys of a file, armoured or not; those of kinds that are not known here verify nothing.
     pub fn add(&mut self, bytes: &[u8]) {
-        let keys = match bytes.starts_with(b"-----BEGIN") {
-            true => {
-                SignedPublicKey::from_armor_many(bytes).map(|(keys, _)| keys.flatten().collect::<Vec<_>>())
-            }
-            false => SignedPublicKey::from_bytes_many(bytes).map(|keys| keys.flatten().collect()),
-        };
-        self.0.extend(keys.unwrap_or_default());
+        if !bytes.starts_with(b"-----BEGIN") {
+            self.0.extend(SignedPublicKey::from_bytes_many(bytes).into_iter().flatten().flatten());
+            return;
+        }
+        // One armoured text after another, as `cat old.asc new.asc` makes it.
+        for block in String::from_utf8_lossy(bytes).split_inclusive("-----END PGP PUBLIC KEY BLOCK-----") {
+            let keys = SignedPublicKey::from_armor_many(block.trim_start().as_bytes());
+            self.0.extend(keys.into_iter().flat_map(|(keys, _)| keys.flatten()));
+        }
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub fn shares_a_key_with(&self, other: &Self) -> bool {
+        let fingerprint = |key: &SignedPublicKey| key.primary_key.fingerprint();
+        self.0.iter().any(|key| other.0.iter().any(|known| fingerprint(known) == fingerprint(key)))
     }
 
     /// Adds the keys of another ring.

@@ -232,7 +232,7 @@ fn requirements_that_cannot_be_met_are_a_conflict() {
 /// An image that has these packages and trusts nobody but Debian.
 fn installed(lines: &str) -> Installed {
     let status = packages(lines).replace("Architecture:", "Status: install ok installed\nArchitecture:");
-    Installed { status, keyrings: keys::Keyrings::debian() }
+    Installed { status, sources: Sources::debian() }
 }
 
 fn over(archive: &Archive, image: &Installed, request: Request<'_>) -> Vec<String> {
