@@ -439,7 +439,7 @@ packages = [
 class Tools(unittest.TestCase):
     """Tools that share the project's environment."""
 
-    def beside(self, project, own, required):
+    def beside(self, project, own, required, asked=()):
         def entry(name, version, requires=()):
             return {"name": name, "version": version, "file": f"{name}-{version}", "source": None, "build": [],
                     "dependencies": dict.fromkeys(requires)}
@@ -449,7 +449,7 @@ class Tools(unittest.TestCase):
         project = {name: entry(name, *rest) for name, *rest in project}
         entries = [entry(name, version) | {"requested": name == "poetry", "requires": []} for name, version in own]
         required = {name: [Requirement(text) for text in texts] for name, texts in required.items()}
-        found, displaced = tools.beside(project, index.Installed(entries, required))
+        found, displaced = tools.beside(project, index.Installed(entries, required), asked)
         return [it["file"] for it in found], [(it["tool"], it["name"], it["version"]) for it in displaced]
 
     def test_the_project_s_version_counts_and_who_wants_another_is_said(self):
@@ -459,6 +459,10 @@ class Tools(unittest.TestCase):
         found, displaced = self.beside(project, own, required)
         self.assertEqual(found, ["cleo-2", "crashtest-0.3.1", "poetry-2", "requests-2.32"])
         self.assertEqual(displaced, [("cleo", "crashtest", "0.3.1")])
+
+    def test_what_the_recipe_asks_for_can_be_displaced_as_well(self):
+        displaced = self.beside([("pip", "25")], [("pip", "24")], {}, ["pip<25"])[1]
+        self.assertEqual(displaced, [("the recipe", "pip", "25")])
 
     def test_what_a_version_of_the_project_s_needs_comes_with_it(self):
         project = [("a", "1", ["b"]), ("b", "1", ["c"]), ("c", "1")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,19 @@ def resolve(request: Request, index: Index, packages: list[Entry]) -> tuple[list
     """The tools, and what they want otherwise than the project that they share an environment with has it."""
     say("resolving the tools")
     project = {} if request["tools_apart"] else {package["name"]: package for package in packages}
-    versions = [f"{name}=={package['version']}" for name, package in project.items()]
     try:
-        return installed(request, index, versions).entries, []
+        alone = installed(request, index, [])
     except CommandFailed as error:
-        reason = error
-    if project:
-        say("the tools and the project want different versions; the project's count")
-        try:
-            return beside(project, installed(request, index, []))
-        except CommandFailed as error:
-            reason = error
-    raise Failure("tools", f"{', '.join(request['tools'])} cannot be had", detail=str(reason)) from reason
+        raise Failure("tools", f"{', '.join(request['tools'])} cannot be had", detail=str(error)) from error
+    if all(project.get(tool["name"], tool)["version"] == tool["version"] for tool in alone.entries):
+        return alone.entries, []
+    found, displaced = beside(project, alone, request["tools"])
+    if displaced:  # pip would look for older tools without an end
+        return found, displaced
+    try:
+        return installed(request, index, [f"{name}=={entry['version']}" for name, entry in project.items()]).entries, []
+    except CommandFailed:
+        return found, []
 
 
 def installed(request: Request, index: Index, versions: list[str]) -> Installed:
@@ -40,8 +42,12 @@ def installed(request: Request, index: Index, versions: list[str]) -> Installed:
     )
 
 
-def beside(project: dict[str, Entry], tools: Installed) -> tuple[list[Entry], list[Entry]]:
+def beside(
+    project: dict[str, Entry], tools: Installed, asked: Iterable[str]
+) -> tuple[list[Entry], list[Entry]]:
     """The tools with the project's version of whatever both have, as a later `poetry install` leaves it."""
+    from packaging.requirements import Requirement
+
     own = {entry["name"]: entry for entry in tools.entries}
     shared = [name for name in own if name in project and project[name]["version"] != own[name]["version"]]
     # What a version of the project's needs comes with it, though no group of an image may bring it.
@@ -54,9 +60,10 @@ def beside(project: dict[str, Entry], tools: Installed) -> tuple[list[Entry], li
             "requested": own.get(entry["name"], {}).get("requested", False),
             "requires": sorted(requires),
         }
+    required = {**tools.required, "the recipe": [Requirement(text) for text in asked]}
     displaced = [
         {"name": name, "version": own[name]["version"], "tool": tool, "wants": str(requirement.specifier)}
-        for tool, requirements in sorted(tools.required.items())
+        for tool, requirements in sorted(required.items())
         for requirement in requirements
         if (name := canonical(requirement.name)) in own
         and not requirement.specifier.contains(own[name]["version"], prereleases=True)
