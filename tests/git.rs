@@ -91,6 +91,7 @@ impl Scene {
             store,
             caches: &[],
             fetcher: &network,
+            executor: &Sandbox::default(),
             sandbox: &Sandbox::default(),
             project: &project,
             jobs: 2,

@@ -4,6 +4,8 @@
 //! The sandbox starts this very program again, so it has a `main` of its own, which can be its helper.
 //! The root is a static busybox (package `busybox-static`).
 
+#[path = "steps/executor.rs"]
+mod executor;
 #[allow(dead_code, reason = "the tests of registries need all of it")]
 #[path = "registry/fake.rs"]
 mod fake;
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
         Scene::open(Path::new(&folder)).compile().unwrap();
         return ExitCode::SUCCESS;
     }
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 9] = [
         ("a_killed_build_goes_on_where_it_was", a_killed_build_goes_on_where_it_was),
         (
             "the_cache_and_the_jobs_are_no_part_of_the_result",
@@ -63,6 +65,8 @@ fn main() -> ExitCode {
         ("what_a_failed_step_left_can_be_entered", what_a_failed_step_left_can_be_entered),
         ("a_step_that_did_not_fail_can_be_entered", a_step_that_did_not_fail_can_be_entered),
         ("a_built_wheel_is_unpacked", a_built_wheel_is_unpacked),
+        ("jobs_name_their_inputs_by_digest", executor::jobs_name_their_inputs_by_digest),
+        ("what_failed_elsewhere_cannot_be_entered", executor::what_failed_elsewhere_cannot_be_entered),
         ("what_steps_left_is_taken_from_a_registry", what_steps_left_is_taken_from_a_registry),
     ];
     support::run("long build steps", &tests)
@@ -90,6 +94,7 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            executor: &Sandbox::default(),
             sandbox: &Sandbox::default(),
             project: &self.project,
             jobs: 2,
@@ -134,6 +139,7 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            executor: &Sandbox::default(),
             sandbox: &Sandbox::default(),
             project: &self.project,
             jobs: 2,

@@ -197,6 +197,7 @@ impl<'a> Session<'a> {
             store: &self.store,
             caches: &self.caches,
             fetcher: &self.network,
+            executor: &self.sandbox,
             sandbox: &self.sandbox,
             project: &self.options.project,
             jobs: self.options.jobs.map_or_else(builders, NonZeroUsize::get),

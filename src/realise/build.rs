@@ -1,24 +1,22 @@
 //! Running one builder.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assemble_layers::amend::Amend;
 use assemble_layers::derivation::{
-    ANY_TAGS, DebInput, Fetch, FileSource, Files, Git, Layout, Run, UnpackArchive, UnpackDebs, UnpackWheels,
-    WheelInput,
+    ANY_TAGS, Fetch, FileSource, Files, Git, Layout, Run, UnpackArchive, UnpackDebs, UnpackWheels, WheelInput,
 };
 use assemble_layers::digest::Hasher;
 use assemble_layers::{BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Tree, TreePath};
 
 use super::effort::{self, Counter};
 use super::event::Event;
-use super::{Realisation, Realised, findings};
+use super::executor::Job;
+use super::{Realisation, findings};
 use crate::fetch::{self, git::MemberKind};
 use crate::pack::{self, Contents, TreeBuilder, tarball, wheel};
-use crate::sandbox::{Bind, Command, DebFile, Job, Task};
 use crate::store::Findings;
 use crate::{Error, Kind, Result};
 
@@ -68,15 +66,12 @@ impl Realisation<'_> {
                 let files = self.fetch_inputs([archive.file].into_iter())?;
                 self.work_on(node, key, || self.unpack_archive(archive, &files[0]))
             }
-            Builder::UnpackDebs(debs) => {
-                let root = self.root(&debs.over)?;
-                let files = self.fetch_inputs(debs.packages.iter().map(|deb| deb.file))?;
-                self.work_on(node, key, || self.sandboxed(name, key, root, unpack_debs(debs, files)))
-            }
-            Builder::Run(run) => {
-                let root = self.root(&run.root)?;
-                let task = self.run_task(run)?;
-                self.work_on(node, key, || self.sandboxed(name, key, root, task))
+            Builder::UnpackDebs(UnpackDebs { over: root, .. }) | Builder::Run(Run { root, .. }) => {
+                self.root(root)?;
+                let is_file = |input: &&NodeId| !root.contains(input);
+                let inputs = self.graph.node(node).builder.inputs();
+                self.fetch_inputs(inputs.into_iter().filter(is_file).copied())?;
+                self.work_on(node, key, || self.execute(name, key, &self.job(node)?))
             }
             Builder::Amend(amend) => {
                 self.tree_with_content(amend.tree)?;
@@ -113,13 +108,13 @@ impl Realisation<'_> {
             return Ok(record.map_or_else(Findings::default, |record| record.findings));
         }
         let file_of = |blob| store.blob_file(blob);
-        let tree = store.tree(diff_id)?.unwrap_or_default();
+        let tree = store.required_tree(diff_id)?;
         findings::of_tree(builder, &tree, &mut Contents::new(&file_of))
     }
 
     fn amend(&self, amend: &Amend<NodeId>) -> Result<(DiffId, u64)> {
         let store = self.engine.store;
-        let tree = store.tree(self.tree(amend.tree)?.diff_id)?.unwrap_or_default();
+        let tree = store.required_tree(self.tree(amend.tree)?.diff_id)?;
         let tree = Tree::new(amend.apply(&tree))?;
         let file_of = |blob| store.blob_file(blob);
         let (diff_id, size) = pack::identify(&tree, &mut Contents::new(&file_of))?;
@@ -163,7 +158,7 @@ impl Realisation<'_> {
     fn corrupt_content(&self, diff_id: DiffId) -> Result<Vec<BlobDigest>> {
         let store = self.engine.store;
         let mut corrupt = Vec::new();
-        for blob in store.tree(diff_id)?.unwrap_or_default().blobs() {
+        for blob in store.required_tree(diff_id)?.blobs() {
             if store.has_blob_file(blob) && !store.is_intact(blob)? {
                 corrupt.push(blob);
             }
@@ -172,7 +167,7 @@ impl Realisation<'_> {
     }
 
     /// The files of inputs that are fetched, in their order.
-    fn fetch_inputs(&self, inputs: impl Iterator<Item = NodeId>) -> Result<Vec<PathBuf>> {
+    pub(super) fn fetch_inputs(&self, inputs: impl Iterator<Item = NodeId>) -> Result<Vec<PathBuf>> {
         let fetches = inputs.map(|input| match &self.graph.node(input).builder {
             Builder::Fetch(fetch) => Ok(fetch),
             other => Err(Error::new(Kind::Internal, format!("an archive comes from `{}`", other.name()))),
@@ -181,8 +176,8 @@ impl Realisation<'_> {
     }
 
     /// The trees that make a root, their contents present.
-    pub(super) fn root(&self, trees: &[NodeId]) -> Result<Vec<Realised>> {
-        trees.iter().map(|tree| self.tree_with_content(*tree)).collect()
+    pub(super) fn root(&self, trees: &[NodeId]) -> Result<()> {
+        trees.iter().try_for_each(|tree| self.tree_with_content(*tree).map(drop))
     }
 
     /// Has `add` put a tree together, and puts it into the store.
@@ -250,7 +245,7 @@ impl Realisation<'_> {
         let store = self.engine.store;
         let stem = input.filename.strip_suffix(ANY_TAGS).unwrap_or(&input.filename);
         let diff_id = self.tree_with_content(input.file)?.diff_id;
-        let tree = store.tree(diff_id)?.unwrap_or_default();
+        let tree = store.required_tree(diff_id)?;
         let names: Vec<_> = tree.entries().iter().map(|entry| entry.path.to_string()).collect();
         let wrong = |what: &str| {
             Error::new(
@@ -380,7 +375,7 @@ impl Realisation<'_> {
 
     /// Where a file of another tree has its bytes.
     fn content_of(&self, node: NodeId, path: &TreePath) -> Result<Content> {
-        let tree = self.engine.store.tree(self.tree(node)?.diff_id)?.unwrap_or_default();
+        let tree = self.engine.store.required_tree(self.tree(node)?.diff_id)?;
         let found = tree.entries().iter().find(|entry| entry.path == *path);
         match found.map(|entry| &entry.kind) {
             Some(EntryKind::File(content)) => Ok(*content),
@@ -390,19 +385,22 @@ impl Realisation<'_> {
         }
     }
 
-    /// Runs a task over a root, keeps its log, and takes over the difference.
-    fn sandboxed(&self, name: &str, key: Key, root: Vec<Realised>, task: Task) -> Result<(DiffId, u64)> {
+    /// A step that is a command, its inputs by what they came to.
+    pub(super) fn job(&self, node: NodeId) -> Result<Job> {
+        match self.resolved(node)? {
+            Builder::UnpackDebs(debs) => Ok(Job::UnpackDebs(debs)),
+            Builder::Run(run) => Ok(Job::Run(run)),
+            other => Err(Error::new(Kind::Internal, format!("`{}` is no command", other.name()))),
+        }
+    }
+
+    /// Has a job run, keeps its log, and takes over the difference.
+    fn execute(&self, name: &str, key: Key, job: &Job) -> Result<(DiffId, u64)> {
         let store = self.engine.store;
         let working = store.working_folder()?;
-        let job = Job {
-            folder: working.path().to_owned(),
-            root: root.iter().map(|tree| store.tree_file(tree.diff_id)).collect(),
-            blobs: self.blob_files(&root)?,
-            task,
-        };
         let mut log = std::io::BufWriter::new(fs_err::File::create(store.log_file(key))?);
         let mut counter = Counter::default();
-        let outcome = self.engine.sandbox.run(&job, &mut |line| {
+        let outcome = self.engine.executor.run(job, store, working.path(), &mut |line| {
             // A log that cannot be written is no reason to stop: the lines are shown as well.
             let _ = std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes());
             if let Some((done, total, left)) = counter.read(line) {
@@ -415,10 +413,10 @@ impl Realisation<'_> {
             Err(error) => {
                 let error = error.detail(format!("the whole log is `{}`", store.log_file(key).display()));
                 // What the machine or the disk did to it is not to be looked at in the root.
-                if error.kind() != Kind::Build || !matches!(job.task, Task::Run { .. }) {
+                let is_command = error.kind() == Kind::Build && matches!(job, Job::Run(_));
+                if !is_command || !store.keep_failed(key, working.path())? {
                     return Err(error);
                 }
-                store.keep_failed(key, working.path())?;
                 let shell = format!("`assemble shell --step \"{name}\"` shows what it left");
                 return Err(match error.hint_text() {
                     None => error.hint(shell),
@@ -433,48 +431,4 @@ impl Realisation<'_> {
         self.remove(working);
         Ok((outcome.diff_id, size))
     }
-
-    fn run_task(&self, run: &Run<NodeId>) -> Result<Task> {
-        let command = self.command(run)?;
-        Ok(Task::Run { command, listen: None, output: Some(run.output.clone()) })
-    }
-
-    /// The command with what this machine gives it.
-    pub(super) fn command(&self, run: &Run<NodeId>) -> Result<Command> {
-        let mut command = Command {
-            environment: run.environment.clone(),
-            working_directory: run.working_directory.clone(),
-            ..Command::new(run.command.clone())
-        };
-        let files = self.fetch_inputs(run.files.iter().map(|file| file.file))?;
-        for (file, source) in run.files.iter().zip(files) {
-            command.binds.push(Bind { source, target: PathBuf::from(&file.path), writable: false });
-        }
-        if let Some(cache) = &run.effort.cache {
-            let source = self.engine.store.cache_folder(&cache.name)?;
-            command.binds.push(Bind { source, target: PathBuf::from(&cache.path), writable: true });
-        }
-        if let Some(jobs) = &run.effort.jobs {
-            let count = effort::jobs(jobs.memory, self.engine.sandbox.limits().memory);
-            command.environment.insert(jobs.variable.clone(), count.to_string());
-        }
-        Ok(command)
-    }
-
-    pub(super) fn blob_files(&self, root: &[Realised]) -> Result<BTreeMap<BlobDigest, PathBuf>> {
-        let store = self.engine.store;
-        let mut files = BTreeMap::new();
-        for tree in root {
-            let tree: Tree = store.tree(tree.diff_id)?.unwrap_or_default();
-            files.extend(tree.blobs().into_iter().map(|blob| (blob, store.blob_file(blob))));
-        }
-        Ok(files)
-    }
-}
-
-fn unpack_debs(debs: &UnpackDebs<NodeId>, files: Vec<PathBuf>) -> Task {
-    let packages = debs.packages.iter().zip(files).map(|(DebInput { package, automatic, .. }, path)| {
-        DebFile { package: package.clone(), path, automatic: *automatic }
-    });
-    Task::UnpackDebs { packages: packages.collect(), without: debs.without.clone() }
 }

@@ -17,6 +17,7 @@ mod build;
 mod download;
 mod effort;
 mod event;
+mod executor;
 mod findings;
 mod image_layer;
 mod limits;
@@ -31,6 +32,7 @@ pub use base_root::{base_root, dpkg_status};
 pub use download::{Fetcher, NoFetcher};
 pub use effort::builders;
 pub use event::{Event, Had};
+pub use executor::{Executor, Job};
 pub use plan::{Plan, Planned, State, Step};
 pub use results::{Held, Shareable};
 pub use shell::Visit;
@@ -66,6 +68,8 @@ pub struct Engine<'a> {
     pub caches: &'a [Box<dyn Substituter>],
     pub fetcher: &'a dyn Fetcher,
     /// What runs the steps that are commands.
+    pub executor: &'a dyn Executor,
+    /// This machine's, for the commands that are tied to it; see `executor`.
     pub sandbox: &'a Sandbox,
     /// The project's folder, where its files are read.
     pub project: &'a Path,
@@ -271,10 +275,13 @@ impl<'a> Realisation<'a> {
         self.promises = std::mem::take(&mut other.promises);
     }
 
-    /// The key of a derivation, by what its inputs are now.
+    /// A derivation by what its inputs are now.
+    fn resolved(&self, node: NodeId) -> Result<Builder<Sha256>> {
+        self.graph.node(node).builder.try_map(|input| self.identity(*input))
+    }
+
     fn key(&self, node: NodeId) -> Result<Key> {
-        let builder = self.graph.node(node).builder.try_map(|input| self.identity(*input))?;
-        Ok(builder.key(image::PLATFORM))
+        Ok(self.resolved(node)?.key(image::PLATFORM))
     }
 
     /// The content's digest of an input: at once where it is fixed, by realising it for a tree.
@@ -511,8 +518,7 @@ impl<'a> Realisation<'a> {
 
     fn pack(&self, Realised { diff_id, had, .. }: Realised) -> Result<Packed> {
         let store = self.engine.store;
-        let tree =
-            store.tree(diff_id)?.ok_or_else(|| Error::new(Kind::Store, "a tree vanished from the store"))?;
+        let tree = store.required_tree(diff_id)?;
         let working = store.working_folder()?;
         let literal = working.path().join("literal");
         let file_of = |blob| store.blob_file(blob);

@@ -98,7 +98,7 @@ impl Engine<'_> {
             }
             identities.push(identity);
             if let (Builder::Git(_), Some(digest)) = (&node.builder, identities.last().copied().flatten()) {
-                elsewhere.extend(self.store.tree(DiffId(digest))?.unwrap_or_default().blobs());
+                elsewhere.extend(self.store.required_tree(DiffId(digest))?.blobs());
             }
             records.extend(found);
         }

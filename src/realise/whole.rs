@@ -264,8 +264,7 @@ impl<'a> Realisation<'a> {
         if !store.has_tree(diff_id) && self.find(node, key)?.is_none() {
             self.tree_with_content(node)?;
         }
-        let missing = || Error::new(Kind::Store, "a tree vanished from the store");
-        let tree = store.tree(diff_id)?.ok_or_else(missing)?;
+        let tree = store.required_tree(diff_id)?;
         if store.record(key)?.is_none() {
             let Node { name, builder } = self.graph.node(node);
             let record = Record {

@@ -160,14 +160,18 @@ impl Store {
         self.folder.join("failed").join(key.hex())
     }
 
-    /// Keeps a failed step's folder, instead of what an earlier try left.
+    /// Keeps a failed step's folder, instead of what an earlier try left, if there is anything in it; whether
+    /// there is.
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn keep_failed(&self, key: Key, working: &Path) -> Result<()> {
+    pub fn keep_failed(&self, key: Key, working: &Path) -> Result<bool> {
         self.forget_failed(key)?;
-        fs::create_dir_all(self.folder.join("failed"))?;
-        Ok(fs::rename(working, self.failed_folder(key))?)
+        if fs::read_dir(working)?.next().is_none() {
+            return Ok(false);
+        }
+        fs::rename(working, self.failed_folder(key))?;
+        Ok(true)
     }
 
     /// Removes what a failed try left.
@@ -323,6 +327,17 @@ impl Store {
     /// A tree that cannot be read: the file is removed then, so that it is built again.
     pub fn tree(&self, diff_id: DiffId) -> Result<Option<Tree>> {
         read_json(&self.folder.join("trees").join(diff_id.hex()))
+    }
+
+    /// A tree that was put here, or found here, before.
+    ///
+    /// # Errors
+    /// It is gone, or cannot be read.
+    pub fn required_tree(&self, diff_id: DiffId) -> Result<Tree> {
+        self.tree(diff_id)?.ok_or_else(|| {
+            Error::new(Kind::Store, format!("the tree `{diff_id}` vanished from the store"))
+                .hint("does something else remove files of it? Run it again: what is missing is made again")
+        })
     }
 
     /// # Errors

@@ -90,6 +90,7 @@ impl Bench {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            executor: &Sandbox::default(),
             sandbox: &Sandbox::default(),
             project: &project,
             jobs: 2,

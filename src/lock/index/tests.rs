@@ -88,7 +88,7 @@ impl Scene {
 
     fn engine<'a>(&'a self, fetcher: &'a Same<'a>, events: Sender<Event>) -> Engine<'a> {
         let (store, sandbox, project) = (&self.store, &self.sandbox, self.folder.path());
-        Engine { store, caches: &[], fetcher, sandbox, project, jobs: 1, events }
+        Engine { store, caches: &[], fetcher, executor: sandbox, sandbox, project, jobs: 1, events }
     }
 
     /// Serves the index, has `talk` ask it, and judges a lock that came to nothing bad.
