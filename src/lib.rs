@@ -23,7 +23,7 @@
 //! [`realise::Engine::realise`] → [`oci::assemble`] → [`deliver`]. To add an image, write a recipe
 //! (`examples/small.rs` is the smallest whole one); to add a kind of part, an implementation of
 //! [`recipe::Part`]; to add a kind of step, a case of `layers::Builder` and its function in
-//! `realise::build`.
+//! `realise::build`; to add a packing, a case of `layers::Packer` and its function in `realise::packing`.
 //!
 //! # Code map
 //!

@@ -15,7 +15,7 @@ use assemble::sandbox::Sandbox;
 use assemble::store::Store;
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::Git;
-use assemble_layers::{Builder, Commit, Content, DiffId, Graph, Kind as EntryKind, Tree};
+use assemble_layers::{Builder, Commit, Content, DiffId, Graph, Kind as EntryKind, Packer, Tree};
 use support::{Bench, child, folder_of_child, listing, output, path};
 
 /// A folder of repositories, and a store.
@@ -91,6 +91,7 @@ impl Scene {
             store,
             caches: &[],
             fetcher: &network,
+            packer: Packer::default(),
             executor: &Sandbox::default(),
             sandbox: &Sandbox::default(),
             project: &project,

@@ -32,7 +32,7 @@ use assemble_layers::derivation::{
 };
 use assemble_layers::image::Layer;
 use assemble_layers::tree::RawBytes;
-use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, NodeId};
+use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, NodeId, Packer};
 use support::{member, output, path, scheme, zip};
 
 /// What makes this program a build that can be killed, and the folder of its store.
@@ -94,6 +94,7 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            packer: Packer::default(),
             executor: &Sandbox::default(),
             sandbox: &Sandbox::default(),
             project: &self.project,
@@ -139,6 +140,7 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            packer: Packer::default(),
             executor: &Sandbox::default(),
             sandbox: &Sandbox::default(),
             project: &self.project,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use assemble_layers::recipe::Base;
-use assemble_layers::{Image, Lock, Recipes};
+use assemble_layers::{Image, Lock, Packer, Recipes};
 
 use super::options::{Key, Options, Place, git_source, store_folder};
 use super::report::Step;
@@ -197,6 +197,7 @@ impl<'a> Session<'a> {
             store: &self.store,
             caches: &self.caches,
             fetcher: &self.network,
+            packer: Packer::default(),
             executor: &self.sandbox,
             sandbox: &self.sandbox,
             project: &self.options.project,

@@ -21,6 +21,7 @@ mod executor;
 mod findings;
 mod image_layer;
 mod limits;
+mod packing;
 mod permits;
 mod plan;
 mod promise;
@@ -33,6 +34,7 @@ pub use download::{Fetcher, NoFetcher};
 pub use effort::builders;
 pub use event::{Event, Had};
 pub use executor::{Executor, Job};
+pub use packing::RealisedLayer;
 pub use plan::{Plan, Planned, State, Step};
 pub use results::{Held, Shareable};
 pub use shell::Visit;
@@ -43,17 +45,14 @@ use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use assemble_layers::derivation::Node;
-use assemble_layers::encode::Encoder;
-use assemble_layers::image::{Compression, Layer};
-use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, Tree, image};
+use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Packer, Sha256, Tree, image};
 
-use crate::pack::{Contents, gzip};
+use crate::Result;
 use crate::sandbox::Sandbox;
-use crate::store::{Findings, Outcome, Packed, Record, Store, Substituter, WorkingFolder};
-use crate::{Error, Kind, Result};
+use crate::store::{Outcome, Record, Store, Substituter, WorkingFolder};
 
 use build::Built;
 use download::Downloads;
@@ -71,22 +70,13 @@ pub struct Engine<'a> {
     pub executor: &'a dyn Executor,
     /// This machine's, for the commands that are tied to it; see `executor`.
     pub sandbox: &'a Sandbox,
+    /// What layers are packed with.
+    pub packer: Packer,
     /// The project's folder, where its files are read.
     pub project: &'a Path,
     /// How many builders work at once.
     pub jobs: usize,
     pub events: Sender<Event>,
-}
-
-/// A layer whose bytes are known, and where to have them: the store has it, packed, or a cache or a
-/// base image's registry.
-#[derive(Clone, Debug)]
-pub struct RealisedLayer {
-    pub diff_id: DiffId,
-    pub packed: Packed,
-    pub compression: Compression,
-    pub had: Had,
-    pub took: Duration,
 }
 
 /// A tree whose record is in the store.
@@ -138,46 +128,6 @@ impl Engine<'_> {
     /// As [`Engine::realise`].
     pub fn locate(&self, image: &Image) -> Result<Whole> {
         Realisation::whole(self, image, true)
-    }
-
-    /// Puts the layers that `wanted` takes into the store, packed, whatever that needs.
-    ///
-    /// # Errors
-    /// As [`Engine::realise`]; a base image's registry that does not serve a layer. A layer that only a
-    /// cache's record knew, and that was built to other bytes: [`Engine::is_current`] tells that the image
-    /// is to be made anew.
-    pub fn obtain(
-        &self,
-        image: &Image,
-        layers: &[RealisedLayer],
-        wanted: impl Fn(&RealisedLayer) -> bool,
-    ) -> Result<()> {
-        let lacking = |layer: &RealisedLayer| wanted(layer) && !self.store.has_blob(layer.packed.digest);
-        let nodes = image.layers.iter().zip(layers).filter(|(_, layer)| lacking(layer));
-        let nodes: Vec<_> = nodes.map(|(declared, _)| declared.tree).collect();
-        if nodes.is_empty() {
-            return Ok(());
-        }
-        let run = Realisation::new(self, &image.graph);
-        at_once(nodes.into_iter(), |node| run.layer_in_store(node)).map(|_: Vec<()>| ())?;
-        match layers.iter().find(|layer| lacking(layer)) {
-            None => Ok(()),
-            Some(layer) => {
-                let error = format!("the layer `{}` was built again, to other bytes", layer.packed.digest);
-                Err(Error::new(Kind::Build, error).hint("run it again: what was built now is in the store"))
-            }
-        }
-    }
-
-    /// Puts one layer into the store, packed, if it is not there.
-    ///
-    /// # Errors
-    /// As [`Engine::obtain`].
-    pub fn obtain_layer(&self, image: &Image, layer: &Layer, packed: Packed) -> Result<()> {
-        match self.store.has_blob(packed.digest) {
-            true => Ok(()),
-            false => Realisation::new(self, &image.graph).layer_in_store(layer.tree),
-        }
     }
 
     /// Makes one derivation real and its contents present, for a caller that reads the tree itself.
@@ -242,13 +192,6 @@ impl Engine<'_> {
         // A reporter that has gone is no reason to stop.
         let _ = self.events.send(event);
     }
-}
-
-/// The key of packing a tree: the only one that knows the compressor.
-fn packing_key(diff_id: DiffId) -> Key {
-    let mut encoder = Encoder::default();
-    encoder.put("assemble packing").put(&diff_id.0).put("gzip").put(gzip::BACKEND).put(&(gzip::CHUNK as u64));
-    Key(encoder.finish())
 }
 
 impl<'a> Realisation<'a> {
@@ -420,127 +363,9 @@ impl<'a> Realisation<'a> {
         Ok(())
     }
 
-    /// A layer: its tree, and what the tree packed is; where a cache has that it may stay `elsewhere`.
-    fn layer(&self, node: NodeId, elsewhere: bool) -> Result<RealisedLayer> {
-        let realised = self.tree(node)?;
-        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
-            return Ok(image_layer::as_layer(layer));
-        }
-        let (packed, had, took) = self.packed(node, &realised, elsewhere)?;
-        Ok(RealisedLayer {
-            diff_id: realised.diff_id,
-            packed,
-            compression: Compression::Gzip,
-            had: realised.had.max(had),
-            took: realised.took + took,
-        })
-    }
-
-    fn layer_in_store(&self, node: NodeId) -> Result<()> {
-        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
-            let _turn = lock(&self.results[node.index()]);
-            return self.fetch_image_layer(layer);
-        }
-        let realised = self.tree(node)?;
-        self.packed(node, &realised, false).map(|_| ())
-    }
-
-    fn packed(&self, node: NodeId, realised: &Realised, elsewhere: bool) -> Result<(Packed, Had, Duration)> {
-        let key = packing_key(realised.diff_id);
-        if let Some((Record { outcome: Outcome::Packed(packed), .. }, had)) =
-            self.engine.record(key, realised.cost)?
-        {
-            match self.engine.store.blob_size(packed.digest)? {
-                Some(size) if size == packed.size => return Ok((packed, Had::Reused, Duration::ZERO)),
-                Some(size) => {
-                    self.engine.warn(format!(
-                        "the layer `{}` has {size} bytes in the store, and was recorded with {}: it is made again",
-                        packed.digest, packed.size
-                    ));
-                    self.engine.store.discard_corrupt(packed.digest)?;
-                    self.engine.store.forget(key)?;
-                    return self.pack_now(node, realised, elsewhere);
-                }
-                None => {}
-            }
-            if elsewhere && had == Had::Substituted {
-                return Ok((packed, had, Duration::ZERO));
-            }
-            let started = Instant::now();
-            if self.engine.substitute(packed.digest, Some(key), realised.cost) {
-                let name = self.graph.node(node).name.clone();
-                self.put_packed(key, name, packed, started.elapsed())?;
-                return Ok((packed, Had::Substituted, started.elapsed()));
-            }
-        }
-        self.pack_now(node, realised, elsewhere)
-    }
-
-    fn pack_now(
-        &self,
-        node: NodeId,
-        realised: &Realised,
-        elsewhere: bool,
-    ) -> Result<(Packed, Had, Duration)> {
-        let content = self.tree_with_content(node)?;
-        if content.diff_id != realised.diff_id {
-            // It came to something else than was promised, which may be packed somewhere.
-            return self.packed(node, &content, elsewhere);
-        }
-        let key = packing_key(content.diff_id);
-        let realised = content;
-        let _permit = self.work.acquire(self.urgencies[node.index()] - 1);
-        let started = Instant::now();
-        let name = &self.graph.node(node).name;
-        self.engine.send(Event::Packing { name: name.clone(), size: realised.size });
-        let packed = match self.pack(realised) {
-            Err(_) if self.discard_corrupt_content(realised.diff_id)? => {
-                self.pack(self.tree_with_content(node)?)
-            }
-            result => result,
-        }?;
-        self.put_packed(key, name.clone(), packed, started.elapsed())?;
-        self.engine.send(Event::Packed { name: name.clone() });
-        Ok((packed, Had::Built, started.elapsed()))
-    }
-
     /// Removes a working folder, which holds a whole root maybe, while others go on.
     fn remove(&self, working: WorkingFolder) {
         lock(&self.removals).push(std::thread::spawn(|| drop(working)));
-    }
-
-    fn put_packed(&self, key: Key, name: String, packed: Packed, took: Duration) -> Result<()> {
-        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let (builder, outcome) = ("pack 1".to_owned(), Outcome::Packed(packed));
-        let record = Record { builder, name, outcome, milliseconds, findings: Findings::default() };
-        self.engine.store.put_record(key, &record)
-    }
-
-    fn pack(&self, Realised { diff_id, had, .. }: Realised) -> Result<Packed> {
-        let store = self.engine.store;
-        let tree = store.required_tree(diff_id)?;
-        let working = store.working_folder()?;
-        let literal = working.path().join("literal");
-        let file_of = |blob| store.blob_file(blob);
-        let mut contents = Contents::new(&file_of);
-        let output = std::io::BufWriter::with_capacity(1 << 20, fs_err::File::create(&literal)?);
-        let packing = gzip::pack(&tree, &mut contents, output, self.engine.jobs)?;
-        let sound = match packing.diff_id {
-            Some(found) => found == diff_id,
-            // What was spliced was copied unread. Whoever built the tree just now has read it.
-            None => had == Had::Built || self.is_content_intact(diff_id)?,
-        };
-        if !sound {
-            return Err(Error::new(
-                Kind::Store,
-                format!("what the store holds of the tree `{diff_id}` is not that tree"),
-            ));
-        }
-        store.adopt(&literal, packing.literal)?;
-        if let Some(spliced) = packing.spliced() {
-            store.put_spliced(packing.digest, &spliced)?;
-        }
-        Ok(Packed { digest: packing.digest, size: packing.size })
     }
 }
 

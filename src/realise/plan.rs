@@ -5,7 +5,7 @@ use std::time::Duration;
 use assemble_layers::derivation::Fetch;
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, image};
 
-use super::{Engine, Had, packing_key};
+use super::{Engine, Had};
 use crate::net::without_logins;
 use crate::store::{Outcome, Packed, Record};
 use crate::{Error, Kind, Result};
@@ -134,7 +134,7 @@ impl Engine<'_> {
                 layers.push((base.diff_id, Some(Packed { digest: base.digest, size: base.size })));
                 continue;
             }
-            let packed = match self.record(packing_key(DiffId(digest)), Duration::ZERO)? {
+            let packed = match self.record(self.packing_key(DiffId(digest)), Duration::ZERO)? {
                 Some((Record { outcome: Outcome::Packed(packed), .. }, _)) => Some(packed),
                 _ => None,
             };
@@ -154,7 +154,7 @@ impl Engine<'_> {
                 return Ok((State::Undecided { until: image.graph.node(first).name.clone() }, None));
             }
         };
-        Ok(match self.record(packing_key(diff_id), Duration::ZERO)? {
+        Ok(match self.record(self.packing_key(diff_id), Duration::ZERO)? {
             Some((record, found)) => match record.outcome {
                 Outcome::Packed(packed) if found == Had::Substituted => {
                     (State::Substitute, Some(packed.size))

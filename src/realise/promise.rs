@@ -8,7 +8,7 @@ use std::time::Duration;
 use assemble_layers::{DiffId, Image, Key, NodeId};
 
 use super::plan::Identity;
-use super::{Engine, Had, Realisation, Realised, RealisedLayer, lock, packing_key};
+use super::{Engine, Had, Realisation, Realised, RealisedLayer, lock};
 use crate::Result;
 use crate::store::Outcome;
 
@@ -47,7 +47,7 @@ impl Engine<'_> {
                 Identity::Unknown { .. } => continue,
             };
             let packing =
-                self.record(packing_key(diff_id), Duration::ZERO)?.map(|(record, _)| record.outcome);
+                self.record(self.packing_key(diff_id), Duration::ZERO)?.map(|(record, _)| record.outcome);
             let is_packed_so = |outcome| outcome == Outcome::Packed(layer.packed);
             if diff_id != layer.diff_id || !packing.is_none_or(is_packed_so) {
                 return Ok(false);

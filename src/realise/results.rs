@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, Key, Sha256, Tree, image};
 
+use super::Engine;
 use super::plan::Identity;
-use super::{Engine, packing_key};
 use crate::Result;
 use crate::store::{Outcome, Packed, Record};
 
@@ -110,7 +110,7 @@ impl Engine<'_> {
         let nodes = image.layers.iter().flat_map(|layer| [Some(layer.tree), unmended(layer.tree)]);
         let layers = nodes.flatten().filter_map(|node| identities[node.index()]);
         let packings =
-            layers.filter(|digest| !secret.contains(digest)).map(|digest| packing_key(DiffId(digest)));
+            layers.filter(|digest| !secret.contains(digest)).map(|digest| self.packing_key(DiffId(digest)));
         for key in packings.chain(more.iter().copied()) {
             records.extend(self.store.record(key)?.map(|record| (key, record)));
         }
@@ -178,7 +178,7 @@ impl Engine<'_> {
         let file = self.file(blob);
         if let Some(size) = file.map(|file| file.size).or(sizes.get(&blob).copied())
             && let Some(Record { outcome: Outcome::Packed(stored), .. }) =
-                self.store.record(packing_key(DiffId(blob.0)))?
+                self.store.record(self.packing_key(DiffId(blob.0)))?
             && self.store.has_blob(stored.digest)
         {
             return Ok(Some(Held { blob, size, stored }));
