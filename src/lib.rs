@@ -94,6 +94,8 @@
 //! - **A job for an executor is a derivation whose inputs are known** ([`realise::Job`]): it names them by
 //!   digest, and whatever runs it finds them in the store. A shell and the lock's question stay in this
 //!   machine's sandbox: the one has a terminal and what a failed step left here, the other a socket.
+//! - **A platform is a value of a recipe and of its graph, and no field of the lock**: what a lock is for can be
+//!   one thing as long as one is built. A name that is not built is an error where the recipe says it.
 //! - **No overlay in the sandbox.** A root is a plain folder and a snapshot of inodes and change
 //!   times; what changed is compared with the tree it came from. It needs no support from the file
 //!   system, works in containers, and makes "equal entries are dropped" the rule, not a clean-up.

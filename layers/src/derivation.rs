@@ -8,12 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::amend::Amend;
 use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
-pub use crate::graph::{Graph, Node, NodeId};
 use crate::image::Compression;
 use crate::python::Scheme;
 use crate::tree::{RawBytes, TreePath};
 
-/// What the engine knows how to run. `Input` is [`NodeId`] in a recipe, and the content's
+/// What the engine knows how to run. `Input` is [`NodeId`](crate::NodeId) in a recipe, and the content's
 /// [`Sha256`] (a diffID or a file's digest) once it is known: only then there is a key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "builder")]

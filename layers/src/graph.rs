@@ -1,6 +1,7 @@
 //! Derivations and what they need of each other.
 
 use crate::derivation::Builder;
+use crate::platform::Platform;
 
 /// A derivation's place in its [`Graph`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -21,9 +22,11 @@ pub struct Node {
     pub builder: Builder<NodeId>,
 }
 
-/// Derivations. Each refers to earlier ones only, so there are no cycles.
+/// Derivations of an image. Each refers to earlier ones only, so there are no cycles.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
+    /// What all of them are built for; it is in their keys.
+    pub platform: Platform,
     nodes: Vec<Node>,
 }
 

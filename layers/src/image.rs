@@ -9,9 +9,6 @@ use crate::gpu::Promise;
 use crate::graph::{Graph, NodeId};
 use crate::tree::TreePath;
 
-/// The one platform that is built so far, as the OCI specifications write it.
-pub const PLATFORM: &str = "linux/amd64";
-
 /// An image has no more layers than this: Docker's classic store takes no more (moby, `layer/layer_store.go`,
 /// `maxLayerDepth`), for two of the 127 that its drivers hold are the container's.
 pub const MOST_LAYERS: usize = 125;

@@ -81,7 +81,7 @@ pub fn nothing_to_obtain(_: &dyn Fn(BlobDigest) -> bool) -> Result<()> {
 
 impl Built<'_> {
     pub fn parts(&self) -> Parts {
-        let Assembled { config, manifest, media_type, layers } = self.image;
+        let Assembled { config, manifest, media_type, layers, .. } = self.image;
         Parts {
             manifest: Manifest {
                 digest: manifest.digest,

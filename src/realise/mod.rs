@@ -47,8 +47,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use assemble_layers::derivation::Node;
-use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Packer, Sha256, Tree, image};
+use assemble_layers::graph::Node;
+use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Packer, Sha256, Tree};
 
 use crate::Result;
 use crate::sandbox::Sandbox;
@@ -224,7 +224,7 @@ impl<'a> Realisation<'a> {
     }
 
     fn key(&self, node: NodeId) -> Result<Key> {
-        Ok(self.resolved(node)?.key(image::PLATFORM))
+        Ok(self.resolved(node)?.key(self.graph.platform))
     }
 
     /// The content's digest of an input: at once where it is fixed, by realising it for a tree.
@@ -243,7 +243,7 @@ impl<'a> Realisation<'a> {
 
     fn find_or_build(&self, node: NodeId) -> Result<Realised> {
         if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
-            return Ok(image_layer::realised(layer));
+            return Ok(image_layer::realised(layer, self.graph.platform));
         }
         loop {
             let key = self.key(node)?;

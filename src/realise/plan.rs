@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use assemble_layers::derivation::Fetch;
-use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, image};
+use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256};
 
 use super::{Engine, Had};
 use crate::net::without_logins;
@@ -188,7 +188,7 @@ impl Engine<'_> {
         if let Some(first) = unknown {
             return Ok(Identity::Unknown { first });
         }
-        Ok(match self.record(resolved.key(image::PLATFORM), Duration::ZERO)? {
+        Ok(match self.record(resolved.key(image.graph.platform), Duration::ZERO)? {
             Some((record, had)) => match record.outcome {
                 Outcome::Tree { diff_id, .. } => Identity::Known(diff_id.0, had),
                 Outcome::Packed(_) | Outcome::Listing { .. } => Identity::Unknown { first: node },

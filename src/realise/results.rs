@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use assemble_layers::{BlobDigest, Builder, DiffId, Image, Key, Sha256, Tree, image};
+use assemble_layers::{BlobDigest, Builder, DiffId, Image, Key, Sha256, Tree};
 
 use super::Engine;
 use super::plan::Identity;
@@ -68,7 +68,7 @@ impl Engine<'_> {
                 Builder::Fetch(fetch) => Some(fetch.sha256),
                 // What it holds is known where somebody has read it; the check of an image asks for it.
                 Builder::ImageLayer(layer) => {
-                    let key = node.builder.try_map(|_| Err(())).expect("no inputs").key(image::PLATFORM);
+                    let key = node.builder.try_map(|_| Err(())).expect("no inputs").key(image.graph.platform);
                     records.extend(self.store.record(key)?.map(|record| (key, record)));
                     Some(layer.diff_id.0)
                 }
@@ -80,7 +80,7 @@ impl Engine<'_> {
                 continue;
             }
             let resolved = node.builder.try_map(|input| identities[input.index()].ok_or(()));
-            let found = match resolved.map(|builder| builder.key(image::PLATFORM)) {
+            let found = match resolved.map(|builder| builder.key(image.graph.platform)) {
                 Ok(key) => self.store.record(key)?.map(|record| (key, record)),
                 Err(()) => None,
             };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use assemble_layers::derivation::Node;
+use assemble_layers::graph::Node;
 use assemble_layers::{Builder, Graph, NodeId};
 
 use super::executor::{Job, command, here};

@@ -22,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use assemble_layers::amend::{Amend, Folder};
-use assemble_layers::derivation::{FileEntry, FileSource, Node};
+use assemble_layers::derivation::{FileEntry, FileSource};
 use assemble_layers::encode::Encoder;
+use assemble_layers::graph::Node;
 use assemble_layers::image::MOST_LAYERS;
 use assemble_layers::{Builder, DiffId, Image, NodeId, Sha256, Tree, TreePath};
 use serde::{Deserialize, Serialize};
