@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Scene::open(Path::new(&folder)).compile().unwrap();
         return ExitCode::SUCCESS;
     }
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("a_killed_build_goes_on_where_it_was", a_killed_build_goes_on_where_it_was),
         (
             "the_cache_and_the_jobs_are_no_part_of_the_result",
@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         ("a_step_that_did_not_fail_can_be_entered", a_step_that_did_not_fail_can_be_entered),
         ("a_built_wheel_is_unpacked", a_built_wheel_is_unpacked),
         ("jobs_name_their_inputs_by_digest", executor::jobs_name_their_inputs_by_digest),
+        ("inputs_of_a_step_are_made_at_once", executor::inputs_of_a_step_are_made_at_once),
         ("what_failed_elsewhere_cannot_be_entered", executor::what_failed_elsewhere_cannot_be_entered),
         ("what_steps_left_is_taken_from_a_registry", what_steps_left_is_taken_from_a_registry),
     ];

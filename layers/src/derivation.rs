@@ -319,6 +319,15 @@ impl<Input> Builder<Input> {
         }
     }
 
+    /// What it comes to, where that is known before anything is built: a file's digest, a layer's diffID.
+    pub fn fixed_output(&self) -> Option<Sha256> {
+        match self {
+            Self::Fetch(fetch) => Some(fetch.sha256),
+            Self::ImageLayer(layer) => Some(layer.diff_id.0),
+            _ => None,
+        }
+    }
+
     /// The trees that its result is a difference to: it lies over them, and what it has instead of theirs is
     /// meant.
     pub fn made_over(&self) -> &[Input] {

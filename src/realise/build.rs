@@ -1,14 +1,15 @@
 //! Running one builder.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use assemble_layers::amend::Amend;
 use assemble_layers::derivation::{
-    ANY_TAGS, Fetch, FileSource, Files, Git, Layout, Run, UnpackArchive, UnpackDebs, UnpackWheels, WheelInput,
+    ANY_TAGS, FileSource, Files, Git, UnpackArchive, UnpackWheels, WheelInput,
 };
 use assemble_layers::digest::Hasher;
+use assemble_layers::graph::Node;
 use assemble_layers::{BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Tree, TreePath};
 
 use super::effort::{self, Counter};
@@ -43,41 +44,20 @@ struct WheelFile {
 impl Realisation<'_> {
     /// Builds a tree and puts it into the store; nothing where its inputs make another key by now.
     pub(super) fn build_tree(&self, node: NodeId, key: Key) -> Result<Option<Built>> {
-        let name = &self.graph.node(node).name;
-        match &self.graph.node(node).builder {
-            Builder::Fetch(_) => Err(Error::new(Kind::Internal, format!("`{name}` is a file and no tree"))),
-            Builder::ImageLayer(_) => {
+        let Node { name, builder } = self.graph.node(node);
+        self.fetch_inputs(node)?;
+        self.obtain_trees(node)?;
+        self.work_on(node, key, || match builder {
+            Builder::Fetch(_) | Builder::ImageLayer(_) => {
                 Err(Error::new(Kind::Internal, format!("`{name}` is what it is, and is not built")))
             }
-            Builder::Files(files) => {
-                let is_file = |input: &NodeId| matches!(self.graph.node(*input).builder, Builder::Fetch(_));
-                let inputs = self.graph.node(node).builder.inputs().into_iter().copied();
-                let (fetched, trees): (Vec<_>, Vec<_>) = inputs.partition(is_file);
-                self.fetch_inputs(fetched.into_iter())?;
-                trees.into_iter().try_for_each(|tree| self.tree_with_content(tree).map(drop))?;
-                self.work_on(node, key, || self.files(files))
-            }
-            Builder::Git(git) => self.work_on(node, key, || self.git(name, git)),
-            Builder::UnpackWheels(wheels) => {
-                let files = self.wheels(wheels)?;
-                self.work_on(node, key, || self.unpack_wheels(&wheels.layout, &files))
-            }
-            Builder::UnpackArchive(archive) => {
-                let files = self.fetch_inputs([archive.file].into_iter())?;
-                self.work_on(node, key, || self.unpack_archive(archive, &files[0]))
-            }
-            Builder::UnpackDebs(UnpackDebs { over: root, .. }) | Builder::Run(Run { root, .. }) => {
-                self.root(root)?;
-                let is_file = |input: &&NodeId| !root.contains(input);
-                let inputs = self.graph.node(node).builder.inputs();
-                self.fetch_inputs(inputs.into_iter().filter(is_file).copied())?;
-                self.work_on(node, key, || self.execute(name, key, &self.job(node)?))
-            }
-            Builder::Amend(amend) => {
-                self.tree_with_content(amend.tree)?;
-                self.work_on(node, key, || self.amend(amend))
-            }
-        }
+            Builder::Files(files) => self.files(files),
+            Builder::Git(git) => self.git(name, git),
+            Builder::UnpackWheels(wheels) => self.unpack_wheels(wheels),
+            Builder::UnpackArchive(archive) => self.unpack_archive(archive),
+            Builder::UnpackDebs(_) | Builder::Run(_) => self.execute(name, key, &self.job(node)?),
+            Builder::Amend(amend) => self.amend(amend),
+        })
     }
 
     /// Waits for a core, and measures what is done with it. The inputs are here by now, and one of them
@@ -122,64 +102,6 @@ impl Realisation<'_> {
         Ok((diff_id, size))
     }
 
-    /// Removes the inputs of a failed build whose bytes are no longer what their names say; whether
-    /// there were any, so that it pays to try again.
-    pub(super) fn discard_corrupt_inputs(&self, node: NodeId) -> Result<bool> {
-        let mut found = false;
-        for input in self.graph.node(node).builder.inputs() {
-            let Builder::Fetch(fetch) = &self.graph.node(*input).builder else { continue };
-            let digest = BlobDigest(fetch.sha256);
-            let path = self.engine.store.blob_file(digest);
-            if path.exists() && !self.engine.store.is_intact(digest)? {
-                self.engine.warn(format!("`{}` is corrupt in the store, and is fetched again", fetch.file));
-                self.engine.store.discard_blob(digest)?;
-                found = true;
-            }
-        }
-        Ok(found)
-    }
-
-    /// Removes what a tree refers to and what is no longer what its name says; whether there was
-    /// any, so that it pays to try again.
-    pub(super) fn discard_corrupt_content(&self, diff_id: DiffId) -> Result<bool> {
-        let corrupt = self.corrupt_content(diff_id)?;
-        for blob in &corrupt {
-            self.engine.warn(format!("the blob `{blob}` is corrupt in the store, and is made again"));
-            self.engine.store.discard_blob(*blob)?;
-        }
-        Ok(!corrupt.is_empty())
-    }
-
-    /// Whether all that a tree refers to is still what its name says.
-    pub(super) fn is_content_intact(&self, diff_id: DiffId) -> Result<bool> {
-        Ok(self.corrupt_content(diff_id)?.is_empty())
-    }
-
-    fn corrupt_content(&self, diff_id: DiffId) -> Result<Vec<BlobDigest>> {
-        let store = self.engine.store;
-        let mut corrupt = Vec::new();
-        for blob in store.required_tree(diff_id)?.blobs() {
-            if store.has_blob_file(blob) && !store.is_intact(blob)? {
-                corrupt.push(blob);
-            }
-        }
-        Ok(corrupt)
-    }
-
-    /// The files of inputs that are fetched, in their order.
-    pub(super) fn fetch_inputs(&self, inputs: impl Iterator<Item = NodeId>) -> Result<Vec<PathBuf>> {
-        let fetches = inputs.map(|input| match &self.graph.node(input).builder {
-            Builder::Fetch(fetch) => Ok(fetch),
-            other => Err(Error::new(Kind::Internal, format!("an archive comes from `{}`", other.name()))),
-        });
-        self.downloads.all(&fetches.collect::<Result<Vec<&Fetch>>>()?)
-    }
-
-    /// The trees that make a root, their contents present.
-    pub(super) fn root(&self, trees: &[NodeId]) -> Result<()> {
-        trees.iter().try_for_each(|tree| self.tree_with_content(*tree).map(drop))
-    }
-
     /// Has `add` put a tree together, and puts it into the store.
     fn tree_of(
         &self,
@@ -200,52 +122,49 @@ impl Realisation<'_> {
         Ok((diff_id, size))
     }
 
-    fn unpack_wheels(&self, layout: &Layout, files: &[WheelFile]) -> Result<(DiffId, u64)> {
+    fn unpack_wheels(&self, wheels: &UnpackWheels<NodeId>) -> Result<(DiffId, u64)> {
+        let files: Vec<_> = wheels.wheels.iter().map(|wheel| self.wheel(wheel)).collect::<Result<_>>()?;
         self.tree_of(|builder, contents| {
             files.iter().try_for_each(|WheelFile { filename, blob, path, requested }| {
                 let wheel = wheel::Wheel { filename, blob: *blob, path, requested: *requested };
-                wheel::unpack(&wheel, layout, contents, builder)
+                wheel::unpack(&wheel, &wheels.layout, contents, builder)
             })
         })
     }
 
     /// The inflated tar is a blob, and the files are ranges of it.
-    fn unpack_archive(&self, archive: &UnpackArchive<NodeId>, packed: &Path) -> Result<(DiffId, u64)> {
+    fn unpack_archive(&self, archive: &UnpackArchive<NodeId>) -> Result<(DiffId, u64)> {
         let store = self.engine.store;
+        let Node { name, builder } = self.graph.node(archive.file);
+        let Builder::Fetch(fetch) = builder else {
+            return Err(Error::new(Kind::Internal, format!("the archive `{name}` is no file")));
+        };
+        let packed = store.blob_file(BlobDigest(fetch.sha256));
         let working = store.working_folder()?;
         let draft = working.path().join("tar");
-        let unpacked = tarball::inflate(packed, &draft).and_then(|blob| {
+        let unpacked = tarball::inflate(&packed, &draft).and_then(|blob| {
             store.adopt(&draft, blob)?;
             let tar = store.blob_file(blob);
             self.tree_of(|builder, contents| tarball::unpack(&tar, blob, &archive.rules, contents, builder))
         });
-        let name = &self.graph.node(archive.file).name;
         unpacked.map_err(|error| error.within(format!("`{name}` cannot be unpacked")))
     }
 
-    /// Every wheel as a blob of its own, whether it was fetched or built.
-    fn wheels(&self, wheels: &UnpackWheels<NodeId>) -> Result<Vec<WheelFile>> {
-        let is_fetched =
-            |wheel: &&WheelInput<NodeId>| matches!(self.graph.node(wheel.file).builder, Builder::Fetch(_));
-        let fetched = wheels.wheels.iter().filter(is_fetched).map(|wheel| wheel.file);
-        let mut paths = self.fetch_inputs(fetched)?.into_iter();
-        let file = |wheel: &WheelInput<NodeId>| {
-            if !is_fetched(&wheel) {
-                return self.built_wheel(wheel);
-            }
-            let path = paths.next().expect("one for each that is fetched");
-            let blob = BlobDigest(self.identity(wheel.file)?);
-            Ok(WheelFile { filename: wheel.filename.clone(), blob, path, requested: wheel.requested })
+    /// A wheel as a blob of its own, whether it was fetched or built.
+    fn wheel(&self, wheel: &WheelInput<NodeId>) -> Result<WheelFile> {
+        let Builder::Fetch(fetch) = &self.graph.node(wheel.file).builder else {
+            return self.built_wheel(wheel);
         };
-        wheels.wheels.iter().map(file).collect()
+        let blob = BlobDigest(fetch.sha256);
+        let path = self.engine.store.blob_file(blob);
+        Ok(WheelFile { filename: wheel.filename.clone(), blob, path, requested: wheel.requested })
     }
 
     /// The one wheel of that name and version in a built tree.
     fn built_wheel(&self, input: &WheelInput<NodeId>) -> Result<WheelFile> {
         let store = self.engine.store;
         let stem = input.filename.strip_suffix(ANY_TAGS).unwrap_or(&input.filename);
-        let diff_id = self.tree_with_content(input.file)?.diff_id;
-        let tree = store.required_tree(diff_id)?;
+        let tree = store.required_tree(self.tree(input.file)?.diff_id)?;
         let names: Vec<_> = tree.entries().iter().map(|entry| entry.path.to_string()).collect();
         let wrong = |what: &str| {
             Error::new(

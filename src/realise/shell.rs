@@ -38,17 +38,19 @@ impl Engine<'_> {
     ) -> Result<()> {
         let Node { name, builder } = graph.node(node);
         let no_command = || Error::new(Kind::Usage, format!("the step `{name}` runs no command"));
-        let Builder::Run(declared) = builder else { return Err(no_command()) };
+        if !matches!(builder, Builder::Run(_)) {
+            return Err(no_command());
+        }
         let realisation = Realisation::new(self, graph);
         let key = realisation.key(node)?;
         // Nobody builds it meanwhile.
         let _lock = self.store.lock(key)?;
-        realisation.fetch_inputs(declared.files.iter().map(|file| file.file))?;
+        realisation.fetch_inputs(node)?;
         let working = self.store.working_folder()?;
         let folder = self.store.failed_folder(key);
         let failed = folder.exists();
         if !failed {
-            realisation.root(&declared.root)?;
+            realisation.obtain_trees(node)?;
         }
         let step = realisation.job(node)?;
         let Job::Run(run) = &step else { return Err(no_command()) };

@@ -1,6 +1,6 @@
 //! Which jobs an executor is given: by digest, so that they are the same wherever the store is.
 
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 
 use assemble::realise::{Executor, Job};
 use assemble::sandbox::Outcome;
@@ -26,10 +26,15 @@ impl Executor for Recorder {
         if let Job::Run(_) = job {
             return Executor::run(&Sandbox::default(), job, store, folder, on_line);
         }
-        let (tar, tree) = (folder.join("empty.tar"), Tree::default());
-        std::fs::write(&tar, assemble::pack::tar::END).unwrap();
-        Ok(Outcome { tree, diff_id: DiffId(Sha256::of(&assemble::pack::tar::END)), tar })
+        empty(folder)
     }
+}
+
+/// What a job left that changed nothing.
+fn empty(folder: &Path) -> assemble::Result<Outcome> {
+    let (tar, tree) = (folder.join("empty.tar"), Tree::default());
+    std::fs::write(&tar, assemble::pack::tar::END).unwrap();
+    Ok(Outcome { tree, diff_id: DiffId(Sha256::of(&assemble::pack::tar::END)), tar })
 }
 
 impl Recorder {
@@ -130,4 +135,47 @@ pub fn what_failed_elsewhere_cannot_be_entered() {
         events.iter().any(|event| matches!(event, Event::Log { line, .. } if line.contains("elsewhere")))
     );
     assert!(std::fs::read_dir(folder.path().join("store/failed")).unwrap().next().is_none());
+}
+
+/// Answers a job when so many run at once, or gives up.
+struct Together {
+    running: Mutex<usize>,
+    changed: Condvar,
+    wanted: usize,
+}
+
+impl Executor for Together {
+    fn run(&self, _: &Job, _: &Store, folder: &Path, _: &mut dyn FnMut(&str)) -> assemble::Result<Outcome> {
+        let mut running = self.running.lock().unwrap();
+        *running += 1;
+        self.changed.notify_all();
+        let alone = |running: &mut usize| *running < self.wanted;
+        let (running, waited) =
+            self.changed.wait_timeout_while(running, Duration::from_secs(60), alone).unwrap();
+        drop(running);
+        match waited.timed_out() {
+            true => Err(assemble::Error::new(Kind::Build, "it runs alone")),
+            false => empty(folder),
+        }
+    }
+}
+
+pub fn inputs_of_a_step_are_made_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::open(folder.path());
+    let (mut graph, root) = root();
+    let step = |graph: &mut Graph, name: &str, above: &[NodeId]| {
+        let mut run = shell(root, name);
+        run.root.extend(above);
+        graph.add(name, Builder::Run(run))
+    };
+    let inputs = ["one", "two"].map(|name| step(&mut graph, name, &[]));
+    let last = step(&mut graph, "last", &inputs);
+    let together = Together { running: Mutex::default(), changed: Condvar::new(), wanted: 2 };
+    let (result, _) = scene.engine(|engine| {
+        let events = engine.events.clone();
+        Engine { executor: &together, events, ..*engine }.realise_tree(&graph, last)
+    });
+    result.unwrap();
+    assert_eq!(*together.running.lock().unwrap(), 3);
 }
