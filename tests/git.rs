@@ -237,7 +237,7 @@ fn mirrors_serve_submodules_too() {
     assert_eq!(listing(&scene.bench, &tree).last().unwrap().0, "644 src/vendor/lib/lib.c");
 
     // Where it came from is no part of what it is.
-    let other = Store::open(scene.bench.path("other")).unwrap();
+    let other = Store::open(scene.bench.path("other"), assemble::sandbox::remove_folder).unwrap();
     assert_eq!(scene.fetch_into(&other, &scene.url("store of code/app"), &commit).unwrap().0, diff_id);
 }
 

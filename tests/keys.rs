@@ -9,7 +9,7 @@ use assemble_layers::derivation::{
     Cache, DebInput, Effort, Fetch, FileEntry, FileSource, Files, Git, ImageLayer, InputFile, Jobs, Layout,
     Origin, Output, Relocation, Run, UnpackArchive, UnpackDebs, UnpackWheels, WheelInput,
 };
-use assemble_layers::image::Compression;
+use assemble_layers::pack::Compression;
 use assemble_layers::tree::RawBytes;
 use assemble_layers::{BlobDigest, Builder, Commit, DiffId, Entry, Graph, Platform, Sha256, TreePath};
 use proptest::prelude::*;

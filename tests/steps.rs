@@ -80,7 +80,10 @@ struct Scene {
 
 impl Scene {
     fn open(folder: &Path) -> Self {
-        Self { store: Store::open(folder.join("store")).unwrap(), project: folder.to_owned() }
+        Self {
+            store: Store::open(folder.join("store"), assemble::sandbox::remove_folder).unwrap(),
+            project: folder.to_owned(),
+        }
     }
 
     /// What comes of a step of its own graph, and what was told meanwhile.

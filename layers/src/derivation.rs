@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::amend::Amend;
 use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
-use crate::image::Compression;
+use crate::pack::Compression;
 use crate::python::Scheme;
 use crate::tree::{RawBytes, TreePath};
 

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::gpu::Promise;
 use crate::graph::{Graph, NodeId};
 use crate::tree::TreePath;
@@ -63,15 +61,6 @@ pub struct Layer {
     pub step: String,
     /// For the history: what a person would have typed in a Dockerfile.
     pub created_by: String,
-}
-
-/// How a layer is packed (OCI image-spec, `layer.md`, "Compression Media Types").
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    None,
-    Gzip,
-    Zstd,
 }
 
 /// What a container starts with (OCI image-spec, `config.md`).

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
 use crate::gpu::Target;
-use crate::image::Compression;
+use crate::pack::Compression;
 
 /// The version of the lock's format that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;

@@ -1,9 +1,19 @@
 //! Packing a tree to a layer: a derivation of its own, and the only one whose key knows a compressor. So
 //! nothing is built again because layers are packed otherwise.
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::{DiffId, Key};
 use crate::encode::{Encode, Encoder};
-use crate::image::Compression;
+
+/// How a layer is packed (OCI image-spec, `layer.md`, "Compression Media Types").
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
 
 /// A tree that is to be packed, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -76,7 +76,7 @@ impl<'a> Session<'a> {
         let manifest = Manifest::read(&options.project)?;
         // One that cannot be read is said, though no registry is asked yet.
         options.cache_keys.iter().try_for_each(|key| key.read().map(drop))?;
-        let store = Store::open(store_folder(options.store.as_deref())?)?;
+        let store = Store::open(store_folder(options.store.as_deref())?, crate::sandbox::remove_folder)?;
         let mut caches: Vec<Box<dyn Substituter>> = Vec::new();
         let mut shared = Vec::new();
         for place in &options.caches {

@@ -8,7 +8,7 @@ use std::sync::mpsc::Sender;
 use assemble_layers::BlobDigest;
 
 use super::mounts::Mounts;
-use super::upload::{Outcome, Source, Uploads, distinct};
+use super::upload::{Amount, Outcome, Source, Uploads, distinct};
 use crate::oci::{Assembled, Reference};
 use crate::realise::Event;
 use crate::registry::{Access, Client, Manifest, Put, Remote, SETTLING, Seen, Which};
@@ -110,13 +110,6 @@ impl Source for Built<'_> {
     }
 }
 
-/// How many blobs, and how many bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Amount {
-    pub blobs: usize,
-    pub bytes: u64,
-}
-
 /// What a push came to. The manifest is not counted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pushed {
@@ -211,8 +204,7 @@ impl Pushed {
                 Outcome::Mounted => &mut this.mounted,
                 Outcome::Uploaded => &mut this.sent,
             };
-            amount.blobs += 1;
-            amount.bytes += bytes;
+            *amount = amount.and(bytes);
         }
         this
     }

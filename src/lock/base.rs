@@ -5,8 +5,8 @@ use std::io::Read;
 
 use assemble_layers::BlobDigest;
 use assemble_layers::Platform;
-use assemble_layers::image::Compression;
 use assemble_layers::lock::{BaseImage, BaseLayer};
+use assemble_layers::pack::Compression;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde_json::Value;
 

@@ -10,7 +10,8 @@ pub use reference::{Reference, Repository};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, UNIX_EPOCH};
 
-use assemble_layers::image::{Compression, Config, Healthcheck};
+use assemble_layers::image::{Config, Healthcheck};
+use assemble_layers::pack::Compression;
 use assemble_layers::{BlobDigest, Image, Platform, Sha256, json};
 use oci_spec::image as spec;
 use oci_spec::image::{Descriptor, MediaType};

@@ -179,7 +179,7 @@ mod tests {
         let counting: &'static Counting = Box::leak(Box::default());
         let folder = tempfile::tempdir().unwrap();
         let engine = Engine {
-            store: &Store::open(folder.path()).unwrap(),
+            store: &Store::open(folder.path(), crate::sandbox::remove_folder).unwrap(),
             caches: &[Box::new(counting) as Box<dyn Substituter>],
             fetcher: &NoFetcher,
             executor: &Sandbox::default(),

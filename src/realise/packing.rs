@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use assemble_layers::image::{Compression, Layer};
+use assemble_layers::image::Layer;
+use assemble_layers::pack::Compression;
 use assemble_layers::{Builder, DiffId, Image, Key, NodeId, Pack, Packer};
 
 use super::{Engine, Event, Had, Realisation, Realised, at_once, image_layer, lock};

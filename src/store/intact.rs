@@ -75,7 +75,7 @@ impl Store {
     pub(super) fn corrupt_blob(&self, digest: BlobDigest) -> Error {
         let error = Error::new(Kind::Store, format!("the blob `{digest}` is corrupt in the store"));
         let error = error.detail(format!("the store is `{}`", self.folder.display()));
-        if self.is_cache {
+        if self.remove.is_none() {
             return error;
         }
         match self.discard_corrupt(digest) {

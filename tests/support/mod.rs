@@ -37,7 +37,7 @@ pub struct Bench {
 impl Bench {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("store")).unwrap();
+        let store = Store::open(folder.path().join("store"), assemble::sandbox::remove_folder).unwrap();
         Self { folder, store }
     }
 

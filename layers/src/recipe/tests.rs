@@ -1,11 +1,11 @@
 use super::*;
 use crate::Builder;
 use crate::digest::{BlobDigest, DiffId, Sha256};
-use crate::image::Compression;
 use crate::lock::{
     BaseImage, BaseLayer, Deb, Debian, Distribution, File, FileKind, Lock, Python as LockedPython,
     PythonGroup, RootPackage, UrlFile, VERSION,
 };
+use crate::pack::Compression;
 use crate::project::{Project, ProjectFile, ProjectFileKind};
 use crate::tree::TreePath;
 

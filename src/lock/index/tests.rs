@@ -78,7 +78,7 @@ impl Scene {
         };
         let unknown = Box::new(|_: &Fetcher| Err(Error::new(Kind::Usage, "there is no other")));
         let fetcher = Fetcher::new(&machine, &configuration, unknown).unwrap();
-        let store = Store::open(folder.path().join("store")).unwrap();
+        let store = Store::open(folder.path().join("store"), crate::sandbox::remove_folder).unwrap();
         Self { folder, store, sandbox: Sandbox::default(), fetcher }
     }
 
