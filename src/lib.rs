@@ -23,7 +23,7 @@
 //! [`realise::Engine::realise`] → [`oci::assemble`] → [`deliver`]. To add an image, write a recipe
 //! (`examples/small.rs` is the smallest whole one); to add a kind of part, an implementation of
 //! [`recipe::Part`]; to add a kind of step, a case of `layers::Builder` and its function in
-//! `realise::build`.
+//! `realise::build`; to add a packing, a case of `layers::Packer` and its function in `realise::packing`.
 //!
 //! # Code map
 //!
@@ -34,7 +34,7 @@
 //! | [`cli`] | the terminal, the environment, exit codes; one file a verb |
 //! | [`lock`] | making `assemble.lock`: Debian (signed indexes, apt's choice), Python (real Poetry, in the sandbox, before an index of ours), files of addresses |
 //! | [`project`] | the project's files, `.dockerignore`, what has changed |
-//! | [`realise`] | keys, records, early cut-off, running builders at once; sends events, never prints |
+//! | [`realise`] | keys, records, early cut-off, running builders at once; [`realise::Executor`], the trait of whatever runs commands; sends events, never prints |
 //! | [`store`] | blobs, trees, records on disk; [`store::Substituter`], the trait of whatever results can be taken from |
 //! | [`cache`] | the shared cache in a registry: a record as a manifest, taking, publishing, signing |
 //! | [`network`] | all places that a run fetches from, as options and lock have them; above `fetch`, `registry` and `realise` |
@@ -94,6 +94,11 @@
 //!   without a command. A program that is missing is no error: it may come with a volume.
 //! - **An equal tag is not believed**: a push asks for each blob, a request each, since registries lose them.
 //! - **A panic ends the process** (70), whatever thread it is in: others would wait for that one.
+//! - **A job for an executor is a derivation whose inputs are known** ([`realise::Job`]): it names them by
+//!   digest, and whatever runs it finds them in the store. A shell and the lock's question stay in this
+//!   machine's sandbox: the one has a terminal and what a failed step left here, the other a socket.
+//! - **A platform is a value of a recipe and of its graph, and no field of the lock**: what a lock is for can be
+//!   one thing as long as one is built. A name that is not built is an error where the recipe says it.
 //! - **No overlay in the sandbox.** A root is a plain folder and a snapshot of inodes and change
 //!   times; what changed is compared with the tree it came from. It needs no support from the file
 //!   system, works in containers, and makes "equal entries are dropped" the rule, not a clean-up.

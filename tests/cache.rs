@@ -24,7 +24,8 @@ use assemble::store::{Outcome, Substituter};
 use assemble_layers::derivation::{
     FileEntry, FileSource, Files, ImageLayer, Layout, UnpackWheels, WheelInput,
 };
-use assemble_layers::image::{Compression, Layer};
+use assemble_layers::image::Layer;
+use assemble_layers::pack::Compression;
 use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256};
 
 const WHEEL: &str = "demo-1.0-py3-none-any.whl";

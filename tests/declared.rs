@@ -131,7 +131,8 @@ impl Scene {
     /// What is fetched for a lock's packages, and no result.
     fn downloads(&self, lock: &Lock) -> PathBuf {
         let folder = self.path("downloads");
-        let (from, to) = (Store::open(&self.store).unwrap(), Store::open(&folder).unwrap());
+        let open = |folder: &Path| Store::open(folder, assemble::sandbox::remove_folder).unwrap();
+        let (from, to) = (open(&self.store), open(&folder));
         for digest in small::files(lock) {
             fs::copy(from.blob_file(digest), to.blob_file(digest)).unwrap();
         }

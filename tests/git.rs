@@ -14,7 +14,7 @@ use assemble::sandbox::Sandbox;
 use assemble::store::Store;
 use assemble::{Error, Kind, Result};
 use assemble_layers::derivation::Git;
-use assemble_layers::{Builder, Commit, Content, DiffId, Graph, Kind as EntryKind, Tree};
+use assemble_layers::{Builder, Commit, Content, DiffId, Graph, Kind as EntryKind, Packer, Tree};
 
 /// A folder of repositories, and a store.
 struct Scene {
@@ -89,6 +89,8 @@ impl Scene {
             store,
             caches: &[],
             fetcher: &network,
+            packer: Packer::default(),
+            executor: &Sandbox::default(),
             sandbox: &Sandbox::default(),
             project: &project,
             jobs: 2,
@@ -232,7 +234,7 @@ fn mirrors_serve_submodules_too() {
     assert_eq!(listing(&scene.bench, &tree).last().unwrap().0, "644 src/vendor/lib/lib.c");
 
     // Where it came from is no part of what it is.
-    let other = Store::open(scene.bench.path("other")).unwrap();
+    let other = Store::open(scene.bench.path("other"), assemble::sandbox::remove_folder).unwrap();
     assert_eq!(scene.fetch_into(&other, &scene.url("store of code/app"), &commit).unwrap().0, diff_id);
 }
 

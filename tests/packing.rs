@@ -5,14 +5,18 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Bench, Member, member, output, path, python, zip};
-use assemble::pack::gzip::CHUNK;
+use crate::support::{self, Bench, Member, member, output, path, python, zip};
 use assemble::pack::{identify, tar as tar_of, zip as zip_of};
+use assemble::realise::{Engine, Had};
 use assemble_layers::digest::Hasher;
+use assemble_layers::pack::Gzip;
 use assemble_layers::tree::RawBytes;
-use assemble_layers::{BlobDigest, Content, Entry, Kind as EntryKind, Sha256, Tree};
+use assemble_layers::{BlobDigest, Builder, Content, Entry, Kind as EntryKind, Packer, Sha256, Tree};
 use flate2::read::MultiGzDecoder;
 use proptest::prelude::*;
+
+/// What a member holds at most, as the default has it.
+const CHUNK: usize = 4 << 20;
 
 /// How many chunks are compressed at once; see `pack::gzip`.
 const BATCH: usize = 8;
@@ -272,7 +276,7 @@ fn sizes_of_8_gib_and_more_are_said() {
     }
 }
 
-/// A new digest means that every store's records are stale: raise `BACKEND` in `pack::gzip`.
+/// A new digest means that every store's records are stale: raise `Packer::version`.
 #[test]
 fn the_packers_bytes_are_these() {
     let bench = Bench::new();
@@ -291,7 +295,7 @@ fn the_packers_bytes_are_these() {
     assert_eq!(
         Sha256::of(&blob).to_string(),
         "a099c6d37ca1d64101463a713739dc22ba465fe50c60b8ba63f80f5310751b40",
-        "the packed bytes changed: raise `BACKEND` in src/pack/gzip.rs, then write the new digest here"
+        "the packed bytes changed: raise `Packer::version` in layers/src/pack.rs, then write the new digest here"
     );
 }
 
@@ -309,4 +313,36 @@ fn the_headers_bytes_are_these() {
         "the tar's bytes changed: raise the version of every builder in layers/src/derivation.rs, then write \
          the new digest here"
     );
+}
+
+/// Another packing is another blob of the same tree, and nothing but that is made again.
+#[test]
+fn layers_are_packed_as_the_engine_is_told() {
+    let bench = Bench::new();
+    let text = "a line of text\n".repeat(20_000);
+    let image = support::image(&[Builder::Files(support::files(&[("text", &text)]))]);
+    let packed = |packer| {
+        bench.engine(|engine| {
+            let events = engine.events.clone();
+            Engine { packer, events, ..*engine }.realise(&image).unwrap().layers.remove(0)
+        })
+    };
+    let usual = packed(Packer::default());
+    let other = packed(Packer::Gzip(Gzip { level: 1, chunk: 1 << 16 }));
+    assert_eq!((usual.had, other.had, other.diff_id), (Had::Built, Had::Built, usual.diff_id));
+    assert_ne!(usual.packed.digest, other.packed.digest);
+    for layer in [usual, other] {
+        let blob = bench.store.open_blob(layer.packed.digest).unwrap();
+        let mut tar = Vec::new();
+        MultiGzDecoder::new(blob).read_to_end(&mut tar).unwrap();
+        assert_eq!(Sha256::of(&tar), layer.diff_id.0);
+    }
+    let again = packed(Packer::default());
+    assert_eq!(again.had, Had::Reused, "what was packed otherwise replaced it");
+    let error = bench.engine(|engine| {
+        let packer = Packer::Gzip(Gzip { level: 13, chunk: 1 });
+        let events = engine.events.clone();
+        Engine { packer, events, ..*engine }.realise(&image).unwrap_err()
+    });
+    assert!(error.to_string().contains("gzip has no level 13"), "{error}");
 }

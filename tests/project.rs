@@ -43,12 +43,14 @@ fn a_store_in_the_project_is_no_part_of_it() {
     let bench = Bench::new();
     write(&bench, "pyproject.toml", "");
     let project = bench.path("project");
-    let store = assemble::store::Store::open(project.join("[st]ore")).unwrap();
+    let store =
+        assemble::store::Store::open(project.join("[st]ore"), assemble::sandbox::remove_folder).unwrap();
     write(&bench, ".dockerignore", "!\\[st\\]ore/version");
     write(&bench, "store", "");
     let read = |store| project::read(&project, &["pyproject.toml"], store);
     assert_eq!(names(&read(&store).unwrap()), [".dockerignore", "pyproject.toml", "store"]);
-    let error = read(&assemble::store::Store::open(&project).unwrap()).unwrap_err();
+    let error =
+        read(&assemble::store::Store::open(&project, assemble::sandbox::remove_folder).unwrap()).unwrap_err();
     assert_eq!(error.kind(), Kind::Usage, "{error}");
 }
 

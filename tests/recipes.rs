@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use assemble_layers::image::PLATFORM;
 use assemble_layers::project::{ProjectFile, ProjectFileKind};
 use assemble_layers::recipe::Base;
 use assemble_layers::sdist::Build;
@@ -43,7 +42,7 @@ fn identity(graph: &Graph, node: NodeId, known: &mut BTreeMap<NodeId, Sha256>) -
         return *identity;
     }
     let resolved = graph.node(node).builder.try_map(|input| Ok::<_, ()>(identity(graph, *input, known)));
-    let identity = resolved.unwrap().key(PLATFORM).0;
+    let identity = resolved.unwrap().key(graph.platform).0;
     known.insert(node, identity);
     identity
 }

@@ -3,6 +3,8 @@
 //!
 //! The root is a static busybox (package `busybox-static`).
 
+mod executor;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,7 +26,7 @@ use assemble_layers::derivation::{
 };
 use assemble_layers::image::Layer;
 use assemble_layers::tree::RawBytes;
-use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, NodeId};
+use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, NodeId, Packer};
 
 /// A compiler with a cache: six sources, a moment each. It says what it compiles.
 const COMPILE: &str = "for at in 1 2 3 4 5 6; do
@@ -44,7 +46,10 @@ struct Scene {
 
 impl Scene {
     fn open(folder: &Path) -> Self {
-        Self { store: Store::open(folder.join("store")).unwrap(), project: folder.to_owned() }
+        Self {
+            store: Store::open(folder.join("store"), assemble::sandbox::remove_folder).unwrap(),
+            project: folder.to_owned(),
+        }
     }
 
     /// What comes of a step of its own graph, and what was told meanwhile.
@@ -59,6 +64,8 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            packer: Packer::default(),
+            executor: &sandbox(),
             sandbox: &sandbox(),
             project: &self.project,
             jobs: 2,
@@ -103,6 +110,8 @@ impl Scene {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            packer: Packer::default(),
+            executor: &sandbox(),
             sandbox: &sandbox(),
             project: &self.project,
             jobs: 2,

@@ -1,6 +1,6 @@
 //! The store: what every substituter must do, and what a store is after the worst.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -96,9 +96,13 @@ fn keeps_the_contract(make: impl Fn(&[Goods]) -> Box<dyn Substituter>) {
     assert_eq!(blob(&*substituter, BlobDigest(Key(Sha256::of(b"key of one")).0)), None);
 }
 
+fn open(folder: impl Into<PathBuf>) -> Result<Store> {
+    Store::open(folder, assemble::sandbox::remove_folder)
+}
+
 #[test]
 fn a_store_keeps_the_contract() {
-    for open in [Store::open as fn(String) -> Result<Store>, Store::open_cache] {
+    for open in [open as fn(String) -> Result<Store>, Store::open_cache] {
         let bench = Bench::new();
         keeps_the_contract(|goods| {
             goods.iter().for_each(|goods| goods.put(&bench.store).unwrap());
@@ -135,7 +139,7 @@ fn check(folder: &Path) {
 
 /// Writes into the store until it is killed, or for some rounds.
 fn write_on(folder: &Path, rounds: usize) {
-    let store = Store::open(folder).unwrap();
+    let store = open(folder).unwrap();
     for round in 0..rounds {
         // Two processes write the same things at times.
         let goods = Goods::new(&format!("goods {}", round % 40), 300_000);
@@ -178,7 +182,7 @@ fn a_killed_process_leaves_a_sound_store() {
         process.wait().unwrap();
         left += work(&folder).iter().filter(|name| name.starts_with("work-")).count();
         check(&folder);
-        let store = Store::open(&folder).unwrap();
+        let store = open(&folder).unwrap();
         drop(store.working_folder().unwrap());
         let names = work(&folder);
         assert!(names.iter().all(|name| name.starts_with("draft-")), "{names:?}");
@@ -196,7 +200,7 @@ fn what_lives_is_not_removed_and_old_drafts_are() {
     };
     draft("draft-of-now", 0);
     draft("draft-of-last-week", 7 * 24 * 60 * 60);
-    drop(Store::open(bench.store.folder()).unwrap().working_folder().unwrap());
+    drop(open(bench.store.folder()).unwrap().working_folder().unwrap());
     assert!(working.path().exists());
     let mut names = work(bench.store.folder());
     names.retain(|name| name.starts_with("draft-"));
@@ -263,7 +267,7 @@ fn a_full_disk_is_an_error_and_no_harm() {
     let Some(folder) = folder_of_child() else {
         return in_small_file_system(a_full_disk_is_an_error_and_no_harm);
     };
-    let store = Store::open(folder.join("store")).unwrap();
+    let store = open(folder.join("store")).unwrap();
     let small = Goods::new("small", 1000);
     small.put(&store).unwrap();
     let large = Goods::new("large", 2 << 20);
@@ -285,16 +289,16 @@ fn a_full_disk_is_an_error_and_no_harm() {
 fn a_read_only_store_is_read() {
     let Some(folder) = folder_of_child() else { return in_small_file_system(a_read_only_store_is_read) };
     let goods = Goods::new("goods", 1000);
-    goods.put(&Store::open(folder.join("store")).unwrap()).unwrap();
+    goods.put(&open(folder.join("store")).unwrap()).unwrap();
     output(Command::new("mount").args(["-o", "remount,ro"]).arg(&folder));
-    for open in [Store::open, Store::open_cache] {
+    for open in [open, Store::open_cache] {
         let store = open(folder.join("store")).unwrap();
         assert_eq!(store.record(goods.key).unwrap(), Some(goods.record.clone()));
         assert_eq!(blob(&store, digest(&goods.spliced)), Some(goods.spliced.clone()));
         let error = Goods::new("other", 10).put(&store).unwrap_err();
         assert!(error.hint_text().is_some_and(|hint| hint.contains("--store")), "{error}");
     }
-    let error = Store::open(folder.join("new")).unwrap_err();
+    let error = open(folder.join("new")).unwrap_err();
     assert!(error.message().contains("cannot be written"), "{error}");
     assert!(error.hint_text().is_some_and(|hint| hint.contains("--store")), "{error}");
 }
@@ -303,7 +307,7 @@ fn a_read_only_store_is_read() {
 fn a_store_of_another_version_is_left_alone() {
     let bench = Bench::new();
     bench.write("newer/version", "2\n");
-    for open in [Store::open, Store::open_cache] {
+    for open in [open, Store::open_cache] {
         let error = open(bench.path("newer")).unwrap_err();
         assert_eq!(error.kind(), Kind::Store);
         assert!(error.message().contains("`2`") && error.message().contains("`1`"), "{error}");

@@ -1,6 +1,7 @@
 //! Building upon an image of a registry: its layers, as they stand there, below a recipe's own.
 
-use crate::derivation::{Builder, Graph, ImageLayer};
+use crate::derivation::{Builder, ImageLayer};
+use crate::graph::Graph;
 use crate::image::Layer;
 use crate::lock::{BaseImage, Lock};
 use crate::recipe::RecipeError;

@@ -1,6 +1,7 @@
 //! Debian's packages of a lock, as derivations.
 
-use crate::derivation::{Builder, DebInput, Fetch, Graph, NodeId, Origin, UnpackDebs};
+use crate::derivation::{Builder, DebInput, Fetch, Origin, UnpackDebs};
+use crate::graph::{Graph, NodeId};
 use crate::lock::{Deb, Debian};
 use crate::tree::TreePath;
 

@@ -8,12 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::amend::Amend;
 use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
-pub use crate::graph::{Graph, Node, NodeId};
-use crate::image::Compression;
+use crate::pack::Compression;
 use crate::python::Scheme;
 use crate::tree::{RawBytes, TreePath};
 
-/// What the engine knows how to run. `Input` is [`NodeId`] in a recipe, and the content's
+/// What the engine knows how to run. `Input` is [`NodeId`](crate::NodeId) in a recipe, and the content's
 /// [`Sha256`] (a diffID or a file's digest) once it is known: only then there is a key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "builder")]
@@ -317,6 +316,15 @@ impl<Input> Builder<Input> {
             Self::Files(it) => it.entries.iter().filter_map(|entry| entry.source.input()).collect(),
             Self::Run(it) => it.root.iter().chain(it.files.iter().map(|file| &file.file)).collect(),
             Self::Amend(it) => vec![&it.tree],
+        }
+    }
+
+    /// What it comes to, where that is known before anything is built: a file's digest, a layer's diffID.
+    pub fn fixed_output(&self) -> Option<Sha256> {
+        match self {
+            Self::Fetch(fetch) => Some(fetch.sha256),
+            Self::ImageLayer(layer) => Some(layer.diff_id.0),
+            _ => None,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Derivations and what they need of each other.
 
 use crate::derivation::Builder;
+use crate::digest::{Key, Sha256};
+use crate::platform::Platform;
 
 /// A derivation's place in its [`Graph`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -21,9 +23,11 @@ pub struct Node {
     pub builder: Builder<NodeId>,
 }
 
-/// Derivations. Each refers to earlier ones only, so there are no cycles.
+/// Derivations of an image. Each refers to earlier ones only, so there are no cycles.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
+    /// What all of them are built for; it is in their keys.
+    pub platform: Platform,
     nodes: Vec<Node>,
 }
 
@@ -39,6 +43,27 @@ impl Graph {
 
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
+    }
+
+    /// A derivation with each input by what it is. `came_to` is asked about those that must be built first.
+    ///
+    /// # Errors
+    /// The first that `came_to` returns.
+    pub fn resolve<E>(
+        &self,
+        id: NodeId,
+        mut came_to: impl FnMut(NodeId) -> Result<Sha256, E>,
+    ) -> Result<Builder<Sha256>, E> {
+        let builder = &self.node(id).builder;
+        builder.try_map(|input| self.node(*input).builder.fixed_output().map_or_else(|| came_to(*input), Ok))
+    }
+
+    /// The key of a derivation; see [`Graph::resolve`].
+    ///
+    /// # Errors
+    /// The first that `came_to` returns.
+    pub fn key<E>(&self, id: NodeId, came_to: impl FnMut(NodeId) -> Result<Sha256, E>) -> Result<Key, E> {
+        Ok(self.resolve(id, came_to)?.key(self.platform))
     }
 
     /// Every derivation, inputs before what needs them.

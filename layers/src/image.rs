@@ -3,14 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::gpu::Promise;
 use crate::graph::{Graph, NodeId};
 use crate::tree::TreePath;
-
-/// The one platform that is built so far, as the OCI specifications write it.
-pub const PLATFORM: &str = "linux/amd64";
 
 /// An image has no more layers than this: Docker's classic store takes no more (moby, `layer/layer_store.go`,
 /// `maxLayerDepth`), for two of the 127 that its drivers hold are the container's.
@@ -66,15 +61,6 @@ pub struct Layer {
     pub step: String,
     /// For the history: what a person would have typed in a Dockerfile.
     pub created_by: String,
-}
-
-/// How a layer is packed (OCI image-spec, `layer.md`, "Compression Media Types").
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    None,
-    Gzip,
-    Zstd,
 }
 
 /// What a container starts with (OCI image-spec, `config.md`).

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
 use crate::gpu::Target;
-use crate::image::Compression;
+use crate::pack::Compression;
 
 pub use python::{
     Displaced, Distribution, File, FileKind, Python, PythonGroup, PythonRequirements, RootPackage, ServedBy,

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::derivation::{FileEntry, FileSource, NodeId};
+use crate::NodeId;
+use crate::derivation::{FileEntry, FileSource};
 use crate::digest::Sha256;
 use crate::encode::{Encode, Encoder};
 use crate::lock::{Lock, Python, RootPackage};

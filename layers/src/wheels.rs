@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::derivation::{Builder, Fetch, Graph, Layout, NodeId, Origin, UnpackWheels, WheelInput};
+use crate::derivation::{Builder, Fetch, Layout, Origin, UnpackWheels, WheelInput};
 use crate::front_end::FrontEnd;
+use crate::graph::{Graph, NodeId};
 use crate::image::Layer;
 use crate::lock::{Distribution, File, FileKind, Lock};
 use crate::python::{PIP, Scheme};

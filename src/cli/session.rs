@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use assemble_layers::recipe::Base;
-use assemble_layers::{Image, Lock, Recipes};
+use assemble_layers::{Image, Lock, Packer, Recipes};
 
 use super::options::{Key, Options, Place, git_source, store_folder};
 use super::report::Step;
@@ -76,7 +76,7 @@ impl<'a> Session<'a> {
         let manifest = Manifest::read(&options.project)?;
         // One that cannot be read is said, though no registry is asked yet.
         options.cache_keys.iter().try_for_each(|key| key.read().map(drop))?;
-        let store = Store::open(store_folder(options.store.as_deref())?)?;
+        let store = Store::open(store_folder(options.store.as_deref())?, crate::sandbox::remove_folder)?;
         let mut caches: Vec<Box<dyn Substituter>> = Vec::new();
         let mut shared = Vec::new();
         for place in &options.caches {
@@ -197,6 +197,8 @@ impl<'a> Session<'a> {
             store: &self.store,
             caches: &self.caches,
             fetcher: &self.network,
+            packer: Packer::default(),
+            executor: &self.sandbox,
             sandbox: &self.sandbox,
             project: &self.options.project,
             jobs: self.options.jobs.map_or_else(builders, NonZeroUsize::get),

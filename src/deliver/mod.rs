@@ -10,8 +10,8 @@ mod upload;
 pub use archive::{to_file, to_folder, to_writer};
 pub use layout::Layout;
 pub(crate) use mounts::Mounts;
-pub use push::{Amount, Built, Condition, Destination, Obtain, Parts, Push, Pushed, nothing_to_obtain};
-pub use upload::Source;
+pub use push::{Built, Condition, Destination, Obtain, Parts, Push, Pushed, nothing_to_obtain};
+pub use upload::{Amount, Source};
 pub(crate) use upload::{Uploads, at_once};
 
 use assemble_layers::BlobDigest;

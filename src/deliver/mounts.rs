@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn the_last_repository_of_the_same_registry_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let store = Store::open(folder.path(), crate::sandbox::remove_folder).unwrap();
         let blob = BlobDigest(Sha256::of(b"blob"));
         let name = |text: &str| text.parse::<Repository>().unwrap();
         let mut mounts = Mounts::read(Some(&store));

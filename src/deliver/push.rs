@@ -8,7 +8,7 @@ use std::sync::mpsc::Sender;
 use assemble_layers::BlobDigest;
 
 use super::mounts::Mounts;
-use super::upload::{Outcome, Source, Uploads, distinct};
+use super::upload::{Amount, Outcome, Source, Uploads, distinct};
 use crate::oci::{Assembled, Reference};
 use crate::realise::Event;
 use crate::registry::{Access, Client, Manifest, Put, Remote, SETTLING, Seen, Which};
@@ -81,7 +81,7 @@ pub fn nothing_to_obtain(_: &dyn Fn(BlobDigest) -> bool) -> Result<()> {
 
 impl Built<'_> {
     pub fn parts(&self) -> Parts {
-        let Assembled { config, manifest, media_type, layers } = self.image;
+        let Assembled { config, manifest, media_type, layers, .. } = self.image;
         Parts {
             manifest: Manifest {
                 digest: manifest.digest,
@@ -108,13 +108,6 @@ impl Source for Built<'_> {
             None => Box::new(self.store.open_blob(digest)?),
         })
     }
-}
-
-/// How many blobs, and how many bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Amount {
-    pub blobs: usize,
-    pub bytes: u64,
 }
 
 /// What a push came to. The manifest is not counted.
@@ -211,8 +204,7 @@ impl Pushed {
                 Outcome::Mounted => &mut this.mounted,
                 Outcome::Uploaded => &mut this.sent,
             };
-            amount.blobs += 1;
-            amount.bytes += bytes;
+            *amount = amount.and(bytes);
         }
         this
     }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use assemble_layers::BlobDigest;
 
 use super::mounts::Mounts;
-use super::push::Amount;
 use crate::Result;
 use crate::oci::Repository;
 use crate::realise::Event;
@@ -28,6 +27,20 @@ pub trait Source: Sync {
     /// # Errors
     /// It is not here, or cannot be read.
     fn open(&self, digest: BlobDigest) -> Result<Box<dyn Read + Send>>;
+}
+
+/// How many blobs, and how many bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Amount {
+    pub blobs: usize,
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// With one more.
+    pub fn and(self, bytes: u64) -> Self {
+        Self { blobs: self.blobs + 1, bytes: self.bytes + bytes }
+    }
 }
 
 /// How a repository came by a blob.
@@ -67,10 +80,7 @@ impl<'a> Uploads<'a> {
     pub fn sent(&self) -> Amount {
         let outcomes = lock(&self.outcomes);
         let sent = outcomes.values().filter(|(outcome, _)| matches!(outcome, Outcome::Uploaded));
-        sent.fold(Amount::default(), |amount, (_, size)| Amount {
-            blobs: amount.blobs + 1,
-            bytes: amount.bytes + size,
-        })
+        sent.fold(Amount::default(), |amount, (_, size)| amount.and(*size))
     }
 
     fn note(&self, blob: Packed, outcome: Outcome) {

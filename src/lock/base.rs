@@ -4,9 +4,10 @@
 use std::io::Read;
 
 use assemble_layers::BlobDigest;
-use assemble_layers::image::{Compression, PLATFORM};
+use assemble_layers::Platform;
 use assemble_layers::lock::{BaseImage, BaseLayer};
-use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
+use assemble_layers::pack::Compression;
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde_json::Value;
 
 use crate::oci::Reference;
@@ -101,10 +102,11 @@ impl Finding<'_> {
             let platform = it.platform().as_ref()?;
             Some(format!("{}/{}", platform.os(), platform.architecture()))
         };
-        let ours = document.manifests().iter().find(|it| platform(it).as_deref() == Some(PLATFORM));
+        let wanted = Platform::default().to_string();
+        let ours = document.manifests().iter().find(|it| platform(it).as_ref() == Some(&wanted));
         let ours = ours.ok_or_else(|| {
             let others: Vec<_> = document.manifests().iter().filter_map(platform).collect();
-            wrong(format!("it is not for {PLATFORM}")).detail(format!("it is for {}", others.join(", ")))
+            wrong(format!("it is not for {wanted}")).detail(format!("it is for {}", others.join(", ")))
         })?;
         let digest = digest(ours)?;
         let manifest = self.remote.manifest(Which::Digest(digest))?;
@@ -123,9 +125,9 @@ impl Finding<'_> {
         stream.read_to_end(&mut bytes)?;
         let config = ImageConfiguration::from_reader(&bytes[..]);
         let config = config.map_err(|error| wrong("its configuration is none").detail(error))?;
-        if (config.os(), config.architecture()) != (&Os::Linux, &Arch::Amd64) {
-            let platform = format!("{}/{}", config.os(), config.architecture());
-            return Err(wrong(format!("it is not for {PLATFORM}")).detail(format!("it is for {platform}")));
+        let (wanted, platform) = (Platform::default(), format!("{}/{}", config.os(), config.architecture()));
+        if platform != wanted.to_string() {
+            return Err(wrong(format!("it is not for {wanted}")).detail(format!("it is for {platform}")));
         }
         Ok(config)
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use assemble_layers::derivation::NodeId;
+use assemble_layers::NodeId;
 use assemble_layers::lock::{
     BaseImage, Debian, DebianRequirements, DebianSet, Lock, Python, Requirements, ServedBy, UrlFile, VERSION,
 };

@@ -10,8 +10,9 @@ pub use reference::{Reference, Repository};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, UNIX_EPOCH};
 
-use assemble_layers::image::{Compression, Config, Healthcheck};
-use assemble_layers::{BlobDigest, Image, Sha256, json};
+use assemble_layers::image::{Config, Healthcheck};
+use assemble_layers::pack::Compression;
+use assemble_layers::{BlobDigest, Image, Platform, Sha256, json};
 use oci_spec::image as spec;
 use oci_spec::image::{Descriptor, MediaType};
 
@@ -45,6 +46,7 @@ impl Document {
 /// An image whose layers are in the store.
 #[derive(Clone, Debug)]
 pub struct Assembled {
+    pub platform: Platform,
     pub config: Document,
     /// Its digest is the image's.
     pub manifest: Document,
@@ -116,7 +118,8 @@ pub fn assemble(image: &Image, layers: Vec<RealisedLayer>) -> Result<Assembled> 
     let config =
         Document::new(&with_docker_s_own(&image.config, config(image, &layers).map_err(internal)?)?)?;
     let manifest = Document::new(&manifest(image, &config, &layers).map_err(internal)?)?;
-    Ok(Assembled { config, manifest, media_type: MediaType::ImageManifest, layers })
+    let platform = image.graph.platform;
+    Ok(Assembled { platform, config, manifest, media_type: MediaType::ImageManifest, layers })
 }
 
 fn internal(error: oci_spec::OciSpecError) -> Error {
@@ -157,8 +160,8 @@ fn config(
     let diff_ids = layers.iter().map(|layer| layer.diff_id.to_string());
     spec::ImageConfigurationBuilder::default()
         .created(created.clone())
-        .architecture(spec::Arch::Amd64)
-        .os(spec::Os::Linux)
+        .architecture(image.graph.platform.architecture())
+        .os(image.graph.platform.os())
         .config(container)
         .rootfs(spec::RootFsBuilder::default().typ("layers").diff_ids(diff_ids.collect::<Vec<_>>()).build()?)
         .history(history.collect::<Result<Vec<_>, _>>()?)
@@ -240,7 +243,10 @@ pub fn index(image: &Assembled, names: &[Reference]) -> Result<Vec<u8>> {
             digest(image.manifest.digest)?,
         );
         descriptor.set_platform(Some(
-            spec::PlatformBuilder::default().architecture(spec::Arch::Amd64).os(spec::Os::Linux).build()?,
+            spec::PlatformBuilder::default()
+                .architecture(image.platform.architecture())
+                .os(image.platform.os())
+                .build()?,
         ));
         // containerd takes the name from the first, others the tag from the second.
         descriptor.set_annotations(name.map(|name| {

@@ -4,28 +4,20 @@
 //! zip member is a raw deflate stream with its CRC-32 and size beside it, which is all that a gzip
 //! member needs: so a [`Content::Deflated`] becomes a member of its own, copied as it is. What lies
 //! between, tar headers, padding and [`Content::Plain`], is compressed in members of at most
-//! [`CHUNK`] bytes, which bounds the memory and lets all cores work, and makes the bytes independent
-//! of their number.
+//! [`Gzip::chunk`] bytes, which bounds the memory and lets all cores work, and makes the bytes
+//! independent of their number.
 
 use std::io::Write;
 
+use assemble_layers::pack::Gzip;
 use assemble_layers::{BlobDigest, Content, DiffId, Kind as EntryKind, Tree, TreePath, digest::Hasher};
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::{Contents, Segment, Spliced, tar};
 use crate::{Error, Kind, Result};
 
-/// The most that a member of our own holds, in bytes before compression.
-pub const CHUNK: usize = 4 << 20;
-
 /// Chunks that are compressed at once.
 const BATCH: usize = 8;
-
-/// libdeflate's level. See `docs/performance.md` for what others cost and gain.
-const LEVEL: i32 = 6;
-
-/// What compresses, for the key of packing: raised with libdeflate, should its bytes change.
-pub const BACKEND: &str = "libdeflate 1, level 6";
 
 /// A member's header: deflate, no name, no time, unknown system (RFC 1952, 2.3).
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
@@ -59,26 +51,29 @@ impl Packing {
 /// A blob that cannot be read; a literal file that cannot be written.
 pub fn pack(
     tree: &Tree,
+    settings: Gzip,
     contents: &mut Contents<'_>,
     literal: impl Write,
     threads: usize,
 ) -> Result<Packing> {
-    let mut packer = Packer::new(literal, threads);
+    let mut writer = Writer::new(settings, literal, threads)?;
     for entry in tree.entries() {
-        packer.plain(&tar::header(entry)?)?;
+        writer.plain(&tar::header(entry)?)?;
         if let EntryKind::File(content) = &entry.kind {
             match content {
-                Content::Plain { .. } => packer.plain_content(&entry.path, content, contents)?,
-                Content::Deflated { .. } => packer.deflated(content, contents)?,
+                Content::Plain { .. } => writer.plain_content(&entry.path, content, contents)?,
+                Content::Deflated { .. } => writer.deflated(content, contents)?,
             }
-            packer.plain(tar::padding(content.size()))?;
+            writer.plain(tar::padding(content.size()))?;
         }
     }
-    packer.plain(&tar::END)?;
-    packer.finish()
+    writer.plain(&tar::END)?;
+    writer.finish()
 }
 
-struct Packer<W> {
+struct Writer<W> {
+    /// The most that a member holds that is compressed here.
+    chunk: usize,
     literal: W,
     literal_size: u64,
     literal_hasher: Hasher,
@@ -93,10 +88,15 @@ struct Packer<W> {
     compressors: Vec<Compressor>,
 }
 
-impl<W: Write> Packer<W> {
-    fn new(literal: W, threads: usize) -> Self {
-        let level = CompressionLvl::new(LEVEL).expect("a level that libdeflate has");
-        Self {
+impl<W: Write> Writer<W> {
+    fn new(settings: Gzip, literal: W, threads: usize) -> Result<Self> {
+        let Gzip { level, chunk } = settings;
+        let no = |what: &str| Error::new(Kind::Internal, format!("gzip has no {what}"));
+        let level = CompressionLvl::new(level.into()).map_err(|_| no(&format!("level {level}")))?;
+        let chunk =
+            usize::try_from(chunk).ok().filter(|chunk| *chunk > 0).ok_or_else(|| no("empty chunks"))?;
+        Ok(Self {
+            chunk,
             literal,
             literal_size: 0,
             literal_hasher: Hasher::new(),
@@ -107,7 +107,7 @@ impl<W: Write> Packer<W> {
             segments: Vec::new(),
             chunks: Vec::new(),
             compressors: (0..threads.max(1)).map(|_| Compressor::new(level)).collect(),
-        }
+        })
     }
 
     /// Bytes that are to be compressed.
@@ -116,14 +116,14 @@ impl<W: Write> Packer<W> {
             hasher.update(bytes);
         }
         while !bytes.is_empty() {
-            if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            if self.chunks.last().is_none_or(|chunk| chunk.len() == self.chunk) {
                 if self.chunks.len() == BATCH {
                     self.compress()?;
                 }
                 self.chunks.push(Vec::new());
             }
             let Some(chunk) = self.chunks.last_mut() else { continue };
-            let taken = bytes.len().min(CHUNK - chunk.len());
+            let taken = bytes.len().min(self.chunk - chunk.len());
             chunk.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
         }

@@ -1,24 +1,23 @@
 //! Running one builder.
 
-use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use assemble_layers::amend::Amend;
 use assemble_layers::derivation::{
-    ANY_TAGS, DebInput, Fetch, FileSource, Files, Git, Layout, Run, UnpackArchive, UnpackDebs, UnpackWheels,
-    WheelInput,
+    ANY_TAGS, FileSource, Files, Git, UnpackArchive, UnpackWheels, WheelInput,
 };
 use assemble_layers::digest::Hasher;
+use assemble_layers::graph::Node;
 use assemble_layers::{BlobDigest, Builder, Content, DiffId, Key, Kind as EntryKind, NodeId, Tree, TreePath};
 
 use super::effort::{self, Counter};
 use super::event::Event;
-use super::{Realisation, Realised, findings};
+use super::executor::Job;
+use super::{Realisation, findings};
 use crate::fetch::{self, git::MemberKind};
 use crate::pack::{self, Contents, TreeBuilder, tarball, wheel};
-use crate::sandbox::{Bind, Command, DebFile, Job, Task};
 use crate::store::Findings;
 use crate::{Error, Kind, Result};
 
@@ -45,44 +44,20 @@ struct WheelFile {
 impl Realisation<'_> {
     /// Builds a tree and puts it into the store; nothing where its inputs make another key by now.
     pub(super) fn build_tree(&self, node: NodeId, key: Key) -> Result<Option<Built>> {
-        let name = &self.graph.node(node).name;
-        match &self.graph.node(node).builder {
-            Builder::Fetch(_) => Err(Error::new(Kind::Internal, format!("`{name}` is a file and no tree"))),
-            Builder::ImageLayer(_) => {
+        let Node { name, builder } = self.graph.node(node);
+        self.fetch_inputs(node)?;
+        self.obtain_trees(node)?;
+        self.work_on(node, key, || match builder {
+            Builder::Fetch(_) | Builder::ImageLayer(_) => {
                 Err(Error::new(Kind::Internal, format!("`{name}` is what it is, and is not built")))
             }
-            Builder::Files(files) => {
-                let is_file = |input: &NodeId| matches!(self.graph.node(*input).builder, Builder::Fetch(_));
-                let inputs = self.graph.node(node).builder.inputs().into_iter().copied();
-                let (fetched, trees): (Vec<_>, Vec<_>) = inputs.partition(is_file);
-                self.fetch_inputs(fetched.into_iter())?;
-                trees.into_iter().try_for_each(|tree| self.tree_with_content(tree).map(drop))?;
-                self.work_on(node, key, || self.files(files))
-            }
-            Builder::Git(git) => self.work_on(node, key, || self.git(name, git)),
-            Builder::UnpackWheels(wheels) => {
-                let files = self.wheels(wheels)?;
-                self.work_on(node, key, || self.unpack_wheels(&wheels.layout, &files))
-            }
-            Builder::UnpackArchive(archive) => {
-                let files = self.fetch_inputs([archive.file].into_iter())?;
-                self.work_on(node, key, || self.unpack_archive(archive, &files[0]))
-            }
-            Builder::UnpackDebs(debs) => {
-                let root = self.root(&debs.over)?;
-                let files = self.fetch_inputs(debs.packages.iter().map(|deb| deb.file))?;
-                self.work_on(node, key, || self.sandboxed(name, key, root, unpack_debs(debs, files)))
-            }
-            Builder::Run(run) => {
-                let root = self.root(&run.root)?;
-                let task = self.run_task(run)?;
-                self.work_on(node, key, || self.sandboxed(name, key, root, task))
-            }
-            Builder::Amend(amend) => {
-                self.tree_with_content(amend.tree)?;
-                self.work_on(node, key, || self.amend(amend))
-            }
-        }
+            Builder::Files(files) => self.files(files),
+            Builder::Git(git) => self.git(name, git),
+            Builder::UnpackWheels(wheels) => self.unpack_wheels(wheels),
+            Builder::UnpackArchive(archive) => self.unpack_archive(archive),
+            Builder::UnpackDebs(_) | Builder::Run(_) => self.execute(name, key, &self.job(node)?),
+            Builder::Amend(amend) => self.amend(amend),
+        })
     }
 
     /// Waits for a core, and measures what is done with it. The inputs are here by now, and one of them
@@ -113,76 +88,18 @@ impl Realisation<'_> {
             return Ok(record.map_or_else(Findings::default, |record| record.findings));
         }
         let file_of = |blob| store.blob_file(blob);
-        let tree = store.tree(diff_id)?.unwrap_or_default();
+        let tree = store.required_tree(diff_id)?;
         findings::of_tree(builder, &tree, &mut Contents::new(&file_of))
     }
 
     fn amend(&self, amend: &Amend<NodeId>) -> Result<(DiffId, u64)> {
         let store = self.engine.store;
-        let tree = store.tree(self.tree(amend.tree)?.diff_id)?.unwrap_or_default();
+        let tree = store.required_tree(self.tree(amend.tree)?.diff_id)?;
         let tree = Tree::new(amend.apply(&tree))?;
         let file_of = |blob| store.blob_file(blob);
         let (diff_id, size) = pack::identify(&tree, &mut Contents::new(&file_of))?;
         store.put_tree(diff_id, &tree)?;
         Ok((diff_id, size))
-    }
-
-    /// Removes the inputs of a failed build whose bytes are no longer what their names say; whether
-    /// there were any, so that it pays to try again.
-    pub(super) fn discard_corrupt_inputs(&self, node: NodeId) -> Result<bool> {
-        let mut found = false;
-        for input in self.graph.node(node).builder.inputs() {
-            let Builder::Fetch(fetch) = &self.graph.node(*input).builder else { continue };
-            let digest = BlobDigest(fetch.sha256);
-            let path = self.engine.store.blob_file(digest);
-            if path.exists() && !self.engine.store.is_intact(digest)? {
-                self.engine.warn(format!("`{}` is corrupt in the store, and is fetched again", fetch.file));
-                self.engine.store.discard_blob(digest)?;
-                found = true;
-            }
-        }
-        Ok(found)
-    }
-
-    /// Removes what a tree refers to and what is no longer what its name says; whether there was
-    /// any, so that it pays to try again.
-    pub(super) fn discard_corrupt_content(&self, diff_id: DiffId) -> Result<bool> {
-        let corrupt = self.corrupt_content(diff_id)?;
-        for blob in &corrupt {
-            self.engine.warn(format!("the blob `{blob}` is corrupt in the store, and is made again"));
-            self.engine.store.discard_blob(*blob)?;
-        }
-        Ok(!corrupt.is_empty())
-    }
-
-    /// Whether all that a tree refers to is still what its name says.
-    pub(super) fn is_content_intact(&self, diff_id: DiffId) -> Result<bool> {
-        Ok(self.corrupt_content(diff_id)?.is_empty())
-    }
-
-    fn corrupt_content(&self, diff_id: DiffId) -> Result<Vec<BlobDigest>> {
-        let store = self.engine.store;
-        let mut corrupt = Vec::new();
-        for blob in store.tree(diff_id)?.unwrap_or_default().blobs() {
-            if store.has_blob_file(blob) && !store.is_intact(blob)? {
-                corrupt.push(blob);
-            }
-        }
-        Ok(corrupt)
-    }
-
-    /// The files of inputs that are fetched, in their order.
-    fn fetch_inputs(&self, inputs: impl Iterator<Item = NodeId>) -> Result<Vec<PathBuf>> {
-        let fetches = inputs.map(|input| match &self.graph.node(input).builder {
-            Builder::Fetch(fetch) => Ok(fetch),
-            other => Err(Error::new(Kind::Internal, format!("an archive comes from `{}`", other.name()))),
-        });
-        self.downloads.all(&fetches.collect::<Result<Vec<&Fetch>>>()?)
-    }
-
-    /// The trees that make a root, their contents present.
-    pub(super) fn root(&self, trees: &[NodeId]) -> Result<Vec<Realised>> {
-        trees.iter().map(|tree| self.tree_with_content(*tree)).collect()
     }
 
     /// Has `add` put a tree together, and puts it into the store.
@@ -205,52 +122,49 @@ impl Realisation<'_> {
         Ok((diff_id, size))
     }
 
-    fn unpack_wheels(&self, layout: &Layout, files: &[WheelFile]) -> Result<(DiffId, u64)> {
+    fn unpack_wheels(&self, wheels: &UnpackWheels<NodeId>) -> Result<(DiffId, u64)> {
+        let files: Vec<_> = wheels.wheels.iter().map(|wheel| self.wheel(wheel)).collect::<Result<_>>()?;
         self.tree_of(|builder, contents| {
             files.iter().try_for_each(|WheelFile { filename, blob, path, requested }| {
                 let wheel = wheel::Wheel { filename, blob: *blob, path, requested: *requested };
-                wheel::unpack(&wheel, layout, contents, builder)
+                wheel::unpack(&wheel, &wheels.layout, contents, builder)
             })
         })
     }
 
     /// The inflated tar is a blob, and the files are ranges of it.
-    fn unpack_archive(&self, archive: &UnpackArchive<NodeId>, packed: &Path) -> Result<(DiffId, u64)> {
+    fn unpack_archive(&self, archive: &UnpackArchive<NodeId>) -> Result<(DiffId, u64)> {
         let store = self.engine.store;
+        let Node { name, builder } = self.graph.node(archive.file);
+        let Builder::Fetch(fetch) = builder else {
+            return Err(Error::new(Kind::Internal, format!("the archive `{name}` is no file")));
+        };
+        let packed = store.blob_file(BlobDigest(fetch.sha256));
         let working = store.working_folder()?;
         let draft = working.path().join("tar");
-        let unpacked = tarball::inflate(packed, &draft).and_then(|blob| {
+        let unpacked = tarball::inflate(&packed, &draft).and_then(|blob| {
             store.adopt(&draft, blob)?;
             let tar = store.blob_file(blob);
             self.tree_of(|builder, contents| tarball::unpack(&tar, blob, &archive.rules, contents, builder))
         });
-        let name = &self.graph.node(archive.file).name;
         unpacked.map_err(|error| error.within(format!("`{name}` cannot be unpacked")))
     }
 
-    /// Every wheel as a blob of its own, whether it was fetched or built.
-    fn wheels(&self, wheels: &UnpackWheels<NodeId>) -> Result<Vec<WheelFile>> {
-        let is_fetched =
-            |wheel: &&WheelInput<NodeId>| matches!(self.graph.node(wheel.file).builder, Builder::Fetch(_));
-        let fetched = wheels.wheels.iter().filter(is_fetched).map(|wheel| wheel.file);
-        let mut paths = self.fetch_inputs(fetched)?.into_iter();
-        let file = |wheel: &WheelInput<NodeId>| {
-            if !is_fetched(&wheel) {
-                return self.built_wheel(wheel);
-            }
-            let path = paths.next().expect("one for each that is fetched");
-            let blob = BlobDigest(self.identity(wheel.file)?);
-            Ok(WheelFile { filename: wheel.filename.clone(), blob, path, requested: wheel.requested })
+    /// A wheel as a blob of its own, whether it was fetched or built.
+    fn wheel(&self, wheel: &WheelInput<NodeId>) -> Result<WheelFile> {
+        let Builder::Fetch(fetch) = &self.graph.node(wheel.file).builder else {
+            return self.built_wheel(wheel);
         };
-        wheels.wheels.iter().map(file).collect()
+        let blob = BlobDigest(fetch.sha256);
+        let path = self.engine.store.blob_file(blob);
+        Ok(WheelFile { filename: wheel.filename.clone(), blob, path, requested: wheel.requested })
     }
 
     /// The one wheel of that name and version in a built tree.
     fn built_wheel(&self, input: &WheelInput<NodeId>) -> Result<WheelFile> {
         let store = self.engine.store;
         let stem = input.filename.strip_suffix(ANY_TAGS).unwrap_or(&input.filename);
-        let diff_id = self.tree_with_content(input.file)?.diff_id;
-        let tree = store.tree(diff_id)?.unwrap_or_default();
+        let tree = store.required_tree(self.tree(input.file)?.diff_id)?;
         let names: Vec<_> = tree.entries().iter().map(|entry| entry.path.to_string()).collect();
         let wrong = |what: &str| {
             Error::new(
@@ -380,7 +294,7 @@ impl Realisation<'_> {
 
     /// Where a file of another tree has its bytes.
     fn content_of(&self, node: NodeId, path: &TreePath) -> Result<Content> {
-        let tree = self.engine.store.tree(self.tree(node)?.diff_id)?.unwrap_or_default();
+        let tree = self.engine.store.required_tree(self.tree(node)?.diff_id)?;
         let found = tree.entries().iter().find(|entry| entry.path == *path);
         match found.map(|entry| &entry.kind) {
             Some(EntryKind::File(content)) => Ok(*content),
@@ -390,19 +304,22 @@ impl Realisation<'_> {
         }
     }
 
-    /// Runs a task over a root, keeps its log, and takes over the difference.
-    fn sandboxed(&self, name: &str, key: Key, root: Vec<Realised>, task: Task) -> Result<(DiffId, u64)> {
+    /// A step that is a command, its inputs by what they came to.
+    pub(super) fn job(&self, node: NodeId) -> Result<Job> {
+        match self.resolved(node)? {
+            Builder::UnpackDebs(debs) => Ok(Job::UnpackDebs(debs)),
+            Builder::Run(run) => Ok(Job::Run(run)),
+            other => Err(Error::new(Kind::Internal, format!("`{}` is no command", other.name()))),
+        }
+    }
+
+    /// Has a job run, keeps its log, and takes over the difference.
+    fn execute(&self, name: &str, key: Key, job: &Job) -> Result<(DiffId, u64)> {
         let store = self.engine.store;
         let working = store.working_folder()?;
-        let job = Job {
-            folder: working.path().to_owned(),
-            root: root.iter().map(|tree| store.tree_file(tree.diff_id)).collect(),
-            blobs: self.blob_files(&root)?,
-            task,
-        };
         let mut log = std::io::BufWriter::new(fs_err::File::create(store.log_file(key))?);
         let mut counter = Counter::default();
-        let outcome = self.engine.sandbox.run(&job, &mut |line| {
+        let outcome = self.engine.executor.run(job, store, working.path(), &mut |line| {
             // A log that cannot be written is no reason to stop: the lines are shown as well.
             let _ = std::io::Write::write_all(&mut log, format!("{line}\n").as_bytes());
             if let Some((done, total, left)) = counter.read(line) {
@@ -415,10 +332,10 @@ impl Realisation<'_> {
             Err(error) => {
                 let error = error.detail(format!("the whole log is `{}`", store.log_file(key).display()));
                 // What the machine or the disk did to it is not to be looked at in the root.
-                if error.kind() != Kind::Build || !matches!(job.task, Task::Run { .. }) {
+                let is_command = error.kind() == Kind::Build && matches!(job, Job::Run(_));
+                if !is_command || !store.keep_failed(key, working.path())? {
                     return Err(error);
                 }
-                store.keep_failed(key, working.path())?;
                 let shell = format!("`assemble shell --step \"{name}\"` shows what it left");
                 return Err(match error.hint_text() {
                     None => error.hint(shell),
@@ -433,48 +350,4 @@ impl Realisation<'_> {
         self.remove(working);
         Ok((outcome.diff_id, size))
     }
-
-    fn run_task(&self, run: &Run<NodeId>) -> Result<Task> {
-        let command = self.command(run)?;
-        Ok(Task::Run { command, listen: None, output: Some(run.output.clone()) })
-    }
-
-    /// The command with what this machine gives it.
-    pub(super) fn command(&self, run: &Run<NodeId>) -> Result<Command> {
-        let mut command = Command {
-            environment: run.environment.clone(),
-            working_directory: run.working_directory.clone(),
-            ..Command::new(run.command.clone())
-        };
-        let files = self.fetch_inputs(run.files.iter().map(|file| file.file))?;
-        for (file, source) in run.files.iter().zip(files) {
-            command.binds.push(Bind { source, target: PathBuf::from(&file.path), writable: false });
-        }
-        if let Some(cache) = &run.effort.cache {
-            let source = self.engine.store.cache_folder(&cache.name)?;
-            command.binds.push(Bind { source, target: PathBuf::from(&cache.path), writable: true });
-        }
-        if let Some(jobs) = &run.effort.jobs {
-            let count = effort::jobs(jobs.memory, self.engine.sandbox.limits().memory);
-            command.environment.insert(jobs.variable.clone(), count.to_string());
-        }
-        Ok(command)
-    }
-
-    pub(super) fn blob_files(&self, root: &[Realised]) -> Result<BTreeMap<BlobDigest, PathBuf>> {
-        let store = self.engine.store;
-        let mut files = BTreeMap::new();
-        for tree in root {
-            let tree: Tree = store.tree(tree.diff_id)?.unwrap_or_default();
-            files.extend(tree.blobs().into_iter().map(|blob| (blob, store.blob_file(blob))));
-        }
-        Ok(files)
-    }
-}
-
-fn unpack_debs(debs: &UnpackDebs<NodeId>, files: Vec<PathBuf>) -> Task {
-    let packages = debs.packages.iter().zip(files).map(|(DebInput { package, automatic, .. }, path)| {
-        DebFile { package: package.clone(), path, automatic: *automatic }
-    });
-    Task::UnpackDebs { packages: packages.collect(), without: debs.without.clone() }
 }

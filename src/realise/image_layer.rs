@@ -4,7 +4,7 @@ use std::io::{BufReader, Read};
 use std::time::Duration;
 
 use assemble_layers::derivation::ImageLayer;
-use assemble_layers::{BlobDigest, Builder, image};
+use assemble_layers::{BlobDigest, Key};
 
 use super::{Event, Had, Realisation, Realised, RealisedLayer};
 use crate::Result;
@@ -16,8 +16,7 @@ use crate::store::Packed;
 const STEP: u64 = 1 << 20;
 
 /// The tree, which need not be here.
-pub(super) fn realised(layer: &ImageLayer) -> Realised {
-    let key = Builder::ImageLayer(layer.clone()).key(image::PLATFORM);
+pub(super) fn realised(layer: &ImageLayer, key: Key) -> Realised {
     Realised {
         diff_id: layer.diff_id,
         size: layer.size,

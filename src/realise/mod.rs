@@ -14,23 +14,30 @@
 
 mod base_root;
 mod build;
+mod content;
 mod download;
 mod effort;
 mod event;
+mod executor;
 mod findings;
 mod image_layer;
 mod limits;
+mod lookup;
+mod packing;
 mod permits;
 mod plan;
 mod promise;
 mod results;
 mod shell;
+mod tree;
 mod whole;
 
 pub use base_root::{base_root, dpkg_status};
 pub use download::{Fetcher, NoFetcher};
 pub use effort::builders;
 pub use event::{Event, Had};
+pub use executor::{Executor, Job};
+pub use packing::RealisedLayer;
 pub use plan::{Plan, Planned, State, Step};
 pub use results::{Held, Shareable};
 pub use shell::Visit;
@@ -40,23 +47,18 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::thread::{JoinHandle, ScopedJoinHandle};
+use std::time::Duration;
 
-use assemble_layers::derivation::Node;
-use assemble_layers::encode::Encoder;
-use assemble_layers::image::{Compression, Layer};
-use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, Key, NodeId, Sha256, Tree, image};
+use assemble_layers::{BlobDigest, DiffId, Graph, Image, Key, NodeId, Packer};
 
-use crate::pack::{Contents, gzip};
+use crate::Result;
 use crate::sandbox::Sandbox;
-use crate::store::{Findings, Outcome, Packed, Record, Store, Substituter, WorkingFolder};
-use crate::{Error, Kind, Result};
+use crate::store::{Store, Substituter, WorkingFolder};
 
-use build::Built;
 use download::Downloads;
-use effort::expected;
 pub(crate) use permits::Permits;
+use permits::urgencies;
 use promise::Promises;
 
 /// What realising needs from outside.
@@ -66,23 +68,16 @@ pub struct Engine<'a> {
     pub caches: &'a [Box<dyn Substituter>],
     pub fetcher: &'a dyn Fetcher,
     /// What runs the steps that are commands.
+    pub executor: &'a dyn Executor,
+    /// This machine's, for the commands that are tied to it; see `executor`.
     pub sandbox: &'a Sandbox,
+    /// What layers are packed with.
+    pub packer: Packer,
     /// The project's folder, where its files are read.
     pub project: &'a Path,
     /// How many builders work at once.
     pub jobs: usize,
     pub events: Sender<Event>,
-}
-
-/// A layer whose bytes are known, and where to have them: the store has it, packed, or a cache or a
-/// base image's registry.
-#[derive(Clone, Debug)]
-pub struct RealisedLayer {
-    pub diff_id: DiffId,
-    pub packed: Packed,
-    pub compression: Compression,
-    pub had: Had,
-    pub took: Duration,
 }
 
 /// A tree whose record is in the store.
@@ -136,46 +131,6 @@ impl Engine<'_> {
         Realisation::whole(self, image, true)
     }
 
-    /// Puts the layers that `wanted` takes into the store, packed, whatever that needs.
-    ///
-    /// # Errors
-    /// As [`Engine::realise`]; a base image's registry that does not serve a layer. A layer that only a
-    /// cache's record knew, and that was built to other bytes: [`Engine::is_current`] tells that the image
-    /// is to be made anew.
-    pub fn obtain(
-        &self,
-        image: &Image,
-        layers: &[RealisedLayer],
-        wanted: impl Fn(&RealisedLayer) -> bool,
-    ) -> Result<()> {
-        let lacking = |layer: &RealisedLayer| wanted(layer) && !self.store.has_blob(layer.packed.digest);
-        let nodes = image.layers.iter().zip(layers).filter(|(_, layer)| lacking(layer));
-        let nodes: Vec<_> = nodes.map(|(declared, _)| declared.tree).collect();
-        if nodes.is_empty() {
-            return Ok(());
-        }
-        let run = Realisation::new(self, &image.graph);
-        at_once(nodes.into_iter(), |node| run.layer_in_store(node)).map(|_: Vec<()>| ())?;
-        match layers.iter().find(|layer| lacking(layer)) {
-            None => Ok(()),
-            Some(layer) => {
-                let error = format!("the layer `{}` was built again, to other bytes", layer.packed.digest);
-                Err(Error::new(Kind::Build, error).hint("run it again: what was built now is in the store"))
-            }
-        }
-    }
-
-    /// Puts one layer into the store, packed, if it is not there.
-    ///
-    /// # Errors
-    /// As [`Engine::obtain`].
-    pub fn obtain_layer(&self, image: &Image, layer: &Layer, packed: Packed) -> Result<()> {
-        match self.store.has_blob(packed.digest) {
-            true => Ok(()),
-            false => Realisation::new(self, &image.graph).layer_in_store(layer.tree),
-        }
-    }
-
     /// Makes one derivation real and its contents present, for a caller that reads the tree itself.
     ///
     /// # Errors
@@ -198,38 +153,6 @@ impl Engine<'_> {
         Downloads::new(self).file(fetch)
     }
 
-    /// A key's record, from the store or a cache; `cost` is what it costs to do without.
-    pub(crate) fn record(&self, key: Key, cost: Duration) -> Result<Option<(Record, Had)>> {
-        self.record_but(key, cost, &[])
-    }
-
-    /// As [`Engine::record`], but nothing that a cache says and that is `dropped`.
-    fn record_but(&self, key: Key, cost: Duration, dropped: &[Outcome]) -> Result<Option<(Record, Had)>> {
-        if let Some(record) = self.store.record(key)? {
-            return Ok(Some((record, Had::Reused)));
-        }
-        let believed = |record: &Record| !dropped.contains(&record.outcome);
-        let record = self.first_cache(|cache| Ok(cache.record(key, cost)?.filter(believed)));
-        Ok(record.map(|record| (record, Had::Substituted)))
-    }
-
-    /// Takes a blob from the first cache that has it; whether one had. `of` is the key whose record or
-    /// tree names it, `cost` what it costs to do without.
-    pub(crate) fn substitute(&self, blob: BlobDigest, of: Option<Key>, cost: Duration) -> bool {
-        self.first_cache(|cache| Ok(cache.blob(blob, of, self.store, cost)?.then_some(()))).is_some()
-    }
-
-    /// What the first cache says that has something. One that fails costs a warning and never the
-    /// build.
-    fn first_cache<T>(&self, ask: impl Fn(&dyn Substituter) -> Result<Option<T>>) -> Option<T> {
-        self.caches.iter().find_map(|cache| {
-            ask(&**cache).unwrap_or_else(|error| {
-                self.warn(format!("the cache `{}` is passed over: {error}", cache.name()));
-                None
-            })
-        })
-    }
-
     pub(crate) fn warn(&self, text: String) {
         self.send(Event::Warning(text));
     }
@@ -238,13 +161,6 @@ impl Engine<'_> {
         // A reporter that has gone is no reason to stop.
         let _ = self.events.send(event);
     }
-}
-
-/// The key of packing a tree: the only one that knows the compressor.
-fn packing_key(diff_id: DiffId) -> Key {
-    let mut encoder = Encoder::default();
-    encoder.put("assemble packing").put(&diff_id.0).put("gzip").put(gzip::BACKEND).put(&(gzip::CHUNK as u64));
-    Key(encoder.finish())
 }
 
 impl<'a> Realisation<'a> {
@@ -271,270 +187,9 @@ impl<'a> Realisation<'a> {
         self.promises = std::mem::take(&mut other.promises);
     }
 
-    /// The key of a derivation, by what its inputs are now.
-    fn key(&self, node: NodeId) -> Result<Key> {
-        let builder = self.graph.node(node).builder.try_map(|input| self.identity(*input))?;
-        Ok(builder.key(image::PLATFORM))
-    }
-
-    /// The content's digest of an input: at once where it is fixed, by realising it for a tree.
-    fn identity(&self, node: NodeId) -> Result<Sha256> {
-        match &self.graph.node(node).builder {
-            Builder::Fetch(fetch) => Ok(fetch.sha256),
-            Builder::ImageLayer(layer) => Ok(layer.diff_id.0),
-            _ => self.tree(node).map(|realised| realised.diff_id.0),
-        }
-    }
-
-    fn tree(&self, node: NodeId) -> Result<Realised> {
-        let mut result = lock(&self.results[node.index()]);
-        result.get_or_insert_with(|| self.find_or_build(node)).clone()
-    }
-
-    fn find_or_build(&self, node: NodeId) -> Result<Realised> {
-        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
-            return Ok(image_layer::realised(layer));
-        }
-        loop {
-            let key = self.key(node)?;
-            if let Some(found) = self.find(node, key)? {
-                return Ok(found);
-            }
-            // Another process may be building it, and may have built it when its lock is ours.
-            let _lock = self.engine.store.lock(key)?;
-            if let Some(found) = self.find(node, key)? {
-                return Ok(found);
-            }
-            // It has another key where an input came to something else than was promised.
-            if let Some(built) = self.build(node, key)? {
-                return Ok(built);
-            }
-        }
-    }
-
-    /// The result of a key, from the store or a cache.
-    fn find(&self, node: NodeId, key: Key) -> Result<Option<Realised>> {
-        let expected = expected(&self.graph.node(node).builder);
-        let dropped = self.promises.dropped(key);
-        let Some((record, had)) = self.engine.record_but(key, expected, &dropped)? else { return Ok(None) };
-        let Outcome::Tree { diff_id, size } = record.outcome else { return Ok(None) };
-        let cost = expected.max(Duration::from_millis(record.milliseconds));
-        if had == Had::Substituted {
-            let tree = self.engine.first_cache(|cache| cache.tree(key, diff_id, cost));
-            let Some(tree) = tree else { return Ok(None) };
-            self.engine.store.put_tree(diff_id, &tree)?;
-            self.engine.store.put_record(key, &record)?;
-        } else if !self.engine.store.has_tree(diff_id) {
-            return Ok(None);
-        }
-        self.engine.send(Event::Found { name: self.graph.node(node).name.clone(), had });
-        Ok(Some(Realised { diff_id, size, had, took: Duration::ZERO, key, cost }))
-    }
-
-    /// Builds what has this key; nothing where its key has become another one.
-    fn build(&self, node: NodeId, key: Key) -> Result<Option<Realised>> {
-        let Node { name, builder } = self.graph.node(node);
-        let result = match self.build_tree(node, key) {
-            Err(_) if self.discard_corrupt_inputs(node)? => self.build_tree(node, key),
-            result => result,
-        };
-        let built = result.map_err(|error| error.within(format!("`{name}` could not be built")))?;
-        let Some(Built { diff_id, size, took, findings }) = built else { return Ok(None) };
-        let record = Record {
-            builder: format!("{} {}", builder.name(), builder.version()),
-            name: name.clone(),
-            outcome: Outcome::Tree { diff_id, size },
-            milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            findings,
-        };
-        self.engine.store.put_record(key, &record)?;
-        self.engine.send(Event::Built { name: name.clone(), size, took });
-        Ok(Some(Realised { diff_id, size, had: Had::Built, took, key, cost: took }))
-    }
-
-    /// A tree that a builder can read: every content of it is a file of the store.
-    fn tree_with_content(&self, node: NodeId) -> Result<Realised> {
-        let realised = self.tree(node)?;
-        if self.obtain_content(&realised)? {
-            return Ok(realised);
-        }
-        let mut result = lock(&self.results[node.index()]);
-        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
-            self.unpack_image_layer(layer)?;
-            return Ok(realised);
-        }
-        // Another thread may have built it meanwhile.
-        let mut promised = result.clone().unwrap_or(Ok(realised))?;
-        while !self.obtain_content(&promised)? {
-            let built = self.keep_promise(node, &promised);
-            *result = Some(built.clone());
-            promised = built?;
-        }
-        Ok(promised)
-    }
-
-    /// Whether every blob of the tree is here now: fetched, substituted, or never gone.
-    fn obtain_content(&self, realised: &Realised) -> Result<bool> {
-        let Some(tree) = self.engine.store.tree(realised.diff_id)? else { return Ok(false) };
-        if realised.had != Had::Built {
-            self.discard_corrupt_blobs(&tree)?;
-        }
-        let missing: Vec<BlobDigest> =
-            tree.blobs().into_iter().filter(|blob| !self.engine.store.has_blob_file(*blob)).collect();
-        let files = self.graph.nodes().filter_map(|(_, node)| match &node.builder {
-            Builder::Fetch(fetch) if missing.contains(&BlobDigest(fetch.sha256)) => Some(fetch),
-            _ => None,
-        });
-        self.downloads.all(&files.collect::<Vec<_>>())?;
-        for blob in missing {
-            if !self.engine.store.has_blob_file(blob)
-                && !self.engine.substitute(blob, Some(realised.key), realised.cost)
-            {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Hashes what a builder is about to read, once a walk. What was built just now has been.
-    fn discard_corrupt_blobs(&self, tree: &Tree) -> Result<()> {
-        let store = self.engine.store;
-        for blob in tree.blobs() {
-            if lock(&self.intact).contains(&blob) || !store.has_blob_file(blob) {
-                continue;
-            }
-            if store.is_intact(blob)? {
-                lock(&self.intact).insert(blob);
-            } else {
-                self.engine.warn(format!("the blob `{blob}` is corrupt in the store, and is made again"));
-                store.discard_blob(blob)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A layer: its tree, and what the tree packed is; where a cache has that it may stay `elsewhere`.
-    fn layer(&self, node: NodeId, elsewhere: bool) -> Result<RealisedLayer> {
-        let realised = self.tree(node)?;
-        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
-            return Ok(image_layer::as_layer(layer));
-        }
-        let (packed, had, took) = self.packed(node, &realised, elsewhere)?;
-        Ok(RealisedLayer {
-            diff_id: realised.diff_id,
-            packed,
-            compression: Compression::Gzip,
-            had: realised.had.max(had),
-            took: realised.took + took,
-        })
-    }
-
-    fn layer_in_store(&self, node: NodeId) -> Result<()> {
-        if let Builder::ImageLayer(layer) = &self.graph.node(node).builder {
-            let _turn = lock(&self.results[node.index()]);
-            return self.fetch_image_layer(layer);
-        }
-        let realised = self.tree(node)?;
-        self.packed(node, &realised, false).map(|_| ())
-    }
-
-    fn packed(&self, node: NodeId, realised: &Realised, elsewhere: bool) -> Result<(Packed, Had, Duration)> {
-        let key = packing_key(realised.diff_id);
-        if let Some((Record { outcome: Outcome::Packed(packed), .. }, had)) =
-            self.engine.record(key, realised.cost)?
-        {
-            match self.engine.store.blob_size(packed.digest)? {
-                Some(size) if size == packed.size => return Ok((packed, Had::Reused, Duration::ZERO)),
-                Some(size) => {
-                    self.engine.warn(format!(
-                        "the layer `{}` has {size} bytes in the store, and was recorded with {}: it is made again",
-                        packed.digest, packed.size
-                    ));
-                    self.engine.store.discard_corrupt(packed.digest)?;
-                    self.engine.store.forget(key)?;
-                    return self.pack_now(node, realised, elsewhere);
-                }
-                None => {}
-            }
-            if elsewhere && had == Had::Substituted {
-                return Ok((packed, had, Duration::ZERO));
-            }
-            let started = Instant::now();
-            if self.engine.substitute(packed.digest, Some(key), realised.cost) {
-                let name = self.graph.node(node).name.clone();
-                self.put_packed(key, name, packed, started.elapsed())?;
-                return Ok((packed, Had::Substituted, started.elapsed()));
-            }
-        }
-        self.pack_now(node, realised, elsewhere)
-    }
-
-    fn pack_now(
-        &self,
-        node: NodeId,
-        realised: &Realised,
-        elsewhere: bool,
-    ) -> Result<(Packed, Had, Duration)> {
-        let content = self.tree_with_content(node)?;
-        if content.diff_id != realised.diff_id {
-            // It came to something else than was promised, which may be packed somewhere.
-            return self.packed(node, &content, elsewhere);
-        }
-        let key = packing_key(content.diff_id);
-        let realised = content;
-        let _permit = self.work.acquire(self.urgencies[node.index()] - 1);
-        let started = Instant::now();
-        let name = &self.graph.node(node).name;
-        self.engine.send(Event::Packing { name: name.clone(), size: realised.size });
-        let packed = match self.pack(realised) {
-            Err(_) if self.discard_corrupt_content(realised.diff_id)? => {
-                self.pack(self.tree_with_content(node)?)
-            }
-            result => result,
-        }?;
-        self.put_packed(key, name.clone(), packed, started.elapsed())?;
-        self.engine.send(Event::Packed { name: name.clone() });
-        Ok((packed, Had::Built, started.elapsed()))
-    }
-
     /// Removes a working folder, which holds a whole root maybe, while others go on.
     fn remove(&self, working: WorkingFolder) {
         lock(&self.removals).push(std::thread::spawn(|| drop(working)));
-    }
-
-    fn put_packed(&self, key: Key, name: String, packed: Packed, took: Duration) -> Result<()> {
-        let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let (builder, outcome) = ("pack 1".to_owned(), Outcome::Packed(packed));
-        let record = Record { builder, name, outcome, milliseconds, findings: Findings::default() };
-        self.engine.store.put_record(key, &record)
-    }
-
-    fn pack(&self, Realised { diff_id, had, .. }: Realised) -> Result<Packed> {
-        let store = self.engine.store;
-        let tree =
-            store.tree(diff_id)?.ok_or_else(|| Error::new(Kind::Store, "a tree vanished from the store"))?;
-        let working = store.working_folder()?;
-        let literal = working.path().join("literal");
-        let file_of = |blob| store.blob_file(blob);
-        let mut contents = Contents::new(&file_of);
-        let output = std::io::BufWriter::with_capacity(1 << 20, fs_err::File::create(&literal)?);
-        let packing = gzip::pack(&tree, &mut contents, output, self.engine.jobs)?;
-        let sound = match packing.diff_id {
-            Some(found) => found == diff_id,
-            // What was spliced was copied unread. Whoever built the tree just now has read it.
-            None => had == Had::Built || self.is_content_intact(diff_id)?,
-        };
-        if !sound {
-            return Err(Error::new(
-                Kind::Store,
-                format!("what the store holds of the tree `{diff_id}` is not that tree"),
-            ));
-        }
-        store.adopt(&literal, packing.literal)?;
-        if let Some(spliced) = packing.spliced() {
-            store.put_spliced(packing.digest, &spliced)?;
-        }
-        Ok(Packed { digest: packing.digest, size: packing.size })
     }
 }
 
@@ -556,27 +211,19 @@ where
 {
     std::thread::scope(|scope| {
         let work = &work;
-        let threads: Vec<_> = items.map(|node| scope.spawn(move || work(node))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a layer's thread does not panic")).collect()
-    })
-}
-
-/// How long, roughly and in seconds, the longest chain takes that begins with each derivation: who
-/// starts the longest first ends first. A step in the sandbox takes long, and cannot use many cores.
-fn urgencies(graph: &Graph) -> Vec<usize> {
-    let nodes: Vec<_> = graph.nodes().collect();
-    let mut urgencies: Vec<usize> = vec![0; nodes.len()];
-    // Inputs stand before what needs them.
-    for (id, node) in nodes.into_iter().rev() {
-        urgencies[id.index()] += match node.builder {
-            Builder::UnpackDebs(_) | Builder::Run(_) => 10,
-            _ => 1,
-        };
-        for input in node.builder.inputs() {
-            urgencies[input.index()] = urgencies[input.index()].max(urgencies[id.index()]);
+        let mut threads = Vec::new();
+        let mut items = items.peekable();
+        while let Some(node) = items.next() {
+            if items.peek().is_none() {
+                // This thread would only wait.
+                let last = work(node);
+                let join = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("a thread does not panic");
+                return threads.into_iter().map(join).chain(std::iter::once(last)).collect();
+            }
+            threads.push(scope.spawn(move || work(node)));
         }
-    }
-    urgencies
+        Ok(R::from_iter([]))
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,8 +1,10 @@
-//! Who may work now.
+//! Who may work now, and what is urgent.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex};
+
+use assemble_layers::{Builder, Graph};
 
 use super::lock;
 
@@ -50,6 +52,24 @@ impl Drop for Permit<'_> {
         lock(&self.0.state).free += 1;
         self.0.changed.notify_all();
     }
+}
+
+/// How long, roughly and in seconds, the longest chain takes that begins with each derivation: who
+/// starts the longest first ends first. A step in the sandbox takes long, and cannot use many cores.
+pub fn urgencies(graph: &Graph) -> Vec<usize> {
+    let nodes: Vec<_> = graph.nodes().collect();
+    let mut urgencies: Vec<usize> = vec![0; nodes.len()];
+    // Inputs stand before what needs them.
+    for (id, node) in nodes.into_iter().rev() {
+        urgencies[id.index()] += match node.builder {
+            Builder::UnpackDebs(_) | Builder::Run(_) => 10,
+            _ => 1,
+        };
+        for input in node.builder.inputs() {
+            urgencies[input.index()] = urgencies[input.index()].max(urgencies[id.index()]);
+        }
+    }
+    urgencies
 }
 
 #[cfg(test)]

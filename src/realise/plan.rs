@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use assemble_layers::derivation::Fetch;
-use assemble_layers::{BlobDigest, Builder, DiffId, Image, NodeId, Sha256, image};
+use assemble_layers::{BlobDigest, Builder, DiffId, Graph, Image, NodeId};
 
-use super::{Engine, Had, packing_key};
+use super::lookup::{Identity, Lookup};
+use super::{Engine, Had};
 use crate::net::without_logins;
 use crate::store::{Outcome, Packed, Record};
 use crate::{Error, Kind, Result};
@@ -59,21 +60,16 @@ pub struct Plan {
 /// A layer that was made: what it holds, and its packed form where that is known.
 pub type Made = (DiffId, Option<Packed>);
 
-/// An input's digest, or the derivation that must be built before it is known.
-pub(super) enum Identity {
-    Known(Sha256, Had),
-    Unknown { first: NodeId },
-}
-
 impl Engine<'_> {
     /// Looks up what is there; builds and fetches nothing.
     ///
     /// # Errors
     /// Those of the store.
     pub fn plan(&self, image: &Image) -> Result<Plan> {
-        let image = &self.known_whole(image)?;
+        let lookup = Lookup::new(self);
+        let image = &self.known_whole(image, &lookup)?;
         let layers = image.layers.iter().map(|layer| {
-            let (state, size) = self.state(image, layer.tree)?;
+            let (state, size) = self.state(&lookup, &image.graph, layer.tree)?;
             let fetch = match state {
                 State::Build | State::Undecided { .. } | State::Pack => self.to_fetch(image, layer.tree),
                 State::Base | State::Reuse | State::Substitute => (0, 0),
@@ -88,16 +84,16 @@ impl Engine<'_> {
         });
         let steps = below.map(|(id, node)| {
             let name = node.name.clone();
-            Ok(Step { name, state: self.step_state(image, id)?, about: about(&node.builder) })
+            Ok(Step { name, state: step_state(&lookup, &image.graph, id)?, about: about(&node.builder) })
         });
         Ok(Plan { layers, steps: steps.collect::<Result<_>>()? })
     }
 
     /// The image with its layers as they were mended, where all of them are known.
-    fn known_whole(&self, image: &Image) -> Result<Image> {
+    fn known_whole(&self, image: &Image, lookup: &Lookup<'_>) -> Result<Image> {
         let mut layers = Vec::new();
         for layer in &image.layers {
-            let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? else {
+            let Identity::Known(digest, _) = lookup.identity(&image.graph, layer.tree)? else {
                 return Ok(image.clone());
             };
             layers.push(DiffId(digest));
@@ -105,24 +101,16 @@ impl Engine<'_> {
         Ok(self.mended(image, &layers))
     }
 
-    fn step_state(&self, image: &Image, node: NodeId) -> Result<State> {
-        Ok(match self.planned_identity(image, node)? {
-            Identity::Known(_, Had::Substituted) => State::Substitute,
-            Identity::Known(..) => State::Reuse,
-            Identity::Unknown { first } if first == node => State::Build,
-            Identity::Unknown { first } => State::Undecided { until: image.graph.node(first).name.clone() },
-        })
-    }
-
     /// An image that was made, as it was made, and its layers.
     ///
     /// # Errors
     /// One was not; those of the store.
     pub fn made(&self, image: &Image) -> Result<(Image, Vec<Made>)> {
-        let image = self.known_whole(image)?;
+        let lookup = Lookup::new(self);
+        let image = self.known_whole(image, &lookup)?;
         let mut layers = Vec::new();
         for layer in &image.layers {
-            let Identity::Known(digest, _) = self.planned_identity(&image, layer.tree)? else {
+            let Identity::Known(digest, _) = lookup.identity(&image.graph, layer.tree)? else {
                 let (variant, layer) = (&image.variant, &image.graph.node(layer.tree).name);
                 return Err(Error::new(
                     Kind::Usage,
@@ -134,7 +122,7 @@ impl Engine<'_> {
                 layers.push((base.diff_id, Some(Packed { digest: base.digest, size: base.size })));
                 continue;
             }
-            let packed = match self.record(packing_key(DiffId(digest)), Duration::ZERO)? {
+            let packed = match self.record(self.packing_key(DiffId(digest)), Duration::ZERO)? {
                 Some((Record { outcome: Outcome::Packed(packed), .. }, _)) => Some(packed),
                 _ => None,
             };
@@ -143,18 +131,15 @@ impl Engine<'_> {
         Ok((image, layers))
     }
 
-    fn state(&self, image: &Image, node: NodeId) -> Result<(State, Option<u64>)> {
-        if let Builder::ImageLayer(layer) = &image.graph.node(node).builder {
+    fn state(&self, lookup: &Lookup<'_>, graph: &Graph, node: NodeId) -> Result<(State, Option<u64>)> {
+        if let Builder::ImageLayer(layer) = &graph.node(node).builder {
             return Ok((State::Base, Some(layer.size)));
         }
-        let (diff_id, had) = match self.planned_identity(image, node)? {
+        let (diff_id, had) = match lookup.identity(graph, node)? {
             Identity::Known(digest, had) => (DiffId(digest), had),
-            Identity::Unknown { first } if first == node => return Ok((State::Build, None)),
-            Identity::Unknown { first } => {
-                return Ok((State::Undecided { until: image.graph.node(first).name.clone() }, None));
-            }
+            Identity::Unknown { first } => return Ok((unknown(graph, node, first), None)),
         };
-        Ok(match self.record(packing_key(diff_id), Duration::ZERO)? {
+        Ok(match self.record(self.packing_key(diff_id), Duration::ZERO)? {
             Some((record, found)) => match record.outcome {
                 Outcome::Packed(packed) if found == Had::Substituted => {
                     (State::Substitute, Some(packed.size))
@@ -170,33 +155,6 @@ impl Engine<'_> {
         })
     }
 
-    pub(super) fn planned_identity(&self, image: &Image, node: NodeId) -> Result<Identity> {
-        let builder = &image.graph.node(node).builder;
-        match builder {
-            Builder::Fetch(fetch) => return Ok(Identity::Known(fetch.sha256, Had::Reused)),
-            Builder::ImageLayer(layer) => return Ok(Identity::Known(layer.diff_id.0, Had::Base)),
-            _ => {}
-        }
-        let mut unknown = None;
-        let resolved = builder.try_map(|input| match self.planned_identity(image, *input)? {
-            Identity::Known(digest, _) => Ok(digest),
-            Identity::Unknown { first } => {
-                unknown.get_or_insert(first);
-                Ok::<_, crate::Error>(Sha256::of(b""))
-            }
-        })?;
-        if let Some(first) = unknown {
-            return Ok(Identity::Unknown { first });
-        }
-        Ok(match self.record(resolved.key(image::PLATFORM), Duration::ZERO)? {
-            Some((record, had)) => match record.outcome {
-                Outcome::Tree { diff_id, .. } => Identity::Known(diff_id.0, had),
-                Outcome::Packed(_) | Outcome::Listing { .. } => Identity::Unknown { first: node },
-            },
-            None => Identity::Unknown { first: node },
-        })
-    }
-
     /// The files below a derivation that the store has not.
     fn to_fetch(&self, image: &Image, node: NodeId) -> (usize, u64) {
         let inputs = image.graph.node(node).builder.inputs();
@@ -209,6 +167,22 @@ impl Engine<'_> {
 
     fn has(&self, fetch: &Fetch) -> bool {
         self.store.has_blob_file(BlobDigest(fetch.sha256))
+    }
+}
+
+fn step_state(lookup: &Lookup<'_>, graph: &Graph, node: NodeId) -> Result<State> {
+    Ok(match lookup.identity(graph, node)? {
+        Identity::Known(_, Had::Substituted) => State::Substitute,
+        Identity::Known(..) => State::Reuse,
+        Identity::Unknown { first } => unknown(graph, node, first),
+    })
+}
+
+/// The state of a derivation that is not known until `first` is built.
+fn unknown(graph: &Graph, node: NodeId, first: NodeId) -> State {
+    match first == node {
+        true => State::Build,
+        false => State::Undecided { until: graph.node(first).name.clone() },
     }
 }
 

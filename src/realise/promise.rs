@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use assemble_layers::{DiffId, Image, Key, NodeId};
 
-use super::plan::Identity;
-use super::{Engine, Had, Realisation, Realised, RealisedLayer, lock, packing_key};
+use super::lookup::{Identity, Lookup};
+use super::{Engine, Had, Realisation, Realised, RealisedLayer, lock};
 use crate::Result;
 use crate::store::Outcome;
 
@@ -39,15 +39,16 @@ impl Engine<'_> {
     /// # Errors
     /// Those of the store.
     pub fn is_current(&self, image: &Image, layers: &[RealisedLayer]) -> Result<bool> {
+        let lookup = Lookup::new(self);
         for (declared, layer) in image.layers.iter().zip(layers) {
-            let diff_id = match self.planned_identity(image, declared.tree)? {
+            let diff_id = match lookup.identity(&image.graph, declared.tree)? {
                 Identity::Known(_, Had::Base) => continue,
                 Identity::Known(digest, _) => DiffId(digest),
                 // What could not be built is no reason to begin anew.
                 Identity::Unknown { .. } => continue,
             };
             let packing =
-                self.record(packing_key(diff_id), Duration::ZERO)?.map(|(record, _)| record.outcome);
+                self.record(self.packing_key(diff_id), Duration::ZERO)?.map(|(record, _)| record.outcome);
             let is_packed_so = |outcome| outcome == Outcome::Packed(layer.packed);
             if diff_id != layer.diff_id || !packing.is_none_or(is_packed_so) {
                 return Ok(false);

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use assemble_layers::{BlobDigest, Builder, DiffId, Image, Key, Sha256, Tree, image};
+use assemble_layers::{BlobDigest, Builder, DiffId, Image, Key, Tree};
 
-use super::plan::Identity;
-use super::{Engine, packing_key};
+use super::Engine;
+use super::lookup::{Identity, Lookup};
 use crate::Result;
 use crate::store::{Outcome, Packed, Record};
 
@@ -59,48 +59,28 @@ impl Engine<'_> {
     /// # Errors
     /// Those of the store.
     pub fn shareable(&self, image: &Image, more: &[Key]) -> Result<Vec<Shareable>> {
-        let mut records = Vec::new();
-        let mut identities: Vec<Option<Sha256>> = Vec::new();
-        let (mut elsewhere, mut secret) = (BTreeSet::new(), BTreeSet::new());
-        // Inputs stand before what needs them.
-        for (_, node) in image.graph.nodes() {
-            let fixed = match &node.builder {
-                Builder::Fetch(fetch) => Some(fetch.sha256),
-                // What it holds is known where somebody has read it; the check of an image asks for it.
-                Builder::ImageLayer(layer) => {
-                    let key = node.builder.try_map(|_| Err(())).expect("no inputs").key(image::PLATFORM);
-                    records.extend(self.store.record(key)?.map(|record| (key, record)));
-                    Some(layer.diff_id.0)
-                }
-                _ => None,
-            };
-            if let Some(digest) = fixed {
-                elsewhere.insert(BlobDigest(digest));
-                identities.push(Some(digest));
+        let here = Engine { caches: &[], events: self.events.clone(), ..*self };
+        let (lookup, graph) = (Lookup::new(&here), &image.graph);
+        let (mut records, mut elsewhere, mut secret) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        for (id, node) in graph.nodes() {
+            elsewhere.extend(node.builder.fixed_output().map(BlobDigest));
+            if matches!(node.builder, Builder::Fetch(_)) {
                 continue;
             }
-            let resolved = node.builder.try_map(|input| identities[input.index()].ok_or(()));
-            let found = match resolved.map(|builder| builder.key(image::PLATFORM)) {
-                Ok(key) => self.store.record(key)?.map(|record| (key, record)),
-                Err(()) => None,
-            };
-            let (identity, keys) = match &found {
-                Some((_, Record { outcome: Outcome::Tree { diff_id, .. }, findings, .. })) => {
-                    (Some(diff_id.0), &findings.private_keys[..])
-                }
-                _ => (None, &[][..]),
-            };
-            // A key that nobody meant to give away is in no cache.
-            if keys.iter().any(|path| !image.meant.allows_key(path)) {
-                secret.extend(identity);
-                identities.push(identity);
+            let found = lookup.found(graph, id)?;
+            let Ok((key, record, _)) = &*found else { continue };
+            let is_made = node.builder.fixed_output().is_none();
+            let is_secret = |path| !image.meant.allows_key(path);
+            // A key that nobody meant to give away is in no cache. What a base image's layer holds is known
+            // where somebody has read it; the check of an image asks for it.
+            if is_made && record.findings.private_keys.iter().any(is_secret) {
+                secret.extend(tar_of(record).map(|(tar, _)| tar));
                 continue;
             }
-            identities.push(identity);
-            if let (Builder::Git(_), Some(digest)) = (&node.builder, identities.last().copied().flatten()) {
-                elsewhere.extend(self.store.tree(DiffId(digest))?.unwrap_or_default().blobs());
+            if let (Builder::Git(_), Some((tar, _))) = (&node.builder, tar_of(record)) {
+                elsewhere.extend(self.store.required_tree(DiffId(tar.0))?.blobs());
             }
-            records.extend(found);
+            records.push((*key, record.clone()));
         }
         // What a mended layer was before is looked up before it is known to be mended.
         let unmended = |node| match &image.graph.node(node).builder {
@@ -108,10 +88,15 @@ impl Engine<'_> {
             _ => None,
         };
         let nodes = image.layers.iter().flat_map(|layer| [Some(layer.tree), unmended(layer.tree)]);
-        let layers = nodes.flatten().filter_map(|node| identities[node.index()]);
-        let packings =
-            layers.filter(|digest| !secret.contains(digest)).map(|digest| packing_key(DiffId(digest)));
-        for key in packings.chain(more.iter().copied()) {
+        let mut packings = Vec::new();
+        for node in nodes.flatten() {
+            if let Identity::Known(digest, _) = lookup.identity(graph, node)?
+                && !secret.contains(&BlobDigest(digest))
+            {
+                packings.push(self.packing_key(DiffId(digest)));
+            }
+        }
+        for key in packings.into_iter().chain(more.iter().copied()) {
             records.extend(self.store.record(key)?.map(|record| (key, record)));
         }
         // Of tars, which may be here as packed layers alone.
@@ -132,8 +117,9 @@ impl Engine<'_> {
     /// Those of the store.
     pub fn expensive(&self, image: &Image, took: Duration) -> Result<Vec<Shareable>> {
         let mut layers = BTreeSet::new();
+        let lookup = Lookup::new(self);
         for layer in &image.layers {
-            if let Identity::Known(digest, _) = self.planned_identity(image, layer.tree)? {
+            if let Identity::Known(digest, _) = lookup.identity(&image.graph, layer.tree)? {
                 layers.insert(BlobDigest(digest));
             }
         }
@@ -178,7 +164,7 @@ impl Engine<'_> {
         let file = self.file(blob);
         if let Some(size) = file.map(|file| file.size).or(sizes.get(&blob).copied())
             && let Some(Record { outcome: Outcome::Packed(stored), .. }) =
-                self.store.record(packing_key(DiffId(blob.0)))?
+                self.store.record(self.packing_key(DiffId(blob.0)))?
             && self.store.has_blob(stored.digest)
         {
             return Ok(Some(Held { blob, size, stored }));

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use assemble_layers::{Builder, Graph, NodeId, image};
+use assemble_layers::graph::Node;
+use assemble_layers::{Builder, Graph, NodeId};
 
+use super::executor::{Job, command, here};
 use super::{Engine, Realisation};
-use crate::sandbox::{Command, Job, Task};
+use crate::sandbox::{self, Command, Task};
 use crate::{Error, Kind, Result};
 
 /// A shell with a terminal of its own, so that an interrupt reaches what runs in it: `script` is in
@@ -34,27 +36,32 @@ impl Engine<'_> {
         begin: &mut dyn FnMut(bool),
         on_line: &mut dyn FnMut(&str),
     ) -> Result<()> {
-        let step = graph.node(node);
-        let Builder::Run(run) = &step.builder else {
-            return Err(Error::new(Kind::Usage, format!("the step `{}` runs no command", step.name)));
-        };
+        let Node { name, builder } = graph.node(node);
+        let no_command = || Error::new(Kind::Usage, format!("the step `{name}` runs no command"));
+        if !matches!(builder, Builder::Run(_)) {
+            return Err(no_command());
+        }
         let realisation = Realisation::new(self, graph);
-        let key = step.builder.try_map(|input| realisation.identity(*input))?.key(image::PLATFORM);
+        let key = realisation.key(node)?;
         // Nobody builds it meanwhile.
         let _lock = self.store.lock(key)?;
-        let command = Self::visiting(realisation.command(run)?, visit);
+        realisation.fetch_inputs(node)?;
         let working = self.store.working_folder()?;
         let folder = self.store.failed_folder(key);
         let failed = folder.exists();
-        let task = Task::Enter { command: command.clone() };
-        let mut job = Job { folder, root: Vec::new(), blobs: Default::default(), task };
         if !failed {
-            let trees = realisation.root(&run.root)?;
-            job.folder = working.path().to_owned();
-            job.root = trees.iter().map(|tree| self.store.tree_file(tree.diff_id)).collect();
-            job.blobs = realisation.blob_files(&trees)?;
-            job.task = Task::Run { command, listen: None, output: None };
+            realisation.obtain_trees(node)?;
         }
+        let step = realisation.job(node)?;
+        let Job::Run(run) = &step else { return Err(no_command()) };
+        let command = Self::visiting(command(run, self.sandbox, self.store)?, visit);
+        let job = if failed {
+            let task = Task::Enter { command };
+            sandbox::Job { folder, root: Vec::new(), blobs: Default::default(), task }
+        } else {
+            let task = Task::Run { command, listen: None, output: None };
+            here(step.root(), self.store, working.path(), task)?
+        };
         begin(failed);
         self.sandbox.enter(&job, on_line)
     }

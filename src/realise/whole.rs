@@ -22,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use assemble_layers::amend::{Amend, Folder};
-use assemble_layers::derivation::{FileEntry, FileSource, Node};
+use assemble_layers::derivation::{FileEntry, FileSource};
 use assemble_layers::encode::Encoder;
+use assemble_layers::graph::Node;
 use assemble_layers::image::MOST_LAYERS;
 use assemble_layers::{Builder, DiffId, Image, NodeId, Sha256, Tree, TreePath};
 use serde::{Deserialize, Serialize};
@@ -264,8 +265,7 @@ impl<'a> Realisation<'a> {
         if !store.has_tree(diff_id) && self.find(node, key)?.is_none() {
             self.tree_with_content(node)?;
         }
-        let missing = || Error::new(Kind::Store, "a tree vanished from the store");
-        let tree = store.tree(diff_id)?.ok_or_else(missing)?;
+        let tree = store.required_tree(diff_id)?;
         if store.record(key)?.is_none() {
             let Node { name, builder } = self.graph.node(node);
             let record = Record {

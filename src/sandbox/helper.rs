@@ -15,8 +15,8 @@ use rustix::thread::UnshareFlags;
 use assemble_layers::derivation::Output;
 
 use super::capture::Capture;
-use super::command::Runner;
 use super::protocol::{Failure, Message, Order, Record, Request, receive, send, send_file, tell};
+use super::runner::Runner;
 use super::staging::Opened;
 use super::{Task, debs, ids, limits, raw, remove};
 use crate::{Error, Kind, Result};

@@ -21,7 +21,8 @@
 //! | `helper` | what the helper does, from its start to its end |
 //! | `staging` | what the helper takes along when it leaves the machine's files |
 //! | `materialise`, `contents` | trees → one plain folder, and a snapshot of it |
-//! | `command` | how the helper runs, hears and ends a command |
+//! | `command` | a command as data |
+//! | `runner` | how the helper runs, hears and ends a command |
 //! | `init`, `mounts`, `seccomp` | pid 1: what a command sees of the machine, and what it may do |
 //! | `limits`, `control_group` | what a step may use at most |
 //! | `capture`, `attributes`, `walk`, `scrub`, `keystore` | folder and snapshot → a tree and its tar |
@@ -60,13 +61,14 @@ mod mounts;
 mod protocol;
 mod raw;
 mod remove;
+mod runner;
 mod scrub;
 mod seccomp;
 mod staging;
 mod walk;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use assemble_layers::derivation::Output;
 use assemble_layers::digest::{BlobDigest, DiffId};
@@ -79,7 +81,6 @@ pub use helper::run_if_helper;
 pub use launch::Sandbox;
 pub use limits::Limits;
 pub(crate) use materialise::Merged;
-pub(crate) use remove::remove;
 pub use scrub::KEYS_MADE_AT_RANDOM;
 pub use staging::WORK;
 
@@ -121,6 +122,14 @@ impl Task {
             Self::Enter { .. } | Self::UnpackDebs { .. } => None,
         }
     }
+}
+
+/// Removes a job's folder by this program itself; see [`Sandbox::remove`].
+///
+/// # Errors
+/// As [`Sandbox::remove`].
+pub fn remove_folder(folder: &Path) -> crate::Result<()> {
+    Sandbox::default().remove(folder)
 }
 
 /// A Debian package to unpack.

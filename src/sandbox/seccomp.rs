@@ -14,7 +14,7 @@ use seccompiler::{
 
 use crate::{Error, Kind, Result};
 
-/// The only machine whose programs an image holds (`assemble_layers::image::PLATFORM`). Programs of
+/// The only machine whose programs an image holds (`assemble_layers::Platform`). Programs of
 /// another one, 32-bit ones among them, are killed by the filter.
 const TARGET: TargetArch = TargetArch::x86_64;
 

@@ -14,7 +14,7 @@ use fs_err::File;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::working::{DRAFT, WorkingFolder, remove_folder, remove_if_there, spread};
+use super::working::{DRAFT, WorkingFolder, remove_if_there, spread};
 use super::{BlobReader, Record, Substituter};
 use crate::pack::{Segment, Spliced};
 use crate::{Error, Kind, Result};
@@ -28,6 +28,10 @@ const PRIVATE: [&str; 3] = ["caches", "failed", "tmp"];
 /// A copy that is being made, in its working folder.
 const COPY: &str = "blob";
 
+/// What removes a folder, though some of it belongs to other ids than the caller's: the sandbox's. A folder
+/// that is not there is no error.
+pub type Remove = fn(&Path) -> Result<()>;
+
 /// A store in a folder. Cheap to share; every method may be called from many threads and by many
 /// processes at once.
 #[derive(Debug)]
@@ -37,17 +41,17 @@ pub struct Store {
     pub(super) tidied: AtomicBool,
     /// What of it could not be removed, and why.
     pub(super) unremoved: Mutex<Vec<Error>>,
-    /// Whether it is taken from alone, and never written to.
-    pub(super) is_cache: bool,
+    /// What removes folders of work; `None` where it is taken from alone, and never written to.
+    pub(super) remove: Option<Remove>,
 }
 
 impl Store {
-    /// Opens the store in `folder`, which is made if it is not there.
+    /// Opens the store in `folder`, which is made if it is not there. `remove` removes what steps left.
     ///
     /// # Errors
     /// A store of another version; a folder that cannot be written.
-    pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
-        let store = Self::at(folder.into(), false)?;
+    pub fn open(folder: impl Into<PathBuf>, remove: Remove) -> Result<Self> {
+        let store = Self::at(folder.into(), Some(remove))?;
         if store.version()?.is_none() {
             store.initialise().map_err(|error| {
                 error
@@ -64,7 +68,7 @@ impl Store {
     /// # Errors
     /// A folder that is no store, or one of another version.
     pub fn open_cache(folder: impl Into<PathBuf>) -> Result<Self> {
-        let store = Self::at(folder.into(), true)?;
+        let store = Self::at(folder.into(), None)?;
         match store.version()? {
             Some(()) => Ok(store),
             None => Err(Error::new(Kind::Usage, format!("`{}` is no store", store.folder.display())).hint(
@@ -73,9 +77,9 @@ impl Store {
         }
     }
 
-    fn at(folder: PathBuf, is_cache: bool) -> Result<Self> {
+    fn at(folder: PathBuf, remove: Option<Remove>) -> Result<Self> {
         let folder = std::path::absolute(folder)?;
-        Ok(Self { folder, tidied: AtomicBool::new(false), unremoved: Mutex::default(), is_cache })
+        Ok(Self { folder, tidied: AtomicBool::new(false), unremoved: Mutex::default(), remove })
     }
 
     fn version(&self) -> Result<Option<()>> {
@@ -160,14 +164,18 @@ impl Store {
         self.folder.join("failed").join(key.hex())
     }
 
-    /// Keeps a failed step's folder, instead of what an earlier try left.
+    /// Keeps a failed step's folder, instead of what an earlier try left, if there is anything in it; whether
+    /// there is.
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn keep_failed(&self, key: Key, working: &Path) -> Result<()> {
+    pub fn keep_failed(&self, key: Key, working: &Path) -> Result<bool> {
         self.forget_failed(key)?;
-        fs::create_dir_all(self.folder.join("failed"))?;
-        Ok(fs::rename(working, self.failed_folder(key))?)
+        if fs::read_dir(working)?.next().is_none() {
+            return Ok(false);
+        }
+        fs::rename(working, self.failed_folder(key))?;
+        Ok(true)
     }
 
     /// Removes what a failed try left.
@@ -175,7 +183,7 @@ impl Store {
     /// # Errors
     /// Those of the disk.
     pub fn forget_failed(&self, key: Key) -> Result<()> {
-        remove_folder(&self.failed_folder(key))
+        (self.remover()?)(&self.failed_folder(key))
     }
 
     /// Whether the blob is here: as a file, or as ranges of files that are.
@@ -241,8 +249,8 @@ impl Store {
 
     /// The same store, for a reader that outlives this.
     fn other(&self) -> Self {
-        let (folder, is_cache) = (self.folder.clone(), self.is_cache);
-        Self { folder, tidied: AtomicBool::new(true), unremoved: Mutex::default(), is_cache }
+        let (folder, remove) = (self.folder.clone(), self.remove);
+        Self { folder, tidied: AtomicBool::new(true), unremoved: Mutex::default(), remove }
     }
 
     /// Takes over a finished file, whose digest the caller has computed.
@@ -323,6 +331,17 @@ impl Store {
     /// A tree that cannot be read: the file is removed then, so that it is built again.
     pub fn tree(&self, diff_id: DiffId) -> Result<Option<Tree>> {
         read_json(&self.folder.join("trees").join(diff_id.hex()))
+    }
+
+    /// A tree that was put here, or found here, before.
+    ///
+    /// # Errors
+    /// It is gone, or cannot be read.
+    pub fn required_tree(&self, diff_id: DiffId) -> Result<Tree> {
+        self.tree(diff_id)?.ok_or_else(|| {
+            Error::new(Kind::Store, format!("the tree `{diff_id}` vanished from the store"))
+                .hint("does something else remove files of it? Run it again: what is missing is made again")
+        })
     }
 
     /// # Errors

@@ -11,13 +11,17 @@ use super::{BlobReader, Packed, Store};
 use crate::{Error, Kind, Result};
 
 impl Store {
-    /// Whether a blob that is one file has the bytes that its name says. It is read whole.
+    /// Whether a blob is here as one file and has the bytes that its name says. It is read whole.
     ///
     /// # Errors
-    /// It is not here as one file; those of the disk.
+    /// Those of the disk.
     pub fn is_intact(&self, digest: BlobDigest) -> Result<bool> {
         let mut hasher = Hasher::new();
-        io::copy(&mut File::open(self.blob_file(digest))?, &mut hasher)?;
+        let mut file = match File::open(self.blob_file(digest)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        io::copy(&mut file, &mut hasher)?;
         Ok(BlobDigest(hasher.finish()) == digest)
     }
 
@@ -71,7 +75,7 @@ impl Store {
     pub(super) fn corrupt_blob(&self, digest: BlobDigest) -> Error {
         let error = Error::new(Kind::Store, format!("the blob `{digest}` is corrupt in the store"));
         let error = error.detail(format!("the store is `{}`", self.folder.display()));
-        if self.is_cache {
+        if self.remove.is_none() {
             return error;
         }
         match self.discard_corrupt(digest) {

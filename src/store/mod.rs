@@ -33,7 +33,7 @@ mod record;
 mod working;
 
 pub use blob::BlobReader;
-pub use folder::Store;
+pub use folder::{Remove, Store};
 pub use record::{Findings, Outcome, Packed, Record};
 pub use working::WorkingFolder;
 

@@ -10,9 +10,8 @@ use fs_err as fs;
 use fs_err::File;
 use rustix::fs::IFlags;
 
-use super::Store;
-use crate::sandbox::Sandbox;
-use crate::{Error, Result};
+use super::{Remove, Store};
+use crate::{Error, Kind, Result};
 
 /// A draft is written in a moment: one that is older was left by a process that was killed.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,8 +40,9 @@ impl Store {
         }
         let path = lock.path().with_extension("");
         fs::create_dir(&path)?;
+        let remove = self.remover()?;
         let (file, lock_path) = lock.keep().map_err(|error| error.error)?;
-        Ok(WorkingFolder { path, lock_path, _lock: file })
+        Ok(WorkingFolder { path, lock_path, remove, _lock: file })
     }
 
     /// What killed processes left in the store and cannot be removed, since this was asked last.
@@ -50,8 +50,18 @@ impl Store {
         std::mem::take(&mut self.unremoved.lock().expect("no thread panics"))
     }
 
+    pub(super) fn remover(&self) -> Result<Remove> {
+        self.remove.ok_or_else(|| {
+            Error::new(
+                Kind::Internal,
+                format!("`{}` is a cache, and nothing works in it", self.folder.display()),
+            )
+        })
+    }
+
     /// `now` is the file system's, whose clock need not be this machine's.
     fn remove_abandoned(&self, now: SystemTime) -> Result<()> {
+        let remove = self.remover()?;
         // A folder that cannot be removed costs its room, and no run: the next one tries it again.
         for entry in fs::read_dir(self.folder.join("tmp"))? {
             let path = entry?.path();
@@ -60,7 +70,7 @@ impl Store {
             if path.extension().is_some_and(|extension| extension == "lock") {
                 if file.file().try_lock().is_ok() {
                     let folder = path.with_extension("");
-                    if let Err(error) = remove_folder(&folder).and_then(|()| remove_if_there(&path)) {
+                    if let Err(error) = remove(&folder).and_then(|()| remove_if_there(&path)) {
                         let what = format!("`{}`, which a run left, cannot be removed", folder.display());
                         self.unremoved.lock().expect("no thread panics").push(error.within(what));
                     }
@@ -81,6 +91,7 @@ impl Store {
 pub struct WorkingFolder {
     path: PathBuf,
     lock_path: PathBuf,
+    remove: Remove,
     _lock: std::fs::File,
 }
 
@@ -93,7 +104,7 @@ impl WorkingFolder {
 impl Drop for WorkingFolder {
     /// What cannot be removed now is removed by the next process.
     fn drop(&mut self) {
-        if remove_folder(&self.path).is_ok() {
+        if (self.remove)(&self.path).is_ok() {
             let _ = fs::remove_file(&self.lock_path);
         }
     }
@@ -108,11 +119,6 @@ pub(super) fn spread(folder: &Path) {
         let flags = rustix::fs::ioctl_getflags(folder.file());
         let _ = flags.and_then(|flags| rustix::fs::ioctl_setflags(folder.file(), flags | IFlags::TOPDIR));
     }
-}
-
-/// Removes a folder of work. Some of it may belong to the sandbox's ids.
-pub(super) fn remove_folder(folder: &Path) -> Result<()> {
-    Sandbox::default().remove(folder)
 }
 
 pub(super) fn remove_if_there(path: &Path) -> Result<()> {

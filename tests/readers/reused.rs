@@ -143,6 +143,8 @@ fn what_is_corrupt_in_a_cache_stays_there() {
         store: &other.store,
         caches: &caches,
         fetcher: &assemble::realise::NoFetcher,
+        packer: assemble_layers::Packer::default(),
+        executor: &assemble::sandbox::Sandbox::default(),
         sandbox: &assemble::sandbox::Sandbox::default(),
         project: &other.path("project"),
         jobs: 1,

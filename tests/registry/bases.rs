@@ -1,7 +1,7 @@
 //! What registries say of images that are built upon: found, or refused in words.
 
 use assemble::lock::base::{Found, find};
-use assemble_layers::image::Compression;
+use assemble_layers::pack::Compression;
 
 use super::*;
 

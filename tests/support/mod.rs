@@ -32,7 +32,7 @@ use assemble_layers::image::{Config, Layer};
 use assemble_layers::python::Scheme;
 use assemble_layers::tree::{MTIME, RawBytes};
 use assemble_layers::{
-    Builder, Content, DiffId, Entry, Graph, Image, Kind as EntryKind, NodeId, Sha256, Tree, TreePath,
+    Builder, Content, DiffId, Entry, Graph, Image, Kind as EntryKind, NodeId, Packer, Sha256, Tree, TreePath,
     derivation::FileSource,
 };
 use zip::write::SimpleFileOptions;
@@ -47,7 +47,7 @@ pub struct Bench {
 impl Bench {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("store")).unwrap();
+        let store = Store::open(folder.path().join("store"), assemble::sandbox::remove_folder).unwrap();
         Self { folder, store }
     }
 
@@ -79,7 +79,8 @@ impl Bench {
         let working = self.store.working_folder().unwrap();
         let literal = working.path().join("literal");
         let file = std::fs::File::create(&literal).unwrap();
-        let packing = self.contents(|contents| gzip::pack(tree, contents, file, threads)).unwrap();
+        let Packer::Gzip(settings) = Packer::default();
+        let packing = self.contents(|contents| gzip::pack(tree, settings, contents, file, threads)).unwrap();
         self.store.adopt(&literal, packing.literal).unwrap();
         if let Some(spliced) = packing.spliced() {
             self.store.put_spliced(packing.digest, &spliced).unwrap();
@@ -100,6 +101,8 @@ impl Bench {
             store: &self.store,
             caches: &[],
             fetcher: &NoFetcher,
+            packer: Packer::default(),
+            executor: &sandbox(),
             sandbox: &sandbox(),
             project: &project,
             jobs: 2,

@@ -130,7 +130,7 @@ impl Small {
         check_network(&fetched)?;
         let lock = assemble::lock::read(&project.join("assemble.lock")).unwrap().unwrap();
         let downloads = folder.join("downloads");
-        let store = assemble::store::Store::open(&downloads).unwrap();
+        let store = assemble::store::Store::open(&downloads, assemble::sandbox::remove_folder).unwrap();
         for digest in files(&lock) {
             let from = kept.join("store/blobs").join(digest.hex());
             if from.exists() {

@@ -3,12 +3,14 @@
 use super::{Builder, DebInput, FileEntry, FileSource, InputFile, Layout, Output, Relocation, WheelInput};
 use crate::digest::{Key, Sha256};
 use crate::encode::{Encode, Encoder};
+use crate::platform::Platform;
 
 impl Builder<Sha256> {
     /// The key: the builder and its version, the platform, the arguments, and the inputs by content.
-    pub fn key(&self, platform: &str) -> Key {
+    pub fn key(&self, platform: Platform) -> Key {
         let mut encoder = Encoder::default();
-        encoder.put("assemble derivation").put(self.name()).put(&self.version()).put(platform).put(self);
+        encoder.put("assemble derivation").put(self.name()).put(&self.version());
+        encoder.put(&platform.to_string()).put(self);
         Key(encoder.finish())
     }
 }

@@ -11,6 +11,7 @@ use crate::base_image;
 use crate::gpu::{Promise, Target};
 use crate::image::{Config, Healthcheck, Layer, Meant};
 use crate::lock::{GpuRequirement, Lock, Requirements};
+use crate::platform::Platform;
 use crate::project::Project;
 use crate::{Builder, Image, NodeId};
 
@@ -25,6 +26,7 @@ pub struct ImageRecipe {
     gpus: Vec<Gpus>,
     owners: Vec<(String, Owner)>,
     private_keys: Vec<String>,
+    platform: String,
     base: Option<Box<ImageRecipe>>,
     /// Labels that were given two values.
     twice: Vec<String>,
@@ -85,9 +87,17 @@ impl ImageRecipe {
             gpus: Vec::new(),
             owners: Vec::new(),
             private_keys: Vec::new(),
+            platform: Platform::default().to_string(),
             base: None,
             twice: Vec::new(),
         }
+    }
+
+    /// What its programs run on, as OCI names it; `linux/amd64` unless it is said, and so far nothing else.
+    #[must_use]
+    pub fn platform(mut self, platform: &str) -> Self {
+        platform.clone_into(&mut self.platform);
+        self
     }
 
     /// Adds a part's layers.
@@ -234,6 +244,7 @@ impl ImageRecipe {
     /// Parts that ask for two things under one name; what no container can start with.
     pub(super) fn require(&self, requirements: &mut Requirements) -> Result<()> {
         container::check(&self.config)?;
+        self.built_for()?;
         if let Some(name) = self.twice.first() {
             return Err(RecipeError(format!("the recipe gives the label `{name}` two values")));
         }
@@ -244,6 +255,11 @@ impl ImageRecipe {
         AnyPart::with_all_needed(&self.parts).iter().try_for_each(|part| part.require(requirements))?;
         self.gpus.iter().for_each(|gpus| gpus.require(requirements));
         self.base.iter().try_for_each(|base| base.require(requirements))
+    }
+
+    fn built_for(&self) -> Result<Platform> {
+        let wrong = |error| RecipeError(format!("the platform of the image `{}`: {error}", self.name));
+        self.platform.parse().map_err(wrong)
     }
 
     /// What was named in an order of its own stands above what it is made over.
@@ -272,6 +288,7 @@ impl ImageRecipe {
     /// A lock or a project that lacks something.
     pub(super) fn expand(self, variant: &str, lock: &Lock, project: &Project) -> Result<Image> {
         let mut expansion = Expansion::new(lock, project);
+        expansion.graph.platform = self.built_for()?;
         let layers = self.ordered(&mut expansion)?;
         let meant = self.meant(&mut expansion, &layers)?;
         let base = self.registry_image()?;

@@ -5,11 +5,11 @@ mod python;
 use super::*;
 use crate::Builder;
 use crate::digest::{BlobDigest, DiffId, Sha256};
-use crate::image::Compression;
 use crate::lock::{
     BaseImage, BaseLayer, Deb, Debian, Distribution, File, FileKind, Lock, Python as LockedPython,
     PythonGroup, RootPackage, UrlFile, VERSION,
 };
+use crate::pack::Compression;
 use crate::project::{Project, ProjectFile, ProjectFileKind};
 use crate::tree::TreePath;
 
@@ -400,4 +400,12 @@ fn a_part_that_counts_is_a_layer() {
 fn a_variable_has_one_value() {
     let image = realised(|| ImageRecipe::new("x").env([("A", "1")]).env([("A", "2")]));
     assert!(image.unwrap_err().to_string().contains("`A`"));
+}
+
+#[test]
+fn an_image_is_for_a_platform_that_is_built() {
+    let image = |platform: &'static str| move || ImageRecipe::new("x").layer(debian()).platform(platform);
+    assert_eq!(realised(image("linux/amd64")).unwrap().graph.platform.to_string(), "linux/amd64");
+    let error = wrong(image("linux/arm64"));
+    assert!(error.contains("`x`: images for `linux/arm64` are not built: `linux/amd64` is"), "{error}");
 }

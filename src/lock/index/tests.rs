@@ -3,6 +3,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 
+use assemble_layers::Packer;
 use assemble_layers::derivation::ImageLayer;
 use assemble_layers::lock::FileKind;
 use serde_json::Value;
@@ -77,7 +78,7 @@ impl Scene {
         };
         let unknown = Box::new(|_: &Fetcher| Err(Error::new(Kind::Usage, "there is no other")));
         let fetcher = Fetcher::new(&machine, &configuration, unknown).unwrap();
-        let store = Store::open(folder.path().join("store")).unwrap();
+        let store = Store::open(folder.path().join("store"), crate::sandbox::remove_folder).unwrap();
         Self { folder, store, sandbox: Sandbox::default(), fetcher }
     }
 
@@ -88,7 +89,8 @@ impl Scene {
 
     fn engine<'a>(&'a self, fetcher: &'a Same<'a>, events: Sender<Event>) -> Engine<'a> {
         let (store, sandbox, project) = (&self.store, &self.sandbox, self.folder.path());
-        Engine { store, caches: &[], fetcher, sandbox, project, jobs: 1, events }
+        let packer = Packer::default();
+        Engine { store, caches: &[], fetcher, packer, executor: sandbox, sandbox, project, jobs: 1, events }
     }
 
     /// Serves the index, has `talk` ask it, and judges a lock that came to nothing bad.

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::content::Attributes;
-use super::package::full_name;
 use super::relation::Relation;
 use super::root::Root;
 use super::stanza::Stanza;
@@ -97,6 +96,11 @@ impl Installed {
         });
         conffiles.collect()
     }
+}
+
+/// `libc6:amd64` for what may stand beside other architectures of itself, else the name.
+pub fn full_name(name: &str, architecture: &str, same: bool) -> String {
+    if same { format!("{name}:{architecture}") } else { name.to_owned() }
 }
 
 /// A file of a package in the folder `info`.

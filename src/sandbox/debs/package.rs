@@ -7,7 +7,7 @@ use std::thread;
 use assemble_layers::tree::TreePath;
 use fs_err::File;
 
-use super::database::Installed;
+use super::database::{Installed, full_name};
 use super::relation::Relation;
 use super::stanza::Stanza;
 use crate::pack::deb::Deb;
@@ -147,11 +147,6 @@ impl Package {
         relation.matches(&self.name, &self.version)
             || self.relations("Provides").iter().flatten().any(|provided| provided.name == relation.name)
     }
-}
-
-/// `libc6:amd64` for what may stand beside other architectures of itself, else the name.
-pub fn full_name(name: &str, architecture: &str, same: bool) -> String {
-    if same { format!("{name}:{architecture}") } else { name.to_owned() }
 }
 
 fn parse_conffiles(text: &[u8], origin: &str) -> Result<Vec<Conffile>> {
