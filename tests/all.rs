@@ -22,6 +22,7 @@ mod large;
 mod load;
 mod load_real;
 mod locking;
+mod modules;
 mod oracles;
 mod outside;
 mod packing;

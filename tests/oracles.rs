@@ -137,7 +137,7 @@ fn the_scripts_do_what_their_units_say() {
     let image = Image::of(small);
     let files = [
         "src/lock/resolve",
-        "layers/src/build_wheel.py",
+        "layers/src/wheels/build_wheel.py",
         "tests/resolve/test_resolve.py",
         "tests/resolve/test_build_wheel.py",
     ];

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use assemble_layers::project::{ProjectFile, ProjectFileKind};
 use assemble_layers::recipe::Base;
-use assemble_layers::sdist::Build;
+use assemble_layers::wheels::sdist::Build;
 use assemble_layers::wheels::{self, Alone, Groups};
 use assemble_layers::{Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
 use serde_json::Value;

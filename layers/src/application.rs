@@ -1,11 +1,11 @@
 //! The project's own files, as layers: its manifest, and the application.
 
 use crate::derivation::{FileEntry, FileSource, Files};
+use crate::error::RecipeError;
 use crate::image::Layer;
 use crate::lock::{Lock, RootPackage};
 use crate::project::{Project, ProjectFile, ProjectFileKind};
 use crate::python::{self, Scheme};
-use crate::recipe::RecipeError;
 use crate::tree::{InvalidPath, RawBytes};
 use crate::{Builder, Graph, NodeId, TreePath};
 

@@ -1,10 +1,10 @@
 //! Building upon an image of a registry: its layers, as they stand there, below a recipe's own.
 
 use crate::derivation::{Builder, ImageLayer};
+use crate::error::RecipeError;
 use crate::graph::Graph;
 use crate::image::Layer;
 use crate::lock::{BaseImage, Lock};
-use crate::recipe::RecipeError;
 
 /// The step that such layers belong to.
 const STEP: &str = "base image";

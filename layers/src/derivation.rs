@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::amend::Amend;
 use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
 use crate::pack::Compression;
-use crate::python::Scheme;
+use crate::scheme::Scheme;
 use crate::tree::{RawBytes, TreePath};
 
 /// What the engine knows how to run. `Input` is [`NodeId`](crate::NodeId) in a recipe, and the content's

@@ -10,8 +10,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::lock::{GpuCode, Lock};
-
 /// A compute capability: `8.6`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Capability {
@@ -67,13 +65,6 @@ pub struct Promise {
 impl Promise {
     pub fn new(library: &str, targets: impl Into<Vec<Target>>) -> Self {
         Self { library: library.to_owned(), targets: targets.into() }
-    }
-
-    /// What is promised of a library that comes with a distribution: what the lock has read in the
-    /// very file, if it had to come from another index than the manifest's; else `otherwise`.
-    pub fn of_locked(lock: &Lock, library: &str, otherwise: &[Target]) -> Self {
-        let read = lock.gpu.iter().find(|code| code.library == library);
-        Self::new(library, read.map_or(otherwise, |GpuCode { targets, .. }| targets))
     }
 
     pub fn serves(&self, gpu: Capability) -> bool {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{BlobDigest, Commit, DiffId, Sha256};
-use crate::gpu::Target;
+use crate::gpu::{Promise, Target};
 use crate::pack::Compression;
 
 pub use python::{
@@ -192,6 +192,13 @@ pub struct GpuCode {
 }
 
 impl Lock {
+    /// What is promised of a library that comes with a distribution: what was read in the very file, if it had
+    /// to come from another index than the manifest's; else `otherwise`.
+    pub fn promise(&self, library: &str, otherwise: &[Target]) -> Promise {
+        let read = self.gpu.iter().find(|code| code.library == library);
+        Promise::new(library, read.map_or(otherwise, |GpuCode { targets, .. }| targets))
+    }
+
     /// The file of a distribution that a library is in, if it came from another index than the
     /// manifest's.
     pub fn substituted(&self, requirement: &GpuRequirement) -> Option<&Distribution> {

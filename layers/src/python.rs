@@ -3,28 +3,12 @@
 //! projects", "Entry points specification"; the exact bytes are those of Poetry's `installer`
 //! library and of poetry-core, and the test against `poetry install` holds them.
 
-use serde::{Deserialize, Serialize};
-
 use crate::NodeId;
 use crate::derivation::{FileEntry, FileSource};
 use crate::digest::Sha256;
-use crate::encode::{Encode, Encoder};
 use crate::lock::{Lock, Python, RootPackage};
+pub use crate::scheme::Scheme;
 use crate::tree::{InvalidPath, RawBytes, TreePath};
-
-/// An install scheme: where each kind of a wheel's files goes, and who is said to have put it there.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Scheme {
-    /// Both `purelib` and `platlib`.
-    pub library: TreePath,
-    pub scripts: TreePath,
-    pub data: TreePath,
-    pub headers: TreePath,
-    /// The interpreter that scripts start, absolute: `/usr/bin/python3.11`.
-    pub interpreter: String,
-    /// The content of `INSTALLER`.
-    pub installer: String,
-}
 
 /// pip's `INSTALLER`; it alone leaves `REQUESTED`.
 pub const PIP: &str = "pip\n";
@@ -86,18 +70,6 @@ impl Scheme {
             interpreter: format!("/usr/bin/python{version}"),
             installer: installer.to_owned(),
         })
-    }
-}
-
-impl Encode for Scheme {
-    fn encode(&self, encoder: &mut Encoder) {
-        encoder
-            .put(&self.library)
-            .put(&self.scripts)
-            .put(&self.data)
-            .put(&self.headers)
-            .put(&self.interpreter)
-            .put(&self.installer);
     }
 }
 

@@ -1,9 +1,9 @@
 //! A Python that no package of a distribution brings: an archive's, unpacked below `/usr/local`.
 
 use crate::derivation::{Relocation, UnpackArchive};
+use crate::error::RecipeError;
 use crate::image::Layer;
 use crate::lock::{Lock, Standalone};
-use crate::recipe::RecipeError;
 use crate::tree::TreePath;
 use crate::{Builder, Graph};
 

@@ -1,15 +1,17 @@
 //! A lock's distributions, as layers of wheels: which belong to an image, and how they are cut.
 
+pub mod sdist;
+
 use std::collections::BTreeSet;
 
 use crate::derivation::{Builder, Fetch, Layout, Origin, UnpackWheels, WheelInput};
+use crate::error::RecipeError;
 use crate::front_end::FrontEnd;
 use crate::graph::{Graph, NodeId};
 use crate::image::Layer;
 use crate::lock::{Distribution, File, FileKind, Lock};
 use crate::python::{PIP, Scheme};
-use crate::recipe::RecipeError;
-use crate::sdist::{self, Build};
+use sdist::Build;
 
 /// From this size on, in bytes, a wheel has a layer of its own, unless a recipe wants it otherwise.
 pub const LARGE: u64 = 20_000_000;

@@ -8,12 +8,33 @@ use assemble_layers::lock::{GitSource, Requirements};
 use assemble_layers::recipe::{Base, PythonFrom};
 use assemble_layers::{Lock, Recipes};
 
-use super::push::Registries;
 use crate::cache::PublicKey;
 use crate::fetch::git::{self, Mirror};
+use crate::net::Machine;
+use crate::net::http::Patience;
 use crate::oci::{Reference, Repository};
+use crate::registry::{Client, Settings};
 use crate::sandbox::{Limits, Sandbox};
 use crate::{Error, Kind, Result};
+
+/// How registries are spoken to.
+#[derive(clap::Args)]
+#[group(id = "registries")]
+pub struct Registries {
+    /// A registry that is spoken to in plain HTTP (may be given several times).
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    insecure: Vec<String>,
+}
+
+impl Registries {
+    pub fn client(&self, patience: Patience) -> Client {
+        Client::new(Machine::this(), self.settings(patience))
+    }
+
+    pub fn settings(&self, patience: Patience) -> Settings {
+        Settings { insecure: self.insecure.iter().cloned().collect(), patience }
+    }
+}
 
 /// Options of every verb that looks at a project.
 #[derive(clap::Args)]

@@ -4,13 +4,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::options::store_folder;
+use super::options::{Registries, store_folder};
 use super::report::{self, Reporter};
 use crate::Result;
 use crate::deliver::{Amount, Condition, Destination, Layout, Push, Pushed};
-use crate::net::Machine;
 use crate::net::http::Patience;
-use crate::registry::{Client, Settings};
 use crate::store::Store;
 
 #[derive(clap::Args)]
@@ -19,25 +17,6 @@ pub struct Options {
     /// Push only to tags that are not there yet, or have this very image.
     #[arg(long)]
     if_absent: bool,
-}
-
-/// How registries are spoken to.
-#[derive(clap::Args)]
-#[group(id = "registries")]
-pub struct Registries {
-    /// A registry that is spoken to in plain HTTP (may be given several times).
-    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    insecure: Vec<String>,
-}
-
-impl Registries {
-    pub fn client(&self, patience: Patience) -> Client {
-        Client::new(Machine::this(), self.settings(patience))
-    }
-
-    pub fn settings(&self, patience: Patience) -> Settings {
-        Settings { insecure: self.insecure.iter().cloned().collect(), patience }
-    }
 }
 
 impl Options {

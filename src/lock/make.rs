@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::debian::Installed;
 use super::python::{self, Question};
-use super::{Manifest, base, debian, gpu, url};
+use super::{Manifest, base, debian, gpu, index, url};
 use crate::fetch::debian::apt_sources;
 use crate::fetch::python::DEFAULT;
 use crate::net::Machine;
@@ -88,7 +88,7 @@ impl Maker<'_> {
         if has_python(&self.requirements) {
             self.manifest.check_is_there(self.engine.project)?;
             self.check_front_end(known, update)?;
-            say(python::STEP);
+            say(index::STEP);
             lock.python = self.resolve_python(&lock, known, update)?;
             let displaced = lock.python.displaced.iter();
             displaced

@@ -46,9 +46,6 @@ const SETTINGS: &str = "poetry.toml";
 /// The most that they may have, in bytes.
 const LARGEST_SETTINGS: u64 = 1 << 20;
 
-/// What the resolution is called where it is shown.
-pub(super) const STEP: &str = "resolving python";
-
 /// Poetry's settings of a project that say where something is, or who may have it: known outside alone.
 const OUTSIDE: [&str; 4] = ["certificates", "http-basic", "pypi-token", "repositories"];
 
@@ -124,7 +121,7 @@ pub(super) fn ask(
         let mut listening = None;
         let mut serve = |listener| listening = Some(index.serve(scope, listener));
         let mut log = |line: &str| {
-            engine.send(Event::Log { name: STEP.to_owned(), line: line.to_owned() });
+            engine.send(Event::Log { name: index::STEP.to_owned(), line: line.to_owned() });
         };
         engine.sandbox.run_served(&job, &mut serve, &mut log)
     });

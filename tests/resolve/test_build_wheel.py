@@ -1,4 +1,4 @@
-"""How `layers/src/build_wheel.py` finds an sdist's backend. `tests/oracles.rs` runs it beside the other."""
+"""How `layers/src/wheels/build_wheel.py` finds an sdist's backend. `tests/oracles.rs` runs it beside the other."""
 
 import io
 import subprocess

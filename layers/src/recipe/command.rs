@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use super::files::inside;
-use super::packages::{self, texts};
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
+use super::words::{inside, owned, texts};
 use super::{RecipeError, Result};
 use crate::Builder;
 use crate::derivation::{Cache, Effort, Jobs, Output, Run};
@@ -62,7 +61,7 @@ impl Command {
     /// Sets variables of its environment.
     #[must_use]
     pub fn env<'v>(mut self, variables: impl IntoIterator<Item = (&'v str, &'v str)>) -> Self {
-        self.data().environment.extend(packages::variables(variables));
+        self.data().environment.extend(owned(variables));
         self
     }
 

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::container;
-use super::files::inside;
-use super::packages::{self, texts};
 use super::part::{AnyPart, Expansion, Laid};
+use super::words::{inside, owned, texts};
 use super::{RecipeError, Result};
 use crate::base_image;
 use crate::gpu::{Promise, Target};
@@ -70,7 +69,7 @@ impl Gpus {
 
     fn promise(&self, lock: &Lock) -> Promise {
         match self.distribution {
-            Some(_) => Promise::of_locked(lock, &self.library, &self.targets),
+            Some(_) => lock.promise(&self.library, &self.targets),
             None => Promise::new(&self.library, self.targets.clone()),
         }
     }
@@ -125,7 +124,7 @@ impl ImageRecipe {
     /// value may be meant to be read after an earlier one.
     #[must_use]
     pub fn env<'v>(mut self, variables: impl IntoIterator<Item = (&'v str, &'v str)>) -> Self {
-        self.config.environment.extend(packages::variables(variables));
+        self.config.environment.extend(owned(variables));
         self
     }
 

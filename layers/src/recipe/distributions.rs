@@ -2,9 +2,8 @@
 
 use std::rc::Rc;
 
-use super::files::inside;
-use super::packages::{self, agree, texts};
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
+use super::words::{agree, inside, owned, texts};
 use super::{Python, RecipeError, Result};
 use crate::Builder;
 use crate::derivation::{Cache, Effort, Files, Jobs, Layout, Relocation};
@@ -107,7 +106,7 @@ impl SdistBuild {
     /// Sets variables of the backends' environment.
     #[must_use]
     pub fn env<'v>(mut self, variables: impl IntoIterator<Item = (&'v str, &'v str)>) -> Self {
-        self.environment.extend(packages::variables(variables));
+        self.environment.extend(owned(variables));
         self
     }
 

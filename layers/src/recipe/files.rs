@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use super::packages::agree;
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
+use super::words::{agree, inside};
 use super::{RecipeError, Result};
 use crate::derivation::{self, FileEntry, FileSource};
 use crate::image::Layer;
 use crate::lock::Requirements;
-use crate::tree::{RawBytes, TreePath};
+use crate::tree::RawBytes;
 use crate::{Builder, NodeId};
 
 /// Files that the recipe writes, links that it makes, and copies of other parts' files: one layer.
@@ -133,10 +133,6 @@ impl Part for Address {
 }
 
 handle!(Files, named);
-
-pub(super) fn inside(path: &str) -> Result<TreePath> {
-    Ok(TreePath::new(path.trim_start_matches('/'))?)
-}
 
 impl Own {
     fn expand(&self, expansion: &mut Expansion<'_>) -> Result<FileEntry<NodeId>> {

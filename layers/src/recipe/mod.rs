@@ -38,6 +38,7 @@ mod program;
 mod python;
 mod source;
 mod unpacked;
+mod words;
 
 pub use command::Command;
 pub use declare::{Gpus, ImageRecipe};
@@ -50,6 +51,7 @@ pub use python::{Application, Manifest, Python};
 pub use source::{GitFiles, Wheel};
 pub use unpacked::Unpacked;
 
+pub use crate::error::RecipeError;
 pub use crate::gpu::Target;
 pub use crate::image::Healthcheck;
 use crate::image::Image;
@@ -127,17 +129,6 @@ pub struct Variant {
     pub name: &'static str,
     /// One line for a person.
     pub description: &'static str,
-}
-
-/// Why a recipe cannot be followed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct RecipeError(pub String);
-
-impl From<crate::tree::InvalidPath> for RecipeError {
-    fn from(error: crate::tree::InvalidPath) -> Self {
-        Self(error.to_string())
-    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use super::files::inside;
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
+use super::words::{agree, inside, texts};
 use super::{Files, RecipeError, Result};
 use crate::image::Layer;
 pub use crate::lock::ThirdPartyArchive;
@@ -393,25 +393,4 @@ pub(super) fn require_set(requirements: &mut Requirements, set: DebianSet) -> Re
             Ok(())
         }
     }
-}
-
-/// One name is one thing, in all recipes of a program: they share a lock.
-pub(super) fn agree(is_same: bool, what: &str, name: &str) -> Result<()> {
-    if is_same {
-        return Ok(());
-    }
-    Err(RecipeError(format!(
-        "the recipes name two different things `{name}`: each {what} has a name of its own"
-    )))
-}
-
-/// Variables of an environment.
-pub(super) fn variables<'v>(
-    variables: impl IntoIterator<Item = (&'v str, &'v str)>,
-) -> impl Iterator<Item = (String, String)> {
-    variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()))
-}
-
-pub(super) fn texts<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Vec<String> {
-    texts.into_iter().map(Into::into).collect()
 }

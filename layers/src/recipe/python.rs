@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use super::distributions::{Collection, ProjectInstall, Tools};
-use super::packages::{require_set, texts};
+use super::packages::require_set;
 use super::part::{AnyPart, Expansion, Laid, Part, handle};
+use super::words::texts;
 use super::{Download, Packages, RecipeError, Result};
 use crate::front_end::FrontEnd;
 use crate::lock::{DebianSet, Requirements, Standalone};
-use crate::sdist::Build;
+use crate::wheels::sdist::Build;
 use crate::{application, standalone};
 
 /// What Poetry is asked with beside the image's own packages; in no image.

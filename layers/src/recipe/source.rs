@@ -2,9 +2,8 @@
 
 use std::rc::Rc;
 
-use super::files::inside;
-use super::packages::agree;
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
+use super::words::{agree, inside};
 use super::{RecipeError, Result};
 use crate::Builder;
 use crate::derivation::{ANY_TAGS, Git, Layout, UnpackWheels, WheelInput};

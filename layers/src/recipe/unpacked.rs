@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use super::files::{Download, inside};
+use super::files::Download;
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
+use super::words::inside;
 use super::{RecipeError, Result};
 use crate::Builder;
 use crate::derivation::{Relocation, UnpackArchive};

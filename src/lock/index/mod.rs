@@ -42,6 +42,9 @@ use crate::{Error, Kind, Result};
 pub(crate) use server::reads_request;
 use server::{Answer, Request};
 
+/// What the resolution that asks is called where it is shown.
+pub(super) const STEP: &str = "resolving python";
+
 /// Where the sandbox finds it. In a network of its own no port is taken.
 pub const PORT: u16 = 8080;
 
@@ -200,7 +203,7 @@ impl<'a> Index<'a> {
     }
 
     fn remember(&self, error: Error, fatal: bool) {
-        let name = super::python::STEP.to_owned();
+        let name = STEP.to_owned();
         self.engine.send(Event::Log { name, line: error.message().to_owned() });
         let state = &mut self.state();
         if fatal {

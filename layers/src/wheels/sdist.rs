@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use super::Group;
 use crate::derivation::{ANY_TAGS, Effort, InputFile, Layout, Output, Run};
 use crate::lock::{Distribution, Lock};
 use crate::python::{PIP, Scheme};
 use crate::tree::InvalidPath;
-use crate::wheels::{self, Group};
 use crate::{Builder, Graph, NodeId, TreePath};
 
 /// What runs in the sandbox. It needs Python 3.11 and the backend, nothing else.
@@ -52,10 +52,10 @@ impl Build {
             build: self,
         };
         let mut root = self.root.clone();
-        let requirements = wheels::layers(graph, &requirements, distribution.build.iter());
+        let requirements = super::layers(graph, &requirements, distribution.build.iter());
         root.extend(requirements.small.map(|layer| layer.tree));
         let path = format!("/sdist/{}", distribution.file.name);
-        let file = InputFile { path: path.clone(), file: wheels::fetch(graph, distribution) };
+        let file = InputFile { path: path.clone(), file: super::fetch(graph, distribution) };
         let wheels = format!("/{WHEELS}");
         let run = Run {
             root,
