@@ -45,6 +45,7 @@ pub use whole::{Shadowed, Whole};
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, ScopedJoinHandle};
@@ -101,6 +102,8 @@ struct Realisation<'a> {
     /// What each derivation came to. The lock of one is held while it is built, so that whoever
     /// needs it too waits.
     results: Vec<Mutex<Option<Result<Realised>>>>,
+    /// Which derivations a thread is for already.
+    begun: Vec<AtomicBool>,
     /// How urgent each derivation is, by its place.
     urgencies: Vec<usize>,
     work: Permits,
@@ -170,6 +173,7 @@ impl<'a> Realisation<'a> {
             graph,
             downloads: Downloads::new(engine),
             results: graph.nodes().map(|_| Mutex::new(None)).collect(),
+            begun: graph.nodes().map(|_| AtomicBool::new(false)).collect(),
             urgencies: urgencies(graph),
             work: Permits::new(engine.jobs),
             intact: Mutex::default(),

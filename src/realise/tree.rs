@@ -1,6 +1,6 @@
 //! One derivation: its key, and what that came to, found or built.
 
-use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use assemble_layers::graph::Node;
@@ -49,15 +49,18 @@ impl Realisation<'_> {
         }
     }
 
-    /// Begins with the inputs that nobody has begun with, all at once.
+    /// Begins with the inputs that no thread is for, all at once.
     fn begin_inputs(&self, node: NodeId) -> Result<()> {
-        let is_idle = |input: &NodeId| {
-            let is_built = self.graph.node(*input).builder.fixed_output().is_none();
-            is_built && self.results[input.index()].try_lock().is_ok_and(|result| result.is_none())
-        };
+        let is_idle =
+            |input: &NodeId| self.graph.node(*input).builder.fixed_output().is_none() && self.begin(*input);
         let inputs = self.graph.node(node).builder.inputs();
-        let idle: BTreeSet<_> = inputs.into_iter().copied().filter(is_idle).collect();
+        let idle: Vec<_> = inputs.into_iter().copied().filter(is_idle).collect();
         at_once(idle.into_iter(), |input| self.tree(input).map(drop))
+    }
+
+    /// Says that the calling thread sees to it that a derivation is made; whether no other has said so.
+    pub(super) fn begin(&self, node: NodeId) -> bool {
+        !self.begun[node.index()].swap(true, Ordering::Relaxed)
     }
 
     /// The result of a key, from the store or a cache.

@@ -176,6 +176,10 @@ impl<'a> Realisation<'a> {
         loop {
             let run = Realisation::new(engine, &image.graph);
             let nodes = image.layers.iter().map(|layer| layer.tree);
+            // Each layer has a thread, before one of them looks for inputs that have none.
+            for node in nodes.clone() {
+                run.begin(node);
+            }
             // A layer is packed as soon as its tree is there: few are mended.
             let mut layers: Vec<RealisedLayer> = at_once(nodes, |node| run.layer(node, elsewhere))?;
             // What was built a moment ago was built for this image.
