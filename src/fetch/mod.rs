@@ -9,6 +9,7 @@ pub mod git;
 pub mod http;
 mod pip;
 pub mod python;
+mod simple_page;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};

@@ -1,5 +1,6 @@
 use tempfile::TempDir;
 
+use super::super::http::Page;
 use super::super::server::{Server, ok, reply};
 use super::*;
 

@@ -285,7 +285,7 @@ impl Maker<'_> {
         for tree in trees {
             let diff_id = engine.realise_tree(&graph, tree)?;
             files.push(engine.store.tree_file(diff_id));
-            let tree = engine.store.tree(diff_id)?.unwrap_or_default();
+            let tree = engine.store.required_tree(diff_id)?;
             blobs.extend(tree.blobs().into_iter().map(|blob| (blob, engine.store.blob_file(blob))));
         }
         let update = update.of_python(known);
