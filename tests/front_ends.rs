@@ -51,6 +51,7 @@ pub fn missing() -> Option<String> {
 
 pub const TESTS: &[(&str, fn())] = &[
     ("a_lock_of_the_project_is_taken_as_it_stands", a_lock_of_the_project_is_taken_as_it_stands),
+    ("a_project_that_is_packaged_is_installed", a_project_that_is_packaged_is_installed),
     ("the_projects_versions_count_beside_the_tools", the_projects_versions_count_beside_the_tools),
 ];
 
@@ -208,6 +209,24 @@ fn a_lock_of_the_project_is_taken_as_it_stands() {
     what_does_not_fit_is_said(&machine);
 }
 
+/// uv's word for it is that it is packaged. poetry-core's projects are installed, by their own names.
+fn a_project_that_is_packaged_is_installed() {
+    let Some(machine) = Machine::new() else { return };
+    let packaged =
+        "[build-system]\nrequires = [\"poetry-core\"]\nbuild-backend = \"poetry.core.masonry.api\"\n";
+    machine.write("pyproject.toml", &format!("{MANIFEST}{packaged}").replace("package-mode = false", ""));
+    fs::create_dir_all(machine.project().join("src/demo")).unwrap();
+    machine.write("src/demo/__init__.py", "");
+    machine.uv(&["lock", "--quiet"]);
+    let root = machine.lock("uv").python.root.expect("the project itself");
+    assert_eq!((root.name.as_str(), root.paths), ("demo", Some(vec!["src".to_owned()])));
+
+    let manifest = machine.read("pyproject.toml").replace("poetry.core.masonry.api", "hatchling.build");
+    machine.write("pyproject.toml", &manifest.replace("poetry-core", "hatchling"));
+    let refused = failed(machine.assemble("uv", &["lock"]));
+    assert!(refused.contains("the project is built by `hatchling.build`"), "{refused}");
+}
+
 /// A lock that is older than its manifest; files that are not what the lock has; versions that it decides.
 fn what_does_not_fit_is_said(machine: &Machine) {
     let refused = failed(machine.assemble("pylock", &["lock", "--update", "click"]));
@@ -223,9 +242,10 @@ fn what_does_not_fit_is_said(machine: &Machine) {
     let refused = failed(machine.assemble("pylock", &["lock"]));
     assert!(refused.contains("the project has no `pylock.toml`"), "{refused}");
     machine.write("pyproject.toml", &MANIFEST.replace("click>=8", "click>=8.0.1"));
-    for (recipe, file) in [("poetry", "poetry.lock"), ("uv", "uv.lock")] {
+    let said = [("poetry", "`poetry.lock` does not fit `pyproject.toml`"), ("uv", "does not take `uv.lock`")];
+    for (recipe, said) in said {
         let refused = failed(machine.assemble(recipe, &["lock"]));
-        assert!(refused.contains(&format!("`{file}` does not fit `pyproject.toml`")), "{refused}");
+        assert!(refused.contains(said), "{refused}");
     }
 }
 

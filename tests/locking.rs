@@ -220,6 +220,11 @@ impl<'a> Caller<'a> {
         write!(manifest, "\n{more}").unwrap();
         fs::write(project.join("poetry.toml"), format!("[http-basic.private]\npassword = '{MARK}'\n"))
             .unwrap();
+        for name in [".env", ".netrc", "pip.conf", "uv.toml", "deploy/id_rsa", "settings.py"] {
+            let path = project.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, format!("password = '{MARK}'\n")).unwrap();
+        }
         let store = small.store_copy(&format!("{name} store"));
         if let Some(user) = user {
             let owner = format!("{}:", user.name);

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use assemble_layers::lock::Selection;
 use assemble_layers::project::{ProjectFile, ProjectFileKind};
 use assemble_layers::recipe::Base;
 use assemble_layers::wheels::sdist::Build;
-use assemble_layers::wheels::{self, Alone, Groups};
+use assemble_layers::wheels::{self, Alone};
 use assemble_layers::{Builder, Graph, Image, Lock, NodeId, Project, Recipes, Sha256, TreePath};
 use serde_json::Value;
 
@@ -107,7 +108,7 @@ fn a_small_wheel_can_have_a_layer_of_its_own() {
     let lock = lock();
     let mut graph = Graph::default();
     let build = Build::new(&lock, Vec::new()).unwrap();
-    let groups = Groups { with: vec!["binary-torch".to_owned()], ..Groups::default() };
+    let groups = Selection { with: vec!["binary-torch".to_owned()], ..Selection::default() };
     let mut install = |named: &[&str]| {
         let alone = Alone { large: wheels::LARGE, named };
         wheels::project(&mut graph, &lock, &groups, alone, &build)

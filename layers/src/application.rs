@@ -47,7 +47,10 @@ pub fn layer(graph: &mut Graph, lock: &Lock, project: &Project, folder: &str) ->
     Ok(Layer {
         tree: graph.add("application", Builder::Files(Files { entries })),
         step: "application".to_owned(),
-        created_by: format!("COPY . {folder}; poetry install --only-root"),
+        created_by: match lock.python.root {
+            Some(_) => format!("COPY . {folder}; poetry install --only-root"),
+            None => format!("COPY . {folder}"),
+        },
     })
 }
 

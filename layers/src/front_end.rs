@@ -31,11 +31,6 @@ impl FrontEnd {
         self == Self::Poetry
     }
 
-    /// Whether its lock tells what a group needs from what the project needs without one.
-    pub(crate) fn knows_groups_alone(self) -> bool {
-        self != Self::Pylock
-    }
-
     /// What a person calls its step.
     pub(crate) fn step(self) -> &'static str {
         match self {
@@ -45,7 +40,7 @@ impl FrontEnd {
         }
     }
 
-    /// What would have been typed for groups: with, without and only them, and for extras.
+    /// What would have been typed for groups (with, without and only them) and for extras.
     pub(crate) fn command(self, choice: [&[String]; 4]) -> String {
         let options = |names: [&str; 4]| {
             let pairs = names.into_iter().zip(choice);
@@ -56,7 +51,12 @@ impl FrontEnd {
         match self {
             Self::Poetry => format!("poetry install{}", options(["with", "without", "only", "extras"])),
             Self::Uv => format!("uv sync --frozen{}", options(["group", "no-group", "only-group", "extra"])),
-            Self::Pylock => "pip install --requirement pylock.toml".to_owned(),
+            Self::Pylock => {
+                format!(
+                    "pip install --requirement pylock.toml{}",
+                    options(["group", "no-group", "only-group", "extra"])
+                )
+            }
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::gpu::{Promise, Target};
 use crate::pack::Compression;
 
 pub use python::{
-    Displaced, Distribution, File, FileKind, Python, PythonGroup, PythonRequirements, RootPackage, ServedBy,
-    Source, Standalone,
+    Displaced, Distribution, File, FileKind, Python, PythonGroup, PythonRequirements, RootPackage, Selection,
+    ServedBy, Source, Standalone,
 };
 
 /// The version of the lock's format that this program writes, and the only one that it reads.

@@ -9,7 +9,7 @@ use crate::error::RecipeError;
 use crate::front_end::FrontEnd;
 use crate::graph::{Graph, NodeId};
 use crate::image::Layer;
-use crate::lock::{Distribution, File, FileKind, Lock};
+use crate::lock::{Distribution, File, FileKind, Lock, Selection};
 use crate::python::{PIP, Scheme};
 use sdist::Build;
 
@@ -104,83 +104,54 @@ pub fn tools(
     layers.small.ok_or_else(|| RecipeError("the lock has neither pip nor poetry".to_owned()))
 }
 
-/// Groups and extras of a project, as options of a front end name them. All groups that are required count
-/// where none is named.
-#[derive(Clone, Debug, Default)]
-pub struct Groups {
-    pub with: Vec<String>,
-    pub without: Vec<String>,
-    pub only: Vec<String>,
-    pub extras: Vec<String>,
+/// Whether a distribution belongs to a selection of the project.
+///
+/// # Errors
+/// A group that the manifest has not; a selection that the lock has not.
+fn selected<'a>(
+    selection: &Selection,
+    lock: &'a Lock,
+) -> Result<impl Fn(&Distribution) -> bool + use<'a>, RecipeError> {
+    let known = &lock.python.groups;
+    let wanting: BTreeSet<String> = if lock.requirements.python.is_of_groups(selection) {
+        for group in [&selection.with, &selection.without, &selection.only].into_iter().flatten() {
+            if !known.contains_key(group) {
+                let names: Vec<_> = known.keys().map(|name| format!("`{name}`")).collect();
+                let names = names.join(", ");
+                return Err(RecipeError(format!("`pyproject.toml` has no group `{group}`; it has {names}")));
+            }
+        }
+        let required = known.iter().filter(|(_, group)| !group.optional && selection.only.is_empty());
+        let named = selection.with.iter().chain(&selection.only);
+        let groups = required.map(|(name, _)| name).chain(named);
+        groups.filter(|name| !selection.without.contains(name)).cloned().collect()
+    } else if lock.requirements.python.selections.contains(selection) {
+        [selection.to_string()].into()
+    } else {
+        return Err(RecipeError(format!("the lock does not say what `{selection}` takes of the project")));
+    };
+    Ok(move |distribution: &Distribution| distribution.wanted_by.iter().any(|it| wanting.contains(it)))
 }
 
-impl Groups {
-    /// What of [`Distribution::wanted_by`] is installed.
-    fn selected(&self, lock: &Lock) -> Result<BTreeSet<String>, RecipeError> {
-        let known = &lock.python.groups;
-        for group in [&self.with, &self.without, &self.only].into_iter().flatten() {
-            check_known("group", group, known.keys())?;
-        }
-        for extra in &self.extras {
-            check_known("extra", extra, lock.python.extras.keys())?;
-        }
-        let front_end = lock.requirements.python.front_end();
-        if !(self.only.is_empty()
-            || self.only.iter().any(|group| group == MAIN)
-            || front_end.knows_groups_alone())
-        {
-            return Err(RecipeError(format!(
-                "`{}` does not tell what a group needs from what the project needs: `only` is to name `{MAIN}` as well",
-                front_end.lock_file()
-            )));
-        }
-        let required = known.iter().filter(|(_, group)| !group.optional && self.only.is_empty());
-        let named = self.with.iter().chain(&self.only);
-        let groups = required.map(|(name, _)| name).chain(named).filter(|name| !self.without.contains(name));
-        let with_extras = |group: &String| {
-            let extras = self.extras.iter().map(|extra| format!("{group}[{extra}]")).collect::<Vec<_>>();
-            std::iter::once(group.clone()).chain(extras).collect::<Vec<_>>()
-        };
-        Ok(groups.flat_map(with_extras).collect())
-    }
-}
-
-/// The group of what a project needs without any other.
-const MAIN: &str = "main";
-
-fn check_known<'a>(
-    what: &str,
-    name: &str,
-    known: impl Iterator<Item = &'a String> + Clone,
-) -> Result<(), RecipeError> {
-    if known.clone().any(|it| it == name) {
-        return Ok(());
-    }
-    let names: Vec<_> = known.map(|name| format!("`{name}`")).collect();
-    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    Err(RecipeError(format!("`pyproject.toml` has no {what} `{name}`; it has {names}")))
-}
-
-/// What a front end installs of the project: the distributions of these groups of the manifest. What pip has
+/// What a front end installs of the project: the distributions of this selection. What pip has
 /// installed in the same environment already is skipped, as Poetry skips it.
 ///
 /// # Errors
-/// A group that the manifest has not; a distribution in [`Alone::named`] that is not installed.
+/// A group that the manifest has not, a selection that the lock has not; a distribution in [`Alone::named`] that is not installed.
 pub fn project<'a>(
     graph: &mut Graph,
     lock: &Lock,
-    groups: &Groups,
+    selection: &Selection,
     alone: impl Into<Alone<'a>>,
     build: &Build,
 ) -> Result<Layers, RecipeError> {
     let alone = alone.into();
     let python = &lock.requirements.python;
-    let selected = groups.selected(lock)?;
+    let is_selected = selected(selection, lock)?;
     let there = lock.python.tools.iter().filter(|_| !python.tools_apart);
     let there: BTreeSet<&str> = there.map(|tool| tool.name.as_str()).collect();
     let wanted = |distribution: &&Distribution| {
-        distribution.wanted_by.iter().any(|group| selected.contains(group))
-            && !there.contains(distribution.name.as_str())
+        is_selected(distribution) && !there.contains(distribution.name.as_str())
     };
     let front_end = python.front_end();
     let installer = match front_end {
@@ -191,7 +162,12 @@ pub fn project<'a>(
     let group = Group {
         what: front_end.step(),
         step: front_end.step(),
-        created_by: &front_end.command([&groups.with, &groups.without, &groups.only, &groups.extras]),
+        created_by: &front_end.command([
+            &selection.with,
+            &selection.without,
+            &selection.only,
+            &selection.extras,
+        ]),
         layout: Layout::Site(Scheme::of(lock, &installer)?),
         alone,
         build,

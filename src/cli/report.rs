@@ -275,7 +275,11 @@ fn lock_notes(lock: &Lock) -> Vec<String> {
     };
     let substituted = lock.python.substituted().into_iter().map(served);
     let displaced = lock.python.displaced.iter().map(ToString::to_string);
-    substituted.chain(displaced).chain(lock.gpu.iter().map(code)).collect()
+    substituted
+        .chain(displaced)
+        .chain(lock.python.notes.iter().cloned())
+        .chain(lock.gpu.iter().map(code))
+        .collect()
 }
 
 /// What an image has not, or has by chance, and what of its recipe decides nothing.

@@ -1,7 +1,7 @@
 //! `pyproject.toml` and the project's own locks, as far as the lock depends on them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Kind, Result, project};
 use assemble_layers::front_end::FrontEnd;
@@ -16,6 +16,10 @@ const LARGEST: u64 = 4 << 20;
 /// The most that a project's own lock may have, in bytes: those of large workspaces have a few megabytes.
 const LARGEST_LOCK: u64 = 64 << 20;
 
+/// How the names of files begin that are taken for a readme or a licence, in capitals (PEP 639, and
+/// poetry-core's `Builder`).
+const METADATA: [&str; 6] = ["README", "LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS"];
+
 /// What was read of `pyproject.toml`.
 pub struct Manifest {
     /// The digest of [`TABLES`].
@@ -24,6 +28,8 @@ pub struct Manifest {
     locks: BTreeMap<&'static str, Sha256>,
     /// The sources that it names, and their addresses.
     pub sources: Vec<(String, String)>,
+    /// Files and folders that it says its readme and its licence are, up to their first wildcard.
+    metadata: Vec<PathBuf>,
     /// The key of a text that has an address with a login.
     login: Option<String>,
     is_there: bool,
@@ -37,8 +43,14 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("pyproject.toml");
         let Some(text) = project::text(folder, "pyproject.toml", LARGEST)? else {
-            let (locks, sources) = (BTreeMap::new(), Vec::new());
-            return Ok(Self { digest: Sha256::of(b""), locks, sources, login: None, is_there: false });
+            return Ok(Self {
+                digest: Sha256::of(b""),
+                locks: BTreeMap::new(),
+                sources: Vec::new(),
+                metadata: Vec::new(),
+                login: None,
+                is_there: false,
+            });
         };
         let mut manifest = Self::parse(&text)
             .map_err(|error| error.within(format!("`{}` cannot be used", path.display())))?;
@@ -86,7 +98,21 @@ impl Manifest {
         };
         let sources = sources.into_iter().flatten().flatten().filter_map(named).collect();
         let login = manifest.iter().find(|(_, value)| has_login(value)).map(|(name, _)| name.clone());
-        Ok(Self { digest: Sha256::of(&bytes), locks: BTreeMap::new(), sources, login, is_there: true })
+        let metadata = ["project", "tool.poetry"].into_iter().filter_map(table).flat_map(metadata).collect();
+        let digest = Sha256::of(&bytes);
+        Ok(Self { digest, locks: BTreeMap::new(), sources, metadata, login, is_there: true })
+    }
+
+    /// Files that it names as its readme or licence.
+    pub fn metadata(&self) -> impl Iterator<Item = &Path> {
+        self.metadata.iter().map(PathBuf::as_path)
+    }
+
+    /// Whether a file of the project is part of the project's metadata: by its name, or since it is named.
+    pub fn is_metadata(&self, path: &Path) -> bool {
+        let name = path.file_name().map(|name| name.to_string_lossy().to_uppercase()).unwrap_or_default();
+        let by_name = METADATA.iter().any(|first| name.starts_with(first));
+        by_name || self.metadata().any(|named| path.starts_with(named))
     }
 
     /// Whether there is a `pyproject.toml`.
@@ -117,6 +143,22 @@ impl Manifest {
             .detail("code of the distributions that are locked could read it, and whoever has the image")
             .hint("the variables `POETRY_HTTP_BASIC_NAME_USERNAME` and `…_PASSWORD`, or netrc, name a login"))
     }
+}
+
+/// The files that `readme`, `license` and `license-files` of a table name: texts, lists of them, or `{ file = … }`.
+fn metadata(table: &toml::Table) -> Vec<PathBuf> {
+    let values = ["readme", "license", "license-files"].into_iter().filter_map(|key| table.get(key));
+    let texts = values.flat_map(|value| match value {
+        toml::Value::Array(list) => list.iter().filter_map(toml::Value::as_str).collect(),
+        toml::Value::Table(table) => table.get("file").and_then(toml::Value::as_str).into_iter().collect(),
+        value => value.as_str().into_iter().collect::<Vec<_>>(),
+    });
+    let plain = |text: &str| {
+        let folder =
+            text.find(['*', '?', '[']).map(|at| text[..at].rfind('/').map_or("", |slash| &text[..slash]));
+        PathBuf::from(folder.unwrap_or(text))
+    };
+    texts.map(plain).filter(|path| !path.as_os_str().is_empty()).collect()
 }
 
 /// Whether a text in it has an address with something before its host. The user of an SSH address is no
@@ -158,6 +200,22 @@ mod tests {
         for url in ["https://a.example/@me", "git+ssh://git@a.example/b", "me@a.example", "://", "a://b?c@d"]
         {
             with(source(url)).check_logins().unwrap();
+        }
+    }
+
+    #[test]
+    fn its_metadata_is_what_it_names_or_what_is_called_so() {
+        let text = "[project]\nname = 'a'\nreadme = 'docs/index.md'\nlicense = { file = 'legal/own.txt' }\n\
+                    license-files = ['LICENSES/*.txt', '*/x', 'NOTICE']\n[tool.poetry]\nreadme = ['one.md', 'two.md']\n";
+        let manifest = Manifest::parse(text).unwrap();
+        let is = |path: &str| manifest.is_metadata(Path::new(path));
+        for path in
+            ["docs/index.md", "legal/own.txt", "LICENSES/MIT.txt", "two.md", "README.rst", "sub/Licence"]
+        {
+            assert!(is(path), "{path}");
+        }
+        for path in [".env", "docs/other.md", "legal/x", "a/x", "setup.py", "uv.toml"] {
+            assert!(!is(path), "{path}");
         }
     }
 

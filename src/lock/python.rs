@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use assemble_layers::derivation::Output;
 use assemble_layers::front_end::FrontEnd;
-use assemble_layers::lock::{Python, Requirements, ServedBy};
+use assemble_layers::lock::{Python, Requirements, Selection, ServedBy};
 use assemble_layers::project::ProjectFileKind;
 use assemble_layers::{BlobDigest, Kind as EntryKind, TreePath};
 use fs_err as fs;
@@ -37,9 +37,6 @@ const PROGRAM: [(&str, &str); 8] = [
 /// Where the sandbox sees the question, and where it leaves the answer.
 const QUESTION: &str = "/lock";
 const ANSWER: &str = "lock-answer";
-
-/// Files of the project that are shown even where `.dockerignore` names them: its metadata may.
-const METADATA_FILES: [&str; 4] = ["pyproject.toml", "README.md", "README.rst", "LICENSE"];
 
 /// Poetry's settings of a project.
 const SETTINGS: &str = "poetry.toml";
@@ -75,10 +72,28 @@ struct Request<'a> {
     served_by: &'a BTreeMap<String, ServedBy>,
     tools: &'a [String],
     tools_apart: bool,
+    selections: Vec<Asked<'a>>,
     collections: &'a BTreeMap<String, Vec<String>>,
     previous: Option<serde_json::Value>,
     update: &'a [String],
     bases: &'a [(String, String)],
+}
+
+/// A selection, and what `wanted_by` is to call it.
+#[derive(Serialize)]
+struct Asked<'a> {
+    name: String,
+    with: &'a [String],
+    without: &'a [String],
+    only: &'a [String],
+    extras: &'a [String],
+}
+
+impl<'a> From<&'a Selection> for Asked<'a> {
+    fn from(selection: &'a Selection) -> Self {
+        let Selection { with, without, only, extras } = selection;
+        Self { name: selection.to_string(), with, without, only, extras }
+    }
 }
 
 #[derive(Deserialize)]
@@ -163,7 +178,7 @@ fn read_answer(outcome: &Outcome) -> Result<Python> {
 fn write_question(question: &Question<'_>, store: &Store, folder: &Path) -> Result<()> {
     let python = &question.requirements.python;
     let front_end = python.front_end();
-    write_project(question.project, front_end, store, &folder.join("project"))?;
+    write_project(question.project, question.manifest, front_end, store, &folder.join("project"))?;
     let sources = question.manifest.sources.iter();
     let request = Request {
         project: format!("{QUESTION}/project"),
@@ -174,6 +189,7 @@ fn write_question(question: &Question<'_>, store: &Store, folder: &Path) -> Resu
         served_by: &question.served_by,
         tools: &python.tools,
         tools_apart: python.tools_apart,
+        selections: python.selections.iter().map(Asked::from).collect(),
         collections: &python.collections,
         previous: question.previous.map(previous).transpose()?,
         update: question.update,
@@ -186,23 +202,35 @@ fn write_question(question: &Question<'_>, store: &Store, folder: &Path) -> Resu
     PROGRAM.iter().try_for_each(|(name, text)| Ok(fs::write(program.join(name), text)?))
 }
 
-/// Copies the project for code that is not ours: its files, and no link of it leads out.
-fn write_project(from: &Path, front_end: FrontEnd, store: &Store, to: &Path) -> Result<()> {
-    let shown = METADATA_FILES.into_iter().filter(|name| from.join(name).exists());
-    let project = crate::project::read(from, &shown.collect::<Vec<_>>(), store)?;
+/// Copies the project for code that is not ours: the names of its files, by which packages are found, and the
+/// content of those alone that its metadata has. Another may hold what only its owner is to know.
+fn write_project(
+    from: &Path,
+    manifest: &Manifest,
+    front_end: FrontEnd,
+    store: &Store,
+    to: &Path,
+) -> Result<()> {
+    let project = crate::project::read(from, &[], store)?;
     fs::create_dir(to)?;
     for file in &project.files {
         let path = Path::new(OsStr::from_bytes(file.path.as_bytes()));
         match &file.kind {
             ProjectFileKind::Directory => fs::create_dir_all(to.join(path))?,
-            ProjectFileKind::Symlink(target) => {
-                fs::os::unix::fs::symlink(OsStr::from_bytes(&target.0), to.join(path))?;
+            ProjectFileKind::File { .. } if manifest.is_metadata(path) => copy_into(from, path, to)?,
+            ProjectFileKind::File { .. } => {
+                fs::create_dir_all(to.join(path).parent().unwrap_or(to))?;
+                drop(fs::File::create(to.join(path))?);
             }
-            ProjectFileKind::File { .. } => copy_into(from, path, to)?,
+            // What Poetry takes for a package is a folder or a file.
+            ProjectFileKind::Symlink(_) => {}
         }
     }
-    if from.join(front_end.lock_file()).exists() {
-        copy_into(from, Path::new(front_end.lock_file()), to)?;
+    // These are shown where `.dockerignore` names them as well.
+    for path in manifest.metadata().chain([Path::new("pyproject.toml"), Path::new(front_end.lock_file())]) {
+        if from.join(path).is_file() {
+            copy_into(from, path, to)?;
+        }
     }
     write_settings(from, to)
 }

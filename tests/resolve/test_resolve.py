@@ -41,6 +41,7 @@ def request(folder="", **other):
         "served_by": {},
         "tools": [],
         "tools_apart": False,
+        "selections": [],
         "collections": {},
         "previous": None,
         "update": [],
@@ -73,9 +74,9 @@ class Case(unittest.TestCase):
     def project(self, manifest):
         return poetry_project.open_project(Path(self.request(manifest)["project"]))
 
-    def assert_fails(self, kind, subject, message, call, *arguments):
+    def assert_fails(self, kind, subject, message, call, *arguments, **chosen):
         with self.assertRaises(Failure) as raised:
-            call(*arguments)
+            call(*arguments, **chosen)
         report = raised.exception.report
         self.assertEqual((report["kind"], report["subject"]), (kind, subject), report)
         self.assertIn(message, report["message"])
@@ -107,26 +108,40 @@ class Kept(unittest.TestCase):
         self.assertEqual(len(common.kept(self.ENTRIES, ["stranger"])), 4)
 
 
+def selection(name, **chosen):
+    return {"name": name, "with": [], "without": [], "only": [], "extras": []} | chosen
+
+
 class WantedBy(unittest.TestCase):
-    def wanted(self, groups, markers, extras=()):
+    GROUPS = {"main": {"optional": False}, "dev": {"optional": False}, "docs": {"optional": True}}
+
+    def wanted_by(self, groups, markers=None, *selections):
         entry = {"groups": groups} | ({} if markers is None else {"markers": markers})
-        return poetry_project.wanted_by(entry, extras)
+        return poetry_project.wanted_by(entry, self.GROUPS, selections)
 
     def test_every_group_wants_what_has_no_marker(self):
-        self.assertEqual(self.wanted(["test", "main"], None), ["main", "test"])
+        self.assertEqual(self.wanted_by(["main", "dev"]), ["dev", "main"])
 
     def test_a_marker_stands_for_all_groups_or_for_each(self):
-        self.assertEqual(self.wanted(["main", "test"], 'sys_platform == "win32"'), [])
-        self.assertEqual(self.wanted(["main", "test"], 'sys_platform == "linux"'), ["main", "test"])
-        self.assertEqual(self.wanted(["main", "test"], {"main": 'sys_platform == "win32"'}), ["test"])
+        never = 'python_version < "3"'
+        self.assertEqual(self.wanted_by(["main", "dev"], never), [])
+        self.assertEqual(self.wanted_by(["main", "dev"], {"main": never}), ["dev"])
 
-    def test_an_extra_is_named_if_nothing_else_brings_it(self):
-        extras = ["s3", "web"]
-        self.assertEqual(self.wanted(["main"], 'extra == "s3"', extras), ["main[s3]"])
-        either = 'extra == "s3" or extra == "web"'
-        self.assertEqual(self.wanted(["main"], either, extras), ["main[s3]", "main[web]"])
-        self.assertEqual(self.wanted(["main"], 'extra == "s3" or sys_platform == "linux"', extras), ["main"])
-        self.assertEqual(self.wanted(["main"], 'extra == "other"', extras), [])
+    def test_a_selection_is_looked_at_as_a_whole(self):
+        one, both = selection("one", extras=["a"]), selection("both", extras=["a", "B_x"])
+        self.assertEqual(self.wanted_by(["main"], 'extra == "a"', one, both), ["both", "one"])
+        self.assertEqual(self.wanted_by(["main"], 'extra == "b-x"', one, both), ["both"])
+        self.assertEqual(self.wanted_by(["main"], 'extra != "b-x"', one, both), ["main", "one"])
+
+    def test_groups_of_a_selection_are_poetry_s(self):
+        chosen = [
+            selection("a", extras=["x"]),
+            selection("b", extras=["x"], **{"with": ["docs"]}),
+            selection("c", extras=["x"], without=["dev"]),
+            selection("d", extras=["x"], only=["docs"]),
+        ]
+        self.assertEqual(self.wanted_by(["dev"], None, *chosen), ["a", "b", "dev"])
+        self.assertEqual(self.wanted_by(["docs"], None, *chosen), ["b", "d", "docs"])
 
 
 class PoetryLock(unittest.TestCase):
@@ -364,11 +379,26 @@ class CommittedLock(Case):
         self.assertIsNone(poetry_project.committed_lock(request(self.folder), self.project("")))
 
     def test_its_sources_are_the_manifest_s(self):
-        own = '[package.source]\ntype = "legacy"\nurl = "http://1/simple"\nreference = "{}"\n'
+        own = '[package.source]\ntype = "legacy"\nurl = "http://{}/simple"\nreference = "{}"\n'
         git = '[package.source]\ntype = "git"\nurl = "http://2/a.git"\nreference = "main"\n'
-        found = self.lock("".join(self.PACKAGE + source for source in ("", own.format("own"), own.format("old"), git)))
+        sources = ("", own.format(1, "own"), own.format(1, "old"), git)
+        found = self.lock("".join(self.PACKAGE + source for source in sources))
         sources = [(it["source"]["type"], it["source"]["reference"]) for it in found["package"]]
         self.assertEqual(sources, [("legacy", common.DEFAULT), ("legacy", "own"), ("legacy", "own"), ("git", "main")])
+
+        stranger = self.PACKAGE + own.format(2, "corp")
+        self.assert_fails("manifest", "a", "of a source `corp`, which `pyproject.toml` lacks", self.lock, stranger)
+
+    def test_a_source_may_be_the_default_index_without_an_address(self):
+        project = self.project('[[tool.poetry.source]]\nname = "PyPI"\npriority = "primary"\n')
+        text = f'{self.PACKAGE}[metadata]\ncontent-hash = "{project.locker._get_content_hash()}"\n'
+        (self.folder / "original/poetry.lock").write_text(text)
+        found = poetry_project.committed_lock(request(self.folder), project)
+        self.assertEqual(found["package"][0]["source"]["reference"], common.DEFAULT)
+
+    def test_files_of_old_locks_stand_apart(self):
+        old = {"package": [{"name": "a"}], "metadata": {"files": {"a": [{"hash": "sha256:0"}]}}}
+        self.assertEqual(poetry_project.with_files(old)["package"][0]["files"], [{"hash": "sha256:0"}])
 
     def test_one_of_another_manifest_is_refused(self):
         self.assert_fails("manifest", "", "does not fit", self.lock, self.PACKAGE, "0" * 64)
@@ -398,6 +428,8 @@ packages = [
     { name = "a", version = "1", wheels = [WHEEL-a] },
     { name = "b", version = "1", marker = "'s3' in extras", wheels = [WHEEL-b] },
     { name = "c", version = "1", marker = "'docs' in dependency_groups", wheels = [WHEEL-c] },
+    { name = "e", version = "1", marker = "'s3' not in extras", wheels = [WHEEL-e] },
+    { name = "f", version = "1", marker = "'s3' in extras and 'docs' in dependency_groups", wheels = [WHEEL-f] },
     { name = "d", version = "1", marker = "sys_platform == 'win32'", wheels = [WHEEL-d] },
 ]
 """
@@ -408,32 +440,69 @@ packages = [
         (self.folder / "original/pylock.toml").write_text(lock)
         return pylock_project.PylockProject(request(self.folder, front_end="pylock"))
 
-    def test_groups_and_extras_choose(self):
+    def chosen(self, project, **chosen):
+        return [package.name for package, artifact in project.chosen(selection("x", **chosen)) if artifact]
+
+    def test_groups_and_extras_choose_together(self):
         project = self.pylock()
-        self.assertEqual(project.groups(), {"dev": {"optional": False}, "docs": {"optional": True}})
-        found = {
-            selection.wanted_by: [package.name for package, _ in pylock_project.selected("pylock.toml", selection)]
-            for selection in project.selections(["docs"])
-        }
-        self.assertEqual(found, {"main": ["a"], "docs": ["a", "c"], "main[s3]": ["a", "b"]})
+        self.assertEqual(self.chosen(project), ["a", "e"])
+        self.assertEqual(self.chosen(project, **{"with": ["docs"]}), ["a", "c", "e"])
+        self.assertEqual(self.chosen(project, extras=["S3"]), ["a", "b"])
+        self.assertEqual(self.chosen(project, extras=["s3"], **{"with": ["docs"]}), ["a", "b", "c", "f"])
+        self.assertEqual(self.chosen(project, only=["main"]), ["a", "e"])
+
+    def test_what_is_not_there_cannot_be_chosen(self):
+        project = self.pylock()
+        for what, name, chosen in (
+            ("group", "tests", {"with": ["tests"]}),
+            ("group", "tests", {"without": ["tests"]}),
+            ("extra", "s4", {"extras": ["s4"]}),
+        ):
+            self.assert_fails("request", name, f"has no {what} `{name}`; it has", self.chosen, project, **chosen)
+        self.assert_fails("request", "", "does not tell what a group needs", self.chosen, project, only=["docs"])
 
     def test_the_manifest_says_which_python_and_what_its_indexes_are_called(self):
         wanted, allows = self.pylock().python()
         self.assertEqual((wanted, allows("3.12.1"), allows("3.10.9")), ("<4,>=3.11", True, False))
         self.assertEqual(self.pylock().sources(), {"http://1/simple": "own"})
 
+    def test_one_of_another_manifest_is_refused(self):
+        def check(dependencies):
+            manifest = self.MANIFEST.replace("[dependency", f"dependencies = {dependencies}\n[dependency")
+            return self.pylock(manifest=manifest).check
+
+        check(["A>=1", "z; python_version < '3'"])()
+        self.assert_fails("manifest", "", "does not fit `pyproject.toml`: it has no `z`", check(["z"]))
+        self.assert_fails("manifest", "", "it has `a 1`, and wanted is >=2", check(["a>=2"]))
+
     def test_what_cannot_be_read_or_had_is_said(self):
         project = self.pylock("lock-version = '1.0'\n")
-        self.assert_fails("manifest", "", "`pylock.toml` cannot be read", project.groups)
+        self.assert_fails("manifest", "", "`pylock.toml` cannot be read", project.lock)
         git = self.LOCK.replace('directory = { path = "." }', 'vcs = { type = "git", url = "u", commit-id = "0" }')
-        [main, *_] = self.pylock(git).selections([])
-        chosen = pylock_project.selected("pylock.toml", main)
-        self.assert_fails("unsupported", "demo", "comes from a vcs", list, chosen)
+        self.assert_fails("unsupported", "demo", "comes from a vcs", self.chosen, self.pylock(git))
 
     def test_only_poetry_core_s_projects_are_installed(self):
-        self.assertIsNone(self.pylock().root())
         other = self.MANIFEST + '[build-system]\nrequires = ["flit"]\nbuild-backend = "flit"\n'
         self.assert_fails("unsupported", "", "built by `flit`", self.pylock(manifest=other).root)
+        scripts = self.MANIFEST.replace("[dependency", '[project.scripts]\nsvc = "demo:main"\n[dependency')
+        self.assertIn("there is no `svc`", self.pylock(manifest=scripts).not_installed()[0])
+
+    def test_a_version_is_the_file_s_where_the_lock_has_none(self):
+        lock = re.sub('(name = "a"), version = "1"', r"\1", self.LOCK)
+        [found, *_] = self.pylock(lock).chosen(selection("x"))
+        found = found if found[1] else next(it for it in self.pylock(lock).chosen(selection("x")) if it[1])
+        self.assertEqual(pylock_project.version_of(*found), "1")
+
+
+class Versions(Case):
+    def test_a_selection_has_one_version_of_a_distribution(self):
+        def entry(version, *wanted_by):
+            return {"name": "six", "version": version, "wanted_by": wanted_by}
+
+        asked = request(selections=[selection("one"), selection("two")])
+        resolve.check_versions(asked, [entry("1", "one"), entry("2", "two")])
+        both = [entry("1", "one", "two"), entry("2", "two")]
+        self.assert_fails("resolve", "six", "`two` takes `six` 1 and 2", resolve.check_versions, asked, both)
 
 
 class Tools(unittest.TestCase):
@@ -459,6 +528,11 @@ class Tools(unittest.TestCase):
         found, displaced = self.beside(project, own, required)
         self.assertEqual(found, ["cleo-2", "crashtest-0.3.1", "poetry-2", "requests-2.32"])
         self.assertEqual(displaced, [("cleo", "crashtest", "0.3.1")])
+
+    def test_what_a_displaced_version_wanted_does_not_count(self):
+        project = [("requests", "2.20"), ("urllib3", "1.24")]
+        own = [("requests", "2.33"), ("urllib3", "2")]
+        self.assertEqual(self.beside(project, own, {"requests": ["urllib3>=1.26"]})[1], [])
 
     def test_what_the_recipe_asks_for_can_be_displaced_as_well(self):
         displaced = self.beside([("pip", "25")], [("pip", "24")], {}, ["pip<25"])[1]

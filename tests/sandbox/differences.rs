@@ -142,7 +142,7 @@ const VARIED: &str =
                       rm lower/a; chmod 711 lower/capable; touch -d @1 a/old; ln -s x a/l";
 
 #[test]
-fn the_same_job_has_the_same_digest() {
+pub(super) fn the_same_job_has_the_same_digest() {
     let scene = Scene::new("twice", lower);
     let (one, other) = (scene.difference(VARIED), scene.difference(VARIED));
     assert_eq!((one.diff_id, &one.tree), (other.diff_id, &other.tree));

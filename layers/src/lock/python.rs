@@ -13,6 +13,10 @@ pub struct PythonRequirements {
     /// What says which distributions the project needs, where an image has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub front_end: Option<FrontEnd>,
+    /// What images take of the project, where that is not a union of groups: extras, and whatever other front
+    /// ends than Poetry decide. Sorted.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub selections: Vec<Selection>,
     /// Distributions that pip installs before the project: pip, setuptools, wheel, poetry.
     pub tools: Vec<String>,
     /// Whether they have an environment of their own, and not the project's.
@@ -79,6 +83,9 @@ pub struct Python {
     /// Of the tools, what the project has in another version than they want, where they share an environment.
     #[serde(default, skip_serializing_if = "is_default")]
     pub displaced: Vec<Displaced>,
+    /// What a person should know of it, with each build.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub notes: Vec<String>,
     /// By the name of what they are for.
     pub collections: BTreeMap<String, Vec<Distribution>>,
 }
@@ -96,10 +103,60 @@ pub struct Displaced {
     pub wants: String,
 }
 
+/// Groups and extras of a project, as options of a front end name them. All groups that are required count where
+/// none is named.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Selection {
+    #[serde(skip_serializing_if = "is_default")]
+    pub with: Vec<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub without: Vec<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub only: Vec<String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub extras: Vec<String>,
+}
+
+impl Selection {
+    /// In the one order that a lock has; what is named twice is named once.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        for names in [&mut self.with, &mut self.without, &mut self.only, &mut self.extras] {
+            names.sort();
+            names.dedup();
+        }
+        self
+    }
+}
+
+/// What [`Distribution::wanted_by`] calls it: `only docs extras s3`.
+impl std::fmt::Display for Selection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lists = [
+            ("with", &self.with),
+            ("without", &self.without),
+            ("only", &self.only),
+            ("extras", &self.extras),
+        ];
+        let words = lists.iter().filter(|(_, names)| !names.is_empty());
+        let words: Vec<_> = words.map(|(word, names)| format!("{word} {}", names.join(" "))).collect();
+        match words.is_empty() {
+            true => f.write_str("default"),
+            false => f.write_str(&words.join(" ")),
+        }
+    }
+}
+
 impl PythonRequirements {
     /// Who is asked about the project.
     pub fn front_end(&self) -> FrontEnd {
         self.front_end.unwrap_or_default()
+    }
+
+    /// Whether what an image takes is what its groups want, each by itself: Poetry's are, without extras.
+    pub(crate) fn is_of_groups(&self, selection: &Selection) -> bool {
+        self.front_end() == FrontEnd::Poetry && selection.extras.is_empty()
     }
 }
 
@@ -184,7 +241,8 @@ pub struct Distribution {
     /// The named source; the default index if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// The groups that lock it, and those whose markers want it on this platform.
+    /// The groups that lock it, and those whose markers want it on this platform; after these, the selections of
+    /// [`PythonRequirements::selections`] that want it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -9,10 +9,10 @@ use crate::Builder;
 use crate::derivation::{Cache, Effort, Files, Jobs, Layout, Relocation};
 use crate::front_end::FrontEnd;
 use crate::image::Layer;
-use crate::lock::{Lock, Requirements};
+use crate::lock::{Lock, Requirements, Selection};
 use crate::python::{self, PIP, Scheme};
 use crate::tree::TreePath;
-use crate::wheels::{self, Alone, Group, Groups};
+use crate::wheels::{self, Alone, Group};
 
 /// See [`Python::tools`].
 #[derive(Clone)]
@@ -135,7 +135,7 @@ pub struct ProjectInstall(Rc<ProjectInstallData>);
 struct ProjectInstallData {
     python: Python,
     front_end: FrontEnd,
-    groups: Groups,
+    selection: Selection,
     large: u64,
     alone: Vec<String>,
     build: Option<SdistBuild>,
@@ -146,7 +146,7 @@ impl ProjectInstall {
         Self(Rc::new(ProjectInstallData {
             python: python.clone(),
             front_end,
-            groups: Groups::default(),
+            selection: Selection::default(),
             large: wheels::LARGE,
             alone: Vec::new(),
             build: None,
@@ -156,28 +156,28 @@ impl ProjectInstall {
     /// Optional groups as well, as `poetry install --with` and `uv sync --group` name them.
     #[must_use]
     pub fn with<T: Into<String>>(mut self, groups: impl IntoIterator<Item = T>) -> Self {
-        Rc::make_mut(&mut self.0).groups.with.extend(texts(groups));
+        Rc::make_mut(&mut self.0).selection.with.extend(texts(groups));
         self
     }
 
     /// Without groups that are required, as `poetry install --without` and `uv sync --no-group` name them: `["dev"]`.
     #[must_use]
     pub fn without<T: Into<String>>(mut self, groups: impl IntoIterator<Item = T>) -> Self {
-        Rc::make_mut(&mut self.0).groups.without.extend(texts(groups));
+        Rc::make_mut(&mut self.0).selection.without.extend(texts(groups));
         self
     }
 
     /// These groups and no others, as `poetry install --only` and `uv sync --only-group` name them: `["main"]`.
     #[must_use]
     pub fn only<T: Into<String>>(mut self, groups: impl IntoIterator<Item = T>) -> Self {
-        Rc::make_mut(&mut self.0).groups.only.extend(texts(groups));
+        Rc::make_mut(&mut self.0).selection.only.extend(texts(groups));
         self
     }
 
     /// With extras of the project, as `poetry install --extras` and `uv sync --extra` name them.
     #[must_use]
     pub fn extras<T: Into<String>>(mut self, extras: impl IntoIterator<Item = T>) -> Self {
-        Rc::make_mut(&mut self.0).groups.extras.extend(texts(extras));
+        Rc::make_mut(&mut self.0).selection.extras.extend(texts(extras));
         self
     }
 
@@ -216,8 +216,14 @@ impl Part for ProjectInstallData {
     }
 
     fn require(&self, requirements: &mut Requirements) -> Result<()> {
-        let known = *requirements.python.front_end.get_or_insert(self.front_end);
+        let python = &mut requirements.python;
+        let known = *python.front_end.get_or_insert(self.front_end);
         if known == self.front_end {
+            let selection = self.selection.clone().sorted();
+            if !python.is_of_groups(&selection) && !python.selections.contains(&selection) {
+                python.selections.push(selection);
+                python.selections.sort();
+            }
             return Ok(());
         }
         let (one, other) = (known.step(), self.front_end.step());
@@ -235,7 +241,13 @@ impl Part for ProjectInstallData {
         }
         let named: Vec<&str> = self.alone.iter().map(String::as_str).collect();
         let alone = Alone { large: self.large, named: &named };
-        let layers = wheels::project(&mut expansion.graph, expansion.lock, &self.groups, alone, &build)?;
+        let layers = wheels::project(
+            &mut expansion.graph,
+            expansion.lock,
+            &self.selection.clone().sorted(),
+            alone,
+            &build,
+        )?;
         Ok(laid(layers))
     }
 }

@@ -19,6 +19,7 @@ REQUEST
                       address in pyproject.toml serves
     tools             requirements of what is installed before the project
     tools_apart       whether they have an environment of their own, and not the project's
+    selections        groups and extras that images take together: {name, with, without, only, extras}
     collections       {name: requirements}, each resolved alone, wheels only
     previous          an earlier answer whose versions are kept where they still can be
     update            names that may move all the same
@@ -65,6 +66,7 @@ def answer(request: Request) -> dict[str, Any]:
     index = Index(request)
     locked = project.locked(index)
     packages = sorted(locked.packages, key=lambda entry: (entry["name"], entry["version"]))
+    check_versions(request, packages)
     tools, displaced = image_tools.resolve(request, index, packages)
     collections = {name: collection(request, index, name) for name in sorted(request["collections"])}
 
@@ -84,6 +86,7 @@ def answer(request: Request) -> dict[str, Any]:
         "packages": packages,
         "tools": tools,
         "displaced": displaced,
+        "notes": locked.notes,
         "collections": collections,
     } | locked.about
 
@@ -96,6 +99,19 @@ def check_requirements(request: Request) -> None:
     if stranger := next((r.name for r in map(Requirement, asked) if r.url), None):
         said = f"`{stranger}` comes from an address; only indexes can be locked"
         raise Failure("unsupported", said, subject=stranger)
+
+
+def check_versions(request: Request, packages: list[Entry]) -> None:
+    """Refuse a selection that has two versions of one distribution: an installer would not."""
+    for selection in request["selections"]:
+        found: dict[str, str] = {}
+        for entry in packages:
+            if selection["name"] not in entry["wanted_by"]:
+                continue
+            other = found.setdefault(entry["name"], entry["version"])
+            if other != entry["version"]:
+                both = f"`{entry['name']}` {other} and {entry['version']}"
+                raise Failure("resolve", f"the project's `{selection['name']}` takes {both}", subject=entry["name"])
 
 
 def collection(request: Request, index: Any, name: str) -> list[Entry]:

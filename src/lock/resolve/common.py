@@ -16,6 +16,12 @@ DEFAULT = "default-index"
 """The default index's name in the working copy; in requests it is called `pypi`."""
 
 
+Selection = TypedDict(
+    "Selection", {"name": str, "with": list[str], "without": list[str], "only": list[str], "extras": list[str]}
+)
+"""Groups and extras that an image takes together, and what `wanted_by` calls them."""
+
+
 class Request(TypedDict):
     """The request: see `__main__`."""
 
@@ -27,6 +33,7 @@ class Request(TypedDict):
     served_by: dict[str, str]
     tools: list[str]
     tools_apart: bool
+    selections: list[Selection]
     collections: dict[str, list[str]]
     previous: dict[str, Any] | None
     update: list[str]
@@ -54,7 +61,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(*command: str | Path, show: bool = False) -> None:
+def run(*command: str | Path, show: bool = False) -> str:
     """Run a command; its output is the reason if it fails, and progress if worth showing."""
     printed = []
     with subprocess.Popen(
@@ -68,6 +75,7 @@ def run(*command: str | Path, show: bool = False) -> None:
     if process.returncode:
         first = next((at for at, line in enumerate(printed) if line.startswith("ERROR:")), 0)
         raise CommandFailed("".join(printed[first:]))
+    return "".join(printed)
 
 
 def toml_reader() -> Any:

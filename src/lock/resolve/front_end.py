@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,18 +12,23 @@ from common import Entry, Failure, Request
 if TYPE_CHECKING:
     from index import Index
 
+MAIN = "main"
+"""What the project needs whatever its groups and extras."""
+
 
 @dataclass
 class Locked:
     """What a front end decided, with the one file of each distribution that fits here."""
 
     packages: list[Entry]
-    """Each with the groups and extras that want it: `wanted_by` holds `main`, `docs`, `main[s3]`."""
+    """Each with what wants it: groups (of Poetry's), and selections of the request, by name."""
     groups: dict[str, Entry]
     extras: dict[str, list[str]]
     sources: list[Entry]
     root: Entry | None
     """What an editable install writes of the project itself; None where it is not installed."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should know with each build."""
     about: dict[str, str] = field(default_factory=dict)
     """What only this front end says."""
 
@@ -61,3 +66,11 @@ def check_python(project: FrontEnd, bases: list[tuple[str, str]]) -> None:
             subject=version,
             detail=f"of the bases: {', '.join(fitting)}" if fitting else "none of the recipes' bases has such a one",
         )
+
+
+def check_known(file: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names of groups or extras that a file has not."""
+    known = set(map(str, known))
+    if unknown := sorted(set(names) - known):
+        there = ", ".join(f"`{name}`" for name in sorted(known)) or "none"
+        raise Failure("request", f"`{file}` has no {what} `{unknown[0]}`; it has {there}", subject=unknown[0])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import DEFAULT, CommandFailed, Entry, Failure, Request, canonical, run, say, toml_reader
-from front_end import Locked
+from common import DEFAULT, CommandFailed, Entry, Failure, Request, Selection, canonical, run, say, toml_reader
+from front_end import Locked, check_known
 from index import Index, file_of
 
 if TYPE_CHECKING:
@@ -153,14 +153,29 @@ def committed_lock(request: Request, project: Poetry) -> dict[str, Any] | None:
             detail="`poetry lock` makes it fit; without the file, Poetry resolves here",
         )
     locked = toml_reader().loads(file.read_text(encoding="utf-8"))
-    addresses = {source["url"].rstrip("/"): source["name"] for source in project.local_config.get("source", [])}
+    sources = project.local_config.get("source", [])
+    names = {source["name"]: source["name"] for source in sources}
+    names |= {source["url"].rstrip("/"): source["name"] for source in sources if "url" in source}
     for entry in locked["package"]:
-        source = entry.get("source", {"type": "legacy", "url": "", "reference": DEFAULT})
-        name = source["reference"] if source["reference"] in addresses.values() else addresses.get(source["url"])
-        if source["type"] == "legacy":
-            reference = DEFAULT if name is None or name.lower() == "pypi" else name
-            source = {"type": "legacy", "url": "", "reference": reference}
-        entry["source"] = source
+        if "source" not in entry:
+            entry["source"] = {"type": "legacy", "url": "", "reference": DEFAULT}
+            continue
+        source = entry["source"]
+        if source["type"] != "legacy":
+            continue
+        name = names.get(source["reference"]) or names.get(source["url"].rstrip("/"))
+        if name is None:
+            said = f"`poetry.lock` has `{entry['name']}` of a source `{source['reference']}`"
+            raise Failure("manifest", f"{said}, which `pyproject.toml` lacks", subject=entry["name"])
+        source |= {"url": "", "reference": DEFAULT if name.lower() == "pypi" else name}
+    return locked
+
+
+def with_files(locked: dict[str, Any]) -> dict[str, Any]:
+    """A lock whose packages have their files: before format 2.0 they stand apart."""
+    apart = locked.get("metadata", {}).get("files", {})
+    for entry in locked["package"]:
+        entry.setdefault("files", apart.get(entry["name"], []))
     return locked
 
 
@@ -189,16 +204,19 @@ def lock(request: Request, project: Poetry, copy: Poetry, sources: list[Entry]) 
         (folder / "poetry.lock").write_text(tomlkit.dumps(content), encoding="utf-8")
 
     if committed := committed_lock(request, project):
-        for entry in committed["package"]:
-            entry["source"]["url"] = url(entry["source"]["reference"])
+        for source in (entry["source"] for entry in committed["package"]):
+            source["url"] = url(source["reference"]) if source["type"] == "legacy" else source["url"]
         if all("groups" in entry for entry in committed["package"]):
             return committed
         # Before format 2.1 it does not say which group wants what: Poetry writes that down, and keeps versions.
         write(committed)
         locked = poetry(folder, "lock")
-        before, after = ({(p["name"], p["version"]) for p in it["package"]} for it in (committed, locked))
-        if moved := sorted(after - before):
-            name, version = moved[0]
+        before = {(p["name"], p["version"]): p["files"] for p in with_files(committed)["package"]}
+        for entry in locked["package"]:
+            name, version = entry["name"], entry["version"]
+            if (name, version) in before:
+                entry["files"] = before[name, version]
+                continue
             raise Failure(
                 "manifest",
                 f"`poetry.lock` is of an old format, and this Poetry would take `{name} {version}`, which it has not",
@@ -217,26 +235,34 @@ def lock(request: Request, project: Poetry, copy: Poetry, sources: list[Entry]) 
     return locked
 
 
-def wanted_by(entry: Entry, extras: Iterable[str]) -> list[str]:
-    """The groups whose installation brings a locked package here: `main`, or `main[extra]`.
+def wanted_by(entry: Entry, groups: dict[str, Entry], selections: Iterable[Selection]) -> list[str]:
+    """The groups whose installation brings a locked package here, then the selections that do.
 
-    Poetry's markers stand for all groups, or for each one.
+    Poetry's markers stand for all groups, or for each one (poetry, `Transaction.calculate_operations`).
     """
-    from packaging.markers import Marker
+    from poetry.core.version.markers import parse_marker
+    from poetry.utils.env import EnvManager
 
-    def wanting() -> Iterator[str]:
-        for group in entry["groups"]:
-            markers = entry.get("markers", "")
-            text = markers.get(group, "") if isinstance(markers, dict) else markers
-            if not text or Marker(text).evaluate({"extra": ""}):
-                yield group
-            else:
-                yield from (f"{group}[{extra}]" for extra in extras if Marker(text).evaluate({"extra": extra}))
+    environment = EnvManager.get_system_env().marker_env
 
-    return sorted(wanting())
+    def is_wanted(group: str, extras: Iterable[str]) -> bool:
+        markers = entry.get("markers", "")
+        text = markers.get(group, "") if isinstance(markers, dict) else markers
+        known = {**environment, "extra": {canonical(extra) for extra in extras}}
+        return group in entry["groups"] and (not text or parse_marker(text).validate(known))
+
+    wanting = [group for group in entry["groups"] if is_wanted(group, [])]
+    for selection in selections:
+        required = [] if selection["only"] else [name for name, group in groups.items() if not group["optional"]]
+        chosen = {*required, *selection["with"], *selection["only"]} - {*selection["without"]}
+        if any(is_wanted(group, selection["extras"]) for group in chosen):
+            wanting.append(selection["name"])
+    return sorted(wanting)
 
 
-def packages(index: Index, copy: Poetry, locked: dict[str, Any], extras: Iterable[str]) -> list[Entry]:
+def packages(
+    index: Index, copy: Poetry, locked: dict[str, Any], groups: dict[str, Entry], selections: Iterable[Selection]
+) -> list[Entry]:
     """The locked packages that belong to this platform, with the file Poetry would install."""
     from poetry.core.packages.package import Package
     from poetry.installation.chooser import Chooser
@@ -245,7 +271,7 @@ def packages(index: Index, copy: Poetry, locked: dict[str, Any], extras: Iterabl
     chooser = Chooser(copy.pool, EnvManager.get_system_env(), copy.config)
 
     def describe(entry: Entry) -> Entry | None:
-        wanting = wanted_by(entry, extras)
+        wanting = wanted_by(entry, groups, selections)
         if not wanting:
             return None
         name, version, source = entry["name"], entry["version"], entry.get("source", {})
@@ -262,6 +288,8 @@ def packages(index: Index, copy: Poetry, locked: dict[str, Any], extras: Iterabl
             source_url=source["url"],
             source_reference=source["reference"],
         )
+        if not entry["files"]:
+            raise Failure("manifest", f"`poetry.lock` has no file of `{name} {version}`", subject=name)
         package.files = entry["files"]
         repository: Any = copy.pool.repository(source["reference"])
         try:
@@ -350,12 +378,18 @@ class PoetryProject:
         check_sources(copy)
         locked = lock(self.request, self.project, copy, sources)
         package = self.project.package
+        groups = {
+            name: {"optional": package.dependency_group(name).is_optional()}
+            for name in sorted(package.dependency_group_names(include_optional=True))
+        }
+        selections = self.request["selections"]
+        for selection in selections:
+            named = [*selection["with"], *selection["without"], *selection["only"]]
+            check_known("pyproject.toml", "group", named, groups)
+            check_known("pyproject.toml", "extra", map(canonical, selection["extras"]), package.extras)
         return Locked(
-            packages=packages(index, copy, locked, sorted(package.extras)),
-            groups={
-                name: {"optional": package.dependency_group(name).is_optional()}
-                for name in sorted(package.dependency_group_names(include_optional=True))
-            },
+            packages=packages(index, copy, locked, groups, selections),
+            groups=groups,
             extras=locked.get("extras", {}),
             sources=sources,
             root=root_package(self.project),

@@ -50,6 +50,7 @@ def beside(
 
     own = {entry["name"]: entry for entry in tools.entries}
     shared = [name for name in own if name in project and project[name]["version"] != own[name]["version"]]
+    replaced = set(shared)
     # What a version of the project's needs comes with it, though no group of an image may bring it.
     while shared:
         entry = project[shared.pop()]
@@ -64,6 +65,7 @@ def beside(
     displaced = [
         {"name": name, "version": own[name]["version"], "tool": tool, "wants": str(requirement.specifier)}
         for tool, requirements in sorted(required.items())
+        if tool not in replaced  # the project's version of it wants something else
         for requirement in requirements
         if (name := canonical(requirement.name)) in own
         and not requirement.specifier.contains(own[name]["version"], prereleases=True)

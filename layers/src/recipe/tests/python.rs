@@ -19,8 +19,6 @@ fn groups_are_chosen() {
     assert!(names(|install| install.without(["main"])).unwrap().0.is_empty());
     let error = names(|install| install.without(["dve"])).unwrap_err().to_string();
     assert!(error.contains("no group `dve`; it has `"), "{error}");
-    let error = names(|install| install.extras(["s4"])).unwrap_err().to_string();
-    assert!(error.contains("no extra `s4`; it has none"), "{error}");
 }
 
 /// The recipes' own Python, or the packages' in its place.
@@ -65,33 +63,36 @@ fn a_python_of_an_archive_can_be_replaced() {
     assert!(error.contains("two Pythons"), "{error}");
 }
 
-/// Those that a front end chooses, where the lock knows an extra and a group that nobody must have.
+/// A front end says what is taken of groups and extras together, and the lock has it by a name.
 #[test]
-fn extras_are_of_the_groups_that_are_chosen() {
-    let image = |choose: fn(ProjectInstall) -> ProjectInstall| {
+fn what_is_taken_together_is_asked_for_together() {
+    let taken = |choose: fn(ProjectInstall) -> ProjectInstall| {
         let install = move || choose(Python::of(&system(&debian())).uv_sync().split(0));
-        let image = move || ImageRecipe::new("x").layer(install());
-        let program = program(image);
-        let mut lock = locked(program.requirements(Base::Archive, PythonFrom::Recipe).unwrap());
-        lock.python.extras.insert("s3".to_owned(), Vec::new());
-        lock.python.groups.insert("docs".to_owned(), PythonGroup { optional: true });
+        let program = program(move || ImageRecipe::new("x").layer(install()));
+        let requirements = program.requirements(Base::Archive, PythonFrom::Recipe).unwrap();
+        let [selection] = &requirements.python.selections[..] else { panic!("one selection") };
+        let name = selection.to_string();
+        let mut lock = locked(requirements);
         let of = |name: &str, wanted_by: &str| Distribution {
             wanted_by: vec![wanted_by.to_owned()],
             ..distribution(name, 1)
         };
-        lock.python.packages = vec![of("plain", "main"), of("boto", "main[s3]"), of("sphinx", "docs")];
+        lock.python.packages = vec![of("taken", &name), of("of-another", "main")];
         let image = program.image("one", Base::Archive, &lock, &project()).unwrap();
         let layers = image.layers.iter().filter(|layer| layer.step == "uv sync");
         let said = layers.clone().map(|layer| layer.created_by.clone()).next().unwrap();
-        let mut names: Vec<_> = layers.map(|layer| image.graph.node(layer.tree).name.clone()).collect();
-        names.sort();
-        (names.join(", "), said)
+        let names: Vec<_> = layers.map(|layer| image.graph.node(layer.tree).name.clone()).collect();
+        assert_eq!(names, ["taken 1"]);
+        lock.requirements.python.selections.clear();
+        let error = program.image("one", Base::Archive, &lock, &project()).unwrap_err().to_string();
+        assert!(error.contains(&format!("does not say what `{name}` takes")), "{error}");
+        (name, said)
     };
-    assert_eq!(image(|install| install).0, "plain 1");
-    let (names, said) = image(|install| install.extras(["s3"]).with(["docs"]));
-    assert_eq!(names, "boto 1, plain 1, sphinx 1");
-    assert!(said.starts_with("uv sync --frozen --group docs --extra s3"), "{said}");
-    assert_eq!(image(|install| install.only(["docs"]).extras(["s3"])).0, "sphinx 1");
+    assert_eq!(taken(|install| install).0, "default");
+    let (name, said) = taken(|install| install.extras(["s3", "a", "s3"]).with(["docs"]).without(["dev"]));
+    assert_eq!(name, "with docs without dev extras a s3");
+    assert!(said.starts_with("uv sync --frozen --group docs --no-group dev --extra a --extra s3"), "{said}");
+    assert_eq!(taken(|install| install.only(["docs"])).0, "only docs");
 }
 
 #[test]
@@ -103,14 +104,8 @@ fn what_is_locked_together_has_one_front_end() {
     ]);
     let error = two.requirements(Base::Archive, PythonFrom::Recipe).unwrap_err().to_string();
     assert!(error.contains("by `poetry install` and by `uv sync`"), "{error}");
-
-    let pylock =
-        || ImageRecipe::new("x").layer(Python::of(&system(&debian())).pylock_install().only(["docs"]));
-    let program = program(pylock);
-    let mut lock = locked(program.requirements(Base::Archive, PythonFrom::Recipe).unwrap());
-    lock.python.groups.insert("docs".to_owned(), PythonGroup { optional: true });
-    let error = program.image("one", Base::Archive, &lock, &project()).unwrap_err().to_string();
-    assert!(error.contains("`only` is to name `main` as well"), "{error}");
+    let poetry = asked(move || ImageRecipe::new("x").layer(python().poetry_install().with(["docs"])));
+    assert!(poetry.python.selections.is_empty(), "groups alone are in the lock, whoever takes them");
 }
 
 /// The environment is a folder that Python takes for one (PEP 405), and the project has its own.
