@@ -227,10 +227,13 @@ fn write_project(
         }
     }
     // These are shown where `.dockerignore` names them as well.
-    for path in manifest.metadata().chain([Path::new("pyproject.toml"), Path::new(front_end.lock_file())]) {
-        if from.join(path).is_file() {
-            copy_into(from, path, to)?;
-        }
+    let named = manifest.metadata().map(Path::to_owned);
+    let named = named.chain(["pyproject.toml", front_end.lock_file()].map(PathBuf::from));
+    let at_the_top = fs::read_dir(from)?.map(|entry| Ok(PathBuf::from(entry?.file_name())));
+    let at_the_top = at_the_top.collect::<Result<Vec<_>>>()?;
+    let by_name = at_the_top.into_iter().filter(|path| manifest.is_metadata(path));
+    for path in named.chain(by_name).filter(|path| from.join(path).is_file()) {
+        copy_into(from, &path, to)?;
     }
     write_settings(from, to)
 }

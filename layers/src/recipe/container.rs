@@ -40,13 +40,13 @@ pub(super) fn check(config: &Config) -> Result<()> {
         }
     }
     if let Some(port) = config.exposed_ports.iter().find(|port| !is_port(port)) {
-        return Err(wrong("port", port, "is no port, `8080`, `8080/tcp`, `53/udp`"));
+        return Err(wrong("port", port, "is no port, such as `8080`, `8080/tcp` or `53/udp`"));
     }
     if let Some(user) = config.user.as_ref().filter(|user| !is_user(user)) {
         return Err(wrong("user", user, "is neither `USER` nor `USER:GROUP`, names or numbers"));
     }
     if !config.stop_signal.is_empty() && !is_signal(&config.stop_signal) {
-        return Err(wrong("stop_signal", &config.stop_signal, "is no signal of Linux, `SIGTERM`"));
+        return Err(wrong("stop_signal", &config.stop_signal, "is no signal of Linux, such as `SIGTERM`"));
     }
     if config.labels.keys().any(String::is_empty) {
         return Err(wrong("label", "", "names no label: a name such as `org.example.team` does"));
@@ -77,7 +77,7 @@ fn environment(config: &Config) -> Result<()> {
 fn healthcheck(check: &Healthcheck) -> Result<()> {
     let Healthcheck { command, interval, timeout, start_period, retries } = check;
     if command.first().is_none_or(String::is_empty) || command.iter().any(|word| word.contains('\0')) {
-        let how = "is no command: its `command` is a program that tells, and arguments";
+        let how = "is no command: it is to be a program, and its arguments";
         return Err(wrong("healthcheck", &command.join(" "), how));
     }
     for (what, time) in [("interval", interval), ("timeout", timeout), ("start_period", start_period)] {
