@@ -229,6 +229,8 @@ fn a_project_that_is_packaged_is_installed() {
 
 /// A lock that is older than its manifest; files that are not what the lock has; versions that it decides.
 fn what_does_not_fit_is_said(machine: &Machine) {
+    let refused = failed(machine.assemble("pylock", &["lock", "--export", "poetry"]));
+    assert!(refused.contains("Poetry decided nothing of this project"), "{refused}");
     let refused = failed(machine.assemble("pylock", &["lock", "--update", "click"]));
     assert!(refused.contains("`pylock.toml` says which `click` is taken"), "{refused}");
     let mut parts = Vec::new();

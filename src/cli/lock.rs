@@ -48,6 +48,11 @@ pub fn run(recipes: &dyn Recipes, arguments: &Arguments) -> Result<()> {
             Error::new(Kind::Input, format!("there is no `{}`", path.display()))
                 .hint("`assemble lock` makes it")
         })?;
+        let front_end = known.requirements.python.front_end();
+        if !front_end.resolves() {
+            let message = format!("Poetry decided nothing of this project: `{}` did", front_end.lock_file());
+            return Err(Error::new(Kind::Usage, message));
+        }
         return super::print(lock::poetry_lock(&known, &session.manifest.sources).trim_end());
     }
     let update = Update { names: arguments.update.clone() };
