@@ -112,7 +112,11 @@
 //!   Python while locking; the lock says which group wants a distribution, and names one file.
 //! - **A front end is a class of `lock/resolve`** (`front_end.py`), and no trait in Rust: what it decides needs
 //!   the image's Python and its libraries. Rust knows it by name ([`recipe::ProjectInstall`]), and its section of
-//!   the lock is the same for all. uv is asked what its lock means by exports to `pylock.toml`, a group each.
+//!   the lock is the same for all. uv is asked what its lock means by exports to `pylock.toml`.
+//! - **What an image takes of a project is asked as a whole** (`lock::Selection`): markers speak of groups and
+//!   extras together, and what each wants by itself does not add up. Poetry's groups without extras do, so a lock
+//!   has those by themselves.
+//! - **Code that runs while locking sees a project's names and its metadata**, and no other content of it.
 //! - **A project's own lock is part of the manifest's digest**: whoever has it not, or another, locks again.
 //! - **Tools beside the project have its versions**, as `pip` then `poetry install` leave them in one environment;
 //!   what a tool wanted otherwise is in the lock, so that each build can say it.

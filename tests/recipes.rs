@@ -111,7 +111,7 @@ fn a_small_wheel_can_have_a_layer_of_its_own() {
     let groups = Selection { with: vec!["binary-torch".to_owned()], ..Selection::default() };
     let mut install = |named: &[&str]| {
         let alone = Alone { large: wheels::LARGE, named };
-        wheels::project(&mut graph, &lock, &groups, alone, &build)
+        wheels::project(&mut graph, &lock, &groups, &lock.python.tools, alone, &build)
     };
     let (with, without) = (install(&["jinja2"]).unwrap(), install(&[]).unwrap());
     assert_eq!(with.large.len(), without.large.len() + 1);

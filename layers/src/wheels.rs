@@ -133,27 +133,39 @@ fn selected<'a>(
     Ok(move |distribution: &Distribution| distribution.wanted_by.iter().any(|it| wanting.contains(it)))
 }
 
-/// What a front end installs of the project: the distributions of this selection. What pip has
-/// installed in the same environment already is skipped, as Poetry skips it.
+/// What a front end installs of the project: the distributions of this selection. What `there` has, the tools of
+/// the same environment, is skipped, as Poetry skips what pip has installed.
 ///
 /// # Errors
-/// A group that the manifest has not, a selection that the lock has not; a distribution in [`Alone::named`] that is not installed.
+/// A group that the manifest has not, a selection that the lock has not; a distribution in [`Alone::named`] that
+/// is not installed; another version of one of the tools.
 pub fn project<'a>(
     graph: &mut Graph,
     lock: &Lock,
     selection: &Selection,
+    there: &[Distribution],
     alone: impl Into<Alone<'a>>,
     build: &Build,
 ) -> Result<Layers, RecipeError> {
     let alone = alone.into();
-    let python = &lock.requirements.python;
     let is_selected = selected(selection, lock)?;
-    let there = lock.python.tools.iter().filter(|_| !python.tools_apart);
-    let there: BTreeSet<&str> = there.map(|tool| tool.name.as_str()).collect();
-    let wanted = |distribution: &&Distribution| {
-        is_selected(distribution) && !there.contains(distribution.name.as_str())
-    };
-    let front_end = python.front_end();
+    let front_end = lock.requirements.python.front_end();
+    let mut wanted = Vec::new();
+    for distribution in lock.python.packages.iter().filter(|distribution| is_selected(distribution)) {
+        let Distribution { name, version, .. } = distribution;
+        match there.iter().find(|tool| tool.name == *name) {
+            None => wanted.push(distribution),
+            Some(tool) if tool.version == *version => {}
+            Some(tool) => {
+                return Err(RecipeError(format!(
+                    "`{}` wants `{name}` {version}, and the tools of its environment have {}: `Tools::apart` parts \
+                     them",
+                    front_end.step(),
+                    tool.version
+                )));
+            }
+        }
+    }
     let installer = match front_end {
         FrontEnd::Poetry => format!("Poetry {}", lock.python.poetry),
         FrontEnd::Uv => "uv".to_owned(),
@@ -172,7 +184,6 @@ pub fn project<'a>(
         alone,
         build,
     };
-    let wanted: Vec<_> = lock.python.packages.iter().filter(wanted).collect();
     match alone.named.iter().find(|name| !wanted.iter().any(|distribution| distribution.name == **name)) {
         Some(name) => Err(RecipeError(format!("`{}` installs no `{name}`", front_end.step()))),
         None => Ok(layers(graph, &group, wanted.into_iter())),

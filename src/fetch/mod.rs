@@ -153,8 +153,8 @@ impl Fetcher {
         Err(nowhere(file, errors))
     }
 
-    /// Where something is fetched that a recipe or a base image names by its address: there, or in the first mirror that is for
-    /// it, as `read` reads that.
+    /// Where something is fetched that a recipe or a base image names by its address: there, or in the first
+    /// mirror that is for it, as `read` reads that.
     ///
     /// # Errors
     /// What is no address.

@@ -171,7 +171,7 @@ pub fn outdated(lock: &Lock, requirements: &Requirements, manifest: &Manifest) -
         reasons.push("the recipe asks for other Debian packages".to_owned());
     }
     if lock.requirements.python != requirements.python {
-        reasons.push("the recipe asks for other Python tools or collections".to_owned());
+        reasons.push("the recipe asks for other Python tools, groups, extras or collections".to_owned());
     }
     if lock.requirements.git != requirements.git {
         reasons.push("the recipe asks for other sources to compile".to_owned());
@@ -190,9 +190,11 @@ pub fn outdated(lock: &Lock, requirements: &Requirements, manifest: &Manifest) -
     if lock.manifest != manifest.digest(front_end) {
         reasons.push(match (manifest.is_there(), manifest.has_lock(front_end)) {
             (true, true) => format!("`pyproject.toml` or `{}` says something else", front_end.lock_file()),
-            (true, false) => {
-                "`pyproject.toml` asks for something else, or says something else of the project".to_owned()
-            }
+            (true, false) => format!(
+                "`pyproject.toml` asks for something else, or says something else of the project, or it was locked \
+                 with a `{}` that is not here",
+                front_end.lock_file()
+            ),
             (false, _) => "there is no `pyproject.toml`".to_owned(),
         });
     }

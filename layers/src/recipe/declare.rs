@@ -286,7 +286,7 @@ impl ImageRecipe {
     /// # Errors
     /// A lock or a project that lacks something.
     pub(super) fn expand(self, variant: &str, lock: &Lock, project: &Project) -> Result<Image> {
-        let mut expansion = Expansion::new(lock, project);
+        let mut expansion = Expansion::new(&self.parts, lock, project);
         expansion.graph.platform = self.built_for()?;
         let layers = self.ordered(&mut expansion)?;
         let meant = self.meant(&mut expansion, &layers)?;

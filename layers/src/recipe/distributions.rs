@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::part::{AnyPart, Expansion, Laid, Named, Part, Told, handle};
-use super::words::{agree, inside, owned, texts};
+use super::words::{agree, folder, inside, owned, texts};
 use super::{Python, RecipeError, Result};
 use crate::Builder;
 use crate::derivation::{Cache, Effort, Files, Jobs, Layout, Relocation};
@@ -49,6 +49,10 @@ impl Part for ToolsData {
         vec![self.python.part()]
     }
 
+    fn is_tools(&self) -> bool {
+        self.environment.is_none()
+    }
+
     fn require(&self, requirements: &mut Requirements) -> Result<()> {
         let python = &mut requirements.python;
         if python.tools.is_empty() {
@@ -73,7 +77,7 @@ impl Part for ToolsData {
     fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
         let build = self.python.build(expansion)?;
         let what = self.told.name.as_deref().unwrap_or("pip and poetry");
-        let environment = self.environment.as_deref();
+        let environment = self.environment.as_deref().map(folder).transpose()?;
         let mut layer = wheels::tools(&mut expansion.graph, expansion.lock, what, environment, &build)?;
         layer.step = self.told.step.clone().unwrap_or(layer.step);
         layer.created_by = self.told.history.clone().unwrap_or(layer.created_by);
@@ -241,13 +245,9 @@ impl Part for ProjectInstallData {
         }
         let named: Vec<&str> = self.alone.iter().map(String::as_str).collect();
         let alone = Alone { large: self.large, named: &named };
-        let layers = wheels::project(
-            &mut expansion.graph,
-            expansion.lock,
-            &self.selection.clone().sorted(),
-            alone,
-            &build,
-        )?;
+        let there = if expansion.has_tools { &expansion.lock.python.tools[..] } else { &[] };
+        let selection = self.selection.clone().sorted();
+        let layers = wheels::project(&mut expansion.graph, expansion.lock, &selection, there, alone, &build)?;
         Ok(laid(layers))
     }
 }

@@ -50,6 +50,11 @@ pub trait Part {
         None
     }
 
+    /// Whether it is the tools that share the project's environment: what they have is not installed again.
+    fn is_tools(&self) -> bool {
+        false
+    }
+
     /// Adds what it asks the lock for.
     ///
     /// # Errors
@@ -112,6 +117,10 @@ impl AnyPart {
 
     pub(super) fn registry_image(&self) -> Option<&str> {
         self.0.registry_image()
+    }
+
+    pub(super) fn is_tools(&self) -> bool {
+        self.0.is_tools()
     }
 
     pub(super) fn require(&self, requirements: &mut Requirements) -> Result<()> {
@@ -187,13 +196,17 @@ pub struct Expansion<'a> {
     pub lock: &'a Lock,
     /// The project's files.
     pub project: &'a Project,
+    /// Whether the image has the tools in the project's environment.
+    pub(super) has_tools: bool,
     /// What parts became. A part is known by its address, and is kept so that no other one gets that.
     known: HashMap<*const (), (AnyPart, Vec<Laid>)>,
 }
 
 impl<'a> Expansion<'a> {
-    pub(super) fn new(lock: &'a Lock, project: &'a Project) -> Self {
-        Self { graph: Graph::default(), lock, project, known: HashMap::new() }
+    /// For an image of these parts.
+    pub(super) fn new(parts: &[AnyPart], lock: &'a Lock, project: &'a Project) -> Self {
+        let has_tools = AnyPart::with_all_below(parts).iter().any(AnyPart::is_tools);
+        Self { graph: Graph::default(), lock, project, has_tools, known: HashMap::new() }
     }
 
     /// A part's layers, lowest first.

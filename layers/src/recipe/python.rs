@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::distributions::{Collection, ProjectInstall, Tools};
 use super::packages::require_set;
 use super::part::{AnyPart, Expansion, Laid, Part, handle};
-use super::words::texts;
+use super::words::{folder, texts};
 use super::{Download, Packages, RecipeError, Result};
 use crate::front_end::FrontEnd;
 use crate::lock::{DebianSet, Requirements, Standalone};
@@ -156,7 +156,7 @@ handle!(Manifest);
 
 impl Part for ManifestData {
     fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
-        let layer = application::manifest(&mut expansion.graph, expansion.project, &self.folder)?;
+        let layer = application::manifest(&mut expansion.graph, expansion.project, folder(&self.folder)?)?;
         Ok(vec![layer.into()])
     }
 }
@@ -179,6 +179,6 @@ impl Part for ApplicationData {
 
     fn expand(&self, expansion: &mut Expansion<'_>) -> Result<Vec<Laid>> {
         let Expansion { graph, lock, project, .. } = expansion;
-        Ok(vec![application::layer(graph, lock, project, &self.folder)?.into()])
+        Ok(vec![application::layer(graph, lock, project, folder(&self.folder)?)?.into()])
     }
 }

@@ -8,6 +8,15 @@ pub(super) fn inside(path: &str) -> Result<TreePath> {
     Ok(TreePath::new(path.trim_start_matches('/'))?)
 }
 
+/// A folder of the image, which scripts and search paths have as it is written: so it is absolute.
+pub(super) fn folder(path: &str) -> Result<&str> {
+    inside(path)?;
+    match path.starts_with('/') {
+        true => Ok(path),
+        false => Err(RecipeError(format!("`{path}` is no folder of the image: `/{path}` is one"))),
+    }
+}
+
 /// One name is one thing, in all recipes of a program: they share a lock.
 pub(super) fn agree(is_same: bool, what: &str, name: &str) -> Result<()> {
     if is_same {

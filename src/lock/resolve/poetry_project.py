@@ -152,6 +152,7 @@ def committed_lock(request: Request, project: Poetry) -> dict[str, Any] | None:
             "`poetry.lock` does not fit `pyproject.toml`",
             detail="`poetry lock` makes it fit; without the file, Poetry resolves here",
         )
+    say("taking `poetry.lock` as it stands")
     locked = toml_reader().loads(file.read_text(encoding="utf-8"))
     sources = project.local_config.get("source", [])
     names = {source["name"]: source["name"] for source in sources}

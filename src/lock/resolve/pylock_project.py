@@ -133,6 +133,7 @@ class PylockProject:
     def describe(self, index: Index, package: Package, artifact: Artifact, wanted_by: list[str]) -> Entry:
         """A distribution as the lock has it, with its file as an index lists it."""
         name, version = package.name, version_of(package, artifact)
+        # An index without a name in the manifest is a mirror of the default one: the file's digest says so.
         source = self.sources().get((package.index or "").rstrip("/"))
         sha256 = artifact.hashes.get("sha256")
         if sha256 is None:
@@ -210,8 +211,9 @@ class UvProject(PylockProject):
         settings = {canonical(name): it for name, it in tool.get("dependency-groups", {}).items()}
         default = tool.get("default-groups", ["dev"])
         default = self.manifest.get("dependency-groups", {}) if default == "all" else default
-        groups = selection["only"] or {*default, *selection["with"]} - {*selection["without"]}
-        for name in sorted(map(canonical, groups)):
+        without = set(map(canonical, selection["without"]))
+        groups = {canonical(name) for name in selection["only"] or [*default, *selection["with"]]} - without
+        for name in sorted(groups):
             wanted = SpecifierSet(settings.get(name, {}).get("requires-python", ""))
             if not wanted.contains(platform.python_version(), prereleases=True):
                 said = f"the group `{name}` wants Python {wanted}, this image has {platform.python_version()}"

@@ -155,3 +155,47 @@ fn tools_can_be_apart_from_the_project() {
     let error = both.requirements(Base::Archive, PythonFrom::Recipe).unwrap_err().to_string();
     assert!(error.contains("apart from the project and beside it"), "{error}");
 }
+
+/// What the tools have is not installed again where they are, and nowhere else: variants share a lock.
+#[test]
+fn an_image_without_the_tools_has_what_they_would_have_brought() {
+    let python = || Python::of(&system(&debian()));
+    let install = move || python().poetry_install().split(0);
+    let two = Program::new([
+        variant("with", "", move |_| {
+            let python = python();
+            let install = python.poetry_install().split(0);
+            Ok(ImageRecipe::new("x").layer(python.tools(["pip"])).layer(install))
+        }),
+        variant("without", "", move |_| Ok(ImageRecipe::new("x").layer(install()))),
+    ]);
+    let mut lock = locked(two.requirements(Base::Archive, PythonFrom::Recipe).unwrap());
+    lock.python.packages = vec![distribution("own", 1), distribution("shared", 1)];
+    lock.python.tools = vec![distribution("pip", 1), distribution("shared", 1)];
+    let installed = |lock: &Lock, variant: &str| {
+        let image = two.image(variant, Base::Archive, lock, &project())?;
+        let layers = image.layers.iter().filter(|layer| layer.step == "poetry install");
+        let names = layers.map(|layer| image.graph.node(layer.tree).name.clone());
+        Ok::<_, RecipeError>(names.collect::<Vec<_>>().join(", "))
+    };
+    assert_eq!(installed(&lock, "with").unwrap(), "own 1");
+    assert_eq!(installed(&lock, "without").unwrap(), "own 1, shared 1");
+    lock.python.tools[1].version = "2".to_owned();
+    let error = installed(&lock, "with").unwrap_err().to_string();
+    assert!(error.contains("wants `shared` 1, and the tools of its environment have 2"), "{error}");
+    assert_eq!(installed(&lock, "without").unwrap(), "own 1, shared 1");
+}
+
+/// A script's first line and a search path have the folder as it is written.
+#[test]
+fn a_folder_is_absolute() {
+    let images: [fn(Python) -> ImageRecipe; 3] = [
+        |python| ImageRecipe::new("x").layer(python.tools(["pip"]).apart("opt/tools")),
+        |python| ImageRecipe::new("x").layer(python.application("opt/tools")),
+        |python| ImageRecipe::new("x").layer(python.manifest("opt/tools")),
+    ];
+    for image in images {
+        let error = realised(move || image(Python::of(&system(&debian())))).unwrap_err().to_string();
+        assert!(error.contains("`opt/tools` is no folder of the image: `/opt/tools` is one"), "{error}");
+    }
+}
