@@ -25,6 +25,7 @@ pub mod image;
 pub mod json;
 pub mod lock;
 pub mod pack;
+pub mod path;
 pub mod platform;
 pub mod project;
 pub mod python;
